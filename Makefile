@@ -1,0 +1,40 @@
+# make demo   environment, then the main job on the bundled model
+# make test   environment, lint, types, the real model's weights, all tests
+# make bench  the side-by-side comparisons of benchmarks/
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint types bench figures clean
+
+demo: $(READY)
+	$(BIN)/induction-lab score
+
+test: lint types
+	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+bench: $(READY)
+	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python benchmarks/score_speed.py
+	$(BIN)/python benchmarks/score_memory.py
+
+figures: $(READY)
+	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python experiments/find_induction_heads.py --model attn-only-2l
+	$(BIN)/python experiments/find_induction_heads.py --model smollm2-135m
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,275 @@
+"""The engine: exact attention probabilities at the price of a flash forward pass.
+
+The probability that a head puts on key `j` from query `i` is `exp(scale * q_i . k_j - lse_i)`, where `lse_i`
+is the log-sum-exp of row `i`. A flash kernel computes `lse` anyway, so attention runs once with a flash kernel
+and afterwards any few (query, key) pairs can be read exactly, in O(pairs * d_head), without an n x n matrix.
+
+Everything here is tensors in, tensors out. `attend` is what a model calls; `reading` installs the function that
+sees every layer's attention while a model runs. Memory is O(n), except that rows asked for as `pattern` are
+materialised, and a model that hands over an n x n mask (sliding windows, padding) has already paid for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
+ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
+
+
+class AttentionReading(Protocol):
+    """What a reader can ask of one layer's attention on one batch."""
+
+    @property
+    def layer(self) -> int:
+        """Which layer, from 0."""
+        ...
+
+    @property
+    def v(self) -> Float[Tensor, "batch kv_head key d_head"]:
+        """Values."""
+        ...
+
+    @property
+    def z(self) -> Float[Tensor, "batch head query d_head"]:
+        """Values mixed by attention, before `W_O`."""
+        ...
+
+    def probabilities(
+        self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+    ) -> Float[Tensor, "pair head"]:
+        """Attention probability of every head at the given pairs."""
+        ...
+
+    def pattern(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
+        """All probabilities of queries `start` to `stop`, materialised."""
+        ...
+
+
+Reader = Callable[[AttentionReading], None]
+_reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
+
+
+@contextmanager
+def reading(reader: Reader) -> Iterator[None]:
+    """Call `reader` with every layer's attention that `attend` computes inside this context."""
+    token = _reader.set(reader)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One layer's attention: what it attended with, its output, and each row's log-sum-exp.
+
+    Grouped-query models have fewer key than query heads: query head `h` reads key head `h // (n_heads // n_kv_heads)`.
+    `mask` is boolean (True: may attend) or additive; without one attention is causal. Source of the identity:
+    Dao et al. (2022), https://arxiv.org/abs/2205.14135, section 3.1.
+    """
+
+    layer: int
+    q: Float[Tensor, "batch head query d_key"]
+    k: Float[Tensor, "batch kv_head key d_key"]
+    v: Float[Tensor, "batch kv_head key d_head"]
+    z: Float[Tensor, "batch head query d_head"]
+    lse: Float[Tensor, "batch head query"]
+    scale: float
+    mask: Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | None = None
+    softcap: float | None = None
+
+    def probabilities(
+        self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+    ) -> Float[Tensor, "pair head"]:
+        """Attention probability of every head at each (prompt, query, key), in [0, 1]; keys after the query give 0."""
+        n_heads, d_key = self.q.shape[1], self.q.shape[-1]
+        chunk = max(1, PAIR_CHUNK_BYTES // (n_heads * d_key * 4))
+        parts = [
+            self._chunk(p, q, k)
+            for p, q, k in zip(prompt.split(chunk), query.split(chunk), key.split(chunk), strict=True)
+        ]
+        return torch.cat(parts) if parts else self.lse.new_zeros((0, n_heads))
+
+    def _chunk(self, prompt: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        n_heads, n_kv_heads = self.q.shape[1], self.k.shape[1]
+        wide = self.lse.dtype
+        q = self.q[prompt, :, query].to(wide).unflatten(1, (n_kv_heads, n_heads // n_kv_heads))
+        k = self.k[prompt, :, key].to(wide).unsqueeze(2)
+        scores = _cap((q * k).sum(-1).flatten(1) * self.scale, self.softcap)
+        allowed = (key <= query)[:, None]
+        if self.mask is not None:
+            batch, heads = self.q.shape[:2]
+            here = self.mask.expand(batch, heads, -1, -1)[prompt, :, query, key]
+            if here.dtype == torch.bool:
+                allowed = allowed & here
+            else:
+                scores = scores + here
+        return torch.where(allowed, (scores - self.lse[prompt, :, query]).exp(), 0.0)
+
+    def scores(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
+        """Scaled, capped and masked scores of queries `start` to `stop`; `-inf` where attention may not go."""
+        stop = self.q.shape[2] if stop is None else stop
+        return _score_rows(self.q, self.k, start, stop, scale=self.scale, mask=self.mask, softcap=self.softcap)
+
+    def pattern(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
+        """All probabilities of queries `start` to `stop`. Rows sum to 1, less what an attention sink takes."""
+        stop = self.q.shape[2] if stop is None else stop
+        return (self.scores(start, stop) - self.lse[:, :, start:stop, None]).exp().to(self.z.dtype)
+
+
+@dataclass(frozen=True)
+class MaterialisedAttention:
+    """The same reading where a model built the matrix itself: nothing is recomputed, only looked up."""
+
+    layer: int
+    matrix: Float[Tensor, "batch head query key"]
+    v: Float[Tensor, "batch kv_head key d_head"]
+    z: Float[Tensor, "batch head query d_head"]
+
+    def probabilities(
+        self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+    ) -> Float[Tensor, "pair head"]:
+        """The entries of the matrix at each (prompt, query, key)."""
+        return self.matrix[prompt, :, query, key]
+
+    def pattern(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
+        """The matrix's rows `start` to `stop`."""
+        return self.matrix[:, :, start:stop]
+
+
+def report(attention: AttentionReading) -> None:
+    """Show one layer's attention to whoever is `reading`, if anyone is."""
+    reader = _reader.get()
+    if reader is not None:
+        reader(attention)
+
+
+def attend(
+    q: Float[Tensor, "batch head query d_key"],
+    k: Float[Tensor, "batch kv_head key d_key"],
+    v: Float[Tensor, "batch kv_head key d_head"],
+    *,
+    layer: int,
+    scale: float,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
+) -> Float[Tensor, "batch head query d_head"]:
+    """Causal attention; whoever is `reading` sees it. Returns `softmax(scale * q k^T) v` for every head.
+
+    Args:
+        q: Queries, rotated already where the model rotates.
+        k: Keys; fewer heads than `q` in grouped-query models.
+        v: Values.
+        layer: Told to the reader.
+        scale: Multiplies the scores, usually `1 / sqrt(d_head)`.
+        mask: Boolean (True: may attend) or additive, broadcastable to `[batch, head, query, key]`. It replaces
+            the causal mask and must not allow keys after the query.
+        softcap: Scores become `softcap * tanh(scores / softcap)` (Gemma 2).
+        sinks: One extra score a head that takes probability and gives nothing (gpt-oss).
+    """
+    z, lse = attention_with_lse(q, k, v, scale=scale, mask=mask, softcap=softcap, sinks=sinks)
+    report(Attention(layer, q, k, v, z, lse, scale, mask, softcap))
+    return z
+
+
+def attention_with_lse(
+    q: Float[Tensor, "batch head query d_key"],
+    k: Float[Tensor, "batch kv_head key d_key"],
+    v: Float[Tensor, "batch kv_head key d_head"],
+    *,
+    scale: float,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
+) -> tuple[Float[Tensor, "batch head query d_head"], Float[Tensor, "batch head query"]]:
+    """Attention output and each row's log-sum-exp (natural logarithm, sink included), by the best kernel there is.
+
+    Rows in which nothing may be attended to have no log-sum-exp; their value is arbitrary and never read.
+    """
+    plain = softcap is None and q.shape[2] == k.shape[2] and q.shape[-1] == v.shape[-1]
+    if plain and q.device.type == "cpu":
+        z, lse = _flash_cpu(q, k, v, scale, mask)
+    elif plain and q.device.type == "cuda" and q.dtype != torch.float64:
+        z, lse = _efficient_cuda(q, k, v, scale, mask)
+    else:
+        z, lse = _blockwise(q, k, v, scale, mask, softcap)
+    if sinks is not None:
+        with_sink = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
+        z, lse = z * (lse - with_sink).exp()[..., None].to(z.dtype), with_sink
+    return z, lse
+
+
+def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    # The kernel shares key heads among query heads by itself and reads any strides but the last.
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    z, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, mask is None, attn_mask=_additive(mask, q), scale=scale
+    )
+    return z, lse
+
+
+def _efficient_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, n_heads, n_queries, _ = q.shape
+    group = n_heads // k.shape[1]
+    if group > 1:  # this kernel wants as many key heads as query heads
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    bias = _additive(mask, q)
+    if bias is not None:  # and a bias for every head whose rows are aligned
+        aligned = -(-bias.shape[-1] // 16) * 16
+        bias = torch.nn.functional.pad(bias, (0, aligned - bias.shape[-1]))[..., : k.shape[2]]
+        bias = bias.expand(batch, n_heads, n_queries, -1)
+    z, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, bias, True, 0.0, mask is None, scale=scale
+    )
+    return z, lse[..., :n_queries]  # rows are padded to a multiple of 32
+
+
+def _blockwise(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    batch, n_heads, n_queries, _ = q.shape
+    block = max(1, ROW_BLOCK_BYTES // (batch * n_heads * k.shape[2] * 4))
+    v_shared = v.unsqueeze(2)  # [batch, kv_head, 1, key, d_head]
+    z, lse = [], []
+    for start in range(0, n_queries, block):
+        stop = min(start + block, n_queries)
+        rows = _score_rows(q, k, start, stop, scale=scale, mask=mask, softcap=softcap)
+        row_lse = rows.logsumexp(-1)
+        p = (rows - row_lse[..., None]).exp().nan_to_num(0.0).to(v.dtype)
+        z.append((p.unflatten(1, (k.shape[1], -1)) @ v_shared).flatten(1, 2))
+        lse.append(row_lse)
+    return torch.cat(z, 2), torch.cat(lse, 2)
+
+
+def _score_rows(
+    q: Tensor, k: Tensor, start: int, stop: int, *, scale: float, mask: Tensor | None, softcap: float | None
+) -> Tensor:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    rows = q[:, :, start:stop].to(wide).unflatten(1, (k.shape[1], -1))
+    scores = _cap((rows @ k.to(wide).unsqueeze(2).mT).flatten(1, 2) * scale, softcap)
+    if mask is None:
+        n_queries, n_keys = q.shape[2], k.shape[2]
+        query = torch.arange(start, stop, device=q.device)[:, None] + n_keys - n_queries
+        return scores.masked_fill(torch.arange(n_keys, device=q.device) > query, -torch.inf)
+    here = mask[..., start:stop, :]
+    return scores.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else scores + here
+
+
+def _cap(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else softcap * (scores / softcap).tanh()
+
+
+def _additive(mask: Tensor | None, q: Tensor) -> Tensor | None:
+    if mask is None or mask.dtype != torch.bool:
+        return mask if mask is None else mask.to(q.dtype)
+    return torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)

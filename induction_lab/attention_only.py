@@ -1,0 +1,407 @@
+"""`AttentionOnlyTransformer`: the small model of *A Mathematical Framework for Transformer Circuits*, hooked.
+
+It follows the paper's equations: a residual stream `x` that starts as the embedding, heads that read from it and add
+to it, and an unembedding that turns it into logits. In the row convention of TransformerLens (`x @ W`):
+
+    x_0     = W_E[token]                      (+ W_pos[position], if learned)
+    A^h     = softmax(x W_Q^h (x W_K^h)^T / sqrt(d_head))      over keys up to the query
+    x_{l+1} = x_l + sum_h A^h x_l W_V^h W_O^h                  (+ MLP, if asked for)
+    logits  = x_L W_U
+
+with a LayerNorm before each read, if asked for. Hook points and weights carry TransformerLens' names and shapes, so
+what works on its models works here. Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from induction_lab.attention import MaterialisedAttention, attend, report
+
+Positions = Literal["learned", "rotary", "shortformer", "none"]
+MODEL_TYPE = "attention-only"
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class AttentionOnlyConfig:
+    """The shape of an `AttentionOnlyTransformer`.
+
+    Attributes:
+        n_layers: Blocks.
+        n_heads: Heads a block.
+        d_model: Width of the residual stream.
+        d_head: Width of a head's queries, keys and values.
+        d_vocab: Tokens, `bos_token_id` among them.
+        n_ctx: Longest prompt.
+        positions: `learned` vectors added to the embedding; `rotary` (queries and keys are rotated by their
+            position, Su 2021); `shortformer` (position vectors added to what queries and keys read, not to the
+            stream, Press 2020); or `none`.
+        layer_norm: A LayerNorm before every read from the stream and before the unembedding.
+        smeared_keys: Each head's key is mixed with the one before it, `s k_j + (1 - s) k_{j-1}`, `s` trained
+            (Olsson 2022).
+        d_mlp: Width of an MLP after each block's attention; none by default.
+        bos_token_id: The token every prompt begins with.
+    """
+
+    n_layers: int = 2
+    n_heads: int = 4
+    d_model: int = 64
+    d_head: int = 16
+    d_vocab: int = 64
+    n_ctx: int = 64
+    positions: Positions = "rotary"
+    layer_norm: bool = True
+    smeared_keys: bool = False
+    d_mlp: int | None = None
+    bos_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        for name in ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {getattr(self, name)!r}.")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"`positions` must be one of {get_args(Positions)}, got {self.positions!r}.")
+        if self.positions == "rotary" and self.d_head % 2:
+            raise ValueError(f"Rotary positions need an even `d_head`, got {self.d_head}.")
+        if not 0 <= self.bos_token_id < self.d_vocab:
+            raise ValueError(f"`bos_token_id` must lie in [0, {self.d_vocab}), got {self.bos_token_id}.")
+
+    # Names by which TransformerLens' tools ask for the same facts.
+    @property
+    def attn_only(self) -> bool:
+        """No MLPs."""
+        return self.d_mlp is None
+
+    @property
+    def normalization_type(self) -> str | None:
+        """`LN` or None."""
+        return "LN" if self.layer_norm else None
+
+
+class Embed(nn.Module):
+    """`W_E[token]`."""
+
+    def __init__(self, d_vocab: int, d_model: int) -> None:
+        """Gaussian rows of length about 1."""
+        super().__init__()
+        self.W_E = nn.Parameter(torch.randn(d_vocab, d_model) * d_model**-0.5)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Rows of `W_E`."""
+        return self.W_E[tokens]
+
+
+class PosEmbed(nn.Module):
+    """`W_pos[position]`."""
+
+    def __init__(self, n_ctx: int, d_model: int) -> None:
+        """Gaussian rows of length about 1."""
+        super().__init__()
+        self.W_pos = nn.Parameter(torch.randn(n_ctx, d_model) * d_model**-0.5)
+
+    def forward(self, n_positions: int) -> Float[Tensor, "pos d_model"]:
+        """The first `n_positions` rows of `W_pos`."""
+        return self.W_pos[:n_positions]
+
+
+class Unembed(nn.Module):
+    """`logits = x W_U`."""
+
+    def __init__(self, d_model: int, d_vocab: int) -> None:
+        """Gaussian columns of length about 1."""
+        super().__init__()
+        self.W_U = nn.Parameter(torch.randn(d_model, d_vocab) * d_model**-0.5)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits of the next token."""
+        return x @ self.W_U
+
+
+class LayerNorm(nn.Module):
+    """`w * (x - mean) / sqrt(variance + eps) + b`."""
+
+    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
+        """Starts as pure normalisation."""
+        super().__init__()
+        self.eps = eps
+        self.w = nn.Parameter(torch.ones(d_model))
+        self.b = nn.Parameter(torch.zeros(d_model))
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Normalise over the last axis."""
+        x = x - x.mean(-1, keepdim=True)
+        scale = self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        return self.hook_normalized(x / scale * self.w + self.b)
+
+
+class AttentionLayer(nn.Module):
+    """The heads of one layer: `sum_h A^h x W_V^h W_O^h`."""
+
+    hook_q: HookPoint
+    hook_k: HookPoint
+    hook_v: HookPoint
+    hook_rot_q: HookPoint
+    hook_rot_k: HookPoint
+    hook_attn_scores: HookPoint
+    hook_pattern: HookPoint
+    hook_z: HookPoint
+    hook_result: HookPoint
+
+    def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
+        """Gaussian weights that keep the scale of what they read."""
+        super().__init__()
+        self.config, self.layer = config, layer
+        shape = (config.n_heads, config.d_model, config.d_head)
+        self.W_Q = nn.Parameter(torch.randn(shape) * config.d_model**-0.5)
+        self.W_K = nn.Parameter(torch.randn(shape) * config.d_model**-0.5)
+        self.W_V = nn.Parameter(torch.randn(shape) * config.d_model**-0.5)
+        self.W_O = nn.Parameter(torch.randn(shape).mT.contiguous() * (config.n_heads * config.d_head) ** -0.5)
+        if config.smeared_keys:
+            self.smear = nn.Parameter(torch.zeros(config.n_heads))
+        for name in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result"):
+            if config.positions == "rotary" or not name.startswith("rot_"):
+                self.add_module(f"hook_{name}", HookPoint())
+
+    def forward(
+        self, query_input: Float[Tensor, "batch pos d_model"], value_input: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the heads add to the stream. Queries and keys read `query_input`, values `value_input`."""
+        q = self.hook_q(_project(query_input, self.W_Q))
+        k = self.hook_k(self._smear(_project(query_input, self.W_K)))
+        v = self.hook_v(_project(value_input, self.W_V))
+        if self.config.positions == "rotary":
+            q, k = self.hook_rot_q(rotate(q)), self.hook_rot_k(rotate(k))
+        z = self.hook_z(self._mix(q, k, v))
+        if self.hook_result.has_hooks(including_permanent=True):
+            return self.hook_result(torch.einsum("bpnh,nhd->bpnd", z, self.W_O)).sum(2)
+        return z.flatten(2) @ self.W_O.flatten(0, 1)
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """`A v` for each head; `A` itself is built only for those who hook it."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        scale = self.config.d_head**-0.5
+        if not (self.hook_pattern.has_hooks() or self.hook_attn_scores.has_hooks()):
+            return attend(q, k, v, layer=self.layer, scale=scale).transpose(1, 2)
+        future = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        scores = self.hook_attn_scores((q @ k.mT * scale).masked_fill(future, -torch.inf))
+        pattern = self.hook_pattern(scores.softmax(-1))
+        z = pattern @ v
+        report(MaterialisedAttention(self.layer, pattern, v, z))
+        return z.transpose(1, 2)
+
+    def _smear(self, k: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
+        if not self.config.smeared_keys:
+            return k
+        own = torch.sigmoid(self.smear)[:, None]
+        mixed = own * k[:, 1:] + (1 - own) * k[:, :-1]
+        return torch.cat([k[:, :1], mixed], 1)
+
+
+class MLP(nn.Module):
+    """`gelu(x W_in + b_in) W_out + b_out`."""
+
+    def __init__(self, d_model: int, d_mlp: int) -> None:
+        """Gaussian weights, zero biases."""
+        super().__init__()
+        self.W_in = nn.Parameter(torch.randn(d_model, d_mlp) * d_model**-0.5)
+        self.b_in = nn.Parameter(torch.zeros(d_mlp))
+        self.W_out = nn.Parameter(torch.randn(d_mlp, d_model) * d_mlp**-0.5)
+        self.b_out = nn.Parameter(torch.zeros(d_model))
+        self.hook_pre = HookPoint()
+        self.hook_post = HookPoint()
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the MLP adds to the stream."""
+        return self.hook_post(nn.functional.gelu(self.hook_pre(x @ self.W_in + self.b_in))) @ self.W_out + self.b_out
+
+
+class Block(nn.Module):
+    """One layer: heads, then the MLP if there is one, each adding to the residual stream."""
+
+    def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
+        """Build the layer's parts."""
+        super().__init__()
+        self.ln1 = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
+        self.attn = AttentionLayer(config, layer)
+        self.hook_resid_pre = HookPoint()
+        self.hook_attn_out = HookPoint()
+        self.hook_resid_post = HookPoint()
+        self.mlp = None
+        if config.d_mlp is not None:
+            self.ln2 = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
+            self.mlp = MLP(config.d_model, config.d_mlp)
+            self.hook_resid_mid = HookPoint()
+            self.hook_mlp_out = HookPoint()
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], positions: Float[Tensor, "pos d_model"] | None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after this layer."""
+        x = self.hook_resid_pre(x)
+        read = self.ln1(x)
+        x = x + self.hook_attn_out(self.attn(read if positions is None else self.ln1(x + positions), read))
+        if self.mlp is not None:
+            x = self.hook_resid_mid(x)
+            x = x + self.hook_mlp_out(self.mlp(self.ln2(x)))
+        return self.hook_resid_post(x)
+
+
+class AttentionOnlyTransformer(HookedRootModule):
+    """A decoder of attention layers, hooked like a TransformerLens model.
+
+    Args:
+        config: Its shape.
+        seed: Of the initial weights; the global random state is left alone.
+    """
+
+    def __init__(self, config: AttentionOnlyConfig, *, seed: int = 0) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self.cfg = config
+        self.tokenizer = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embed = Embed(config.d_vocab, config.d_model)
+            self.hook_embed = HookPoint()
+            if config.positions in ("learned", "shortformer"):
+                self.pos_embed = PosEmbed(config.n_ctx, config.d_model)
+                self.hook_pos_embed = HookPoint()
+            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+            self.ln_final = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
+            self.unembed = Unembed(config.d_model, config.d_vocab)
+        self.setup()
+
+    def forward(
+        self, tokens: Int[Tensor, "batch pos"], *, return_type: Literal["logits", "hidden"] = "logits"
+    ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
+        """Logits of every next token; with `return_type="hidden"` the normalised stream before the unembedding.
+
+        Raises:
+            ValueError: If a prompt is longer than the context or a token lies outside the vocabulary.
+        """
+        self._check(tokens)
+        x = self.hook_embed(self.embed(tokens))
+        positions = None
+        if self.cfg.positions in ("learned", "shortformer"):
+            positions = self.hook_pos_embed(self.pos_embed(tokens.shape[1]))
+        if self.cfg.positions == "learned":
+            x, positions = x + positions, None
+        for block in self.blocks:
+            x = block(x, positions)
+        x = self.ln_final(x)
+        return x if return_type == "hidden" else self.unembed(x)
+
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise ValueError(f"The prompt has {tokens.shape[1]} tokens, the model's context only {self.cfg.n_ctx}.")
+        if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.cfg.d_vocab):
+            raise ValueError(
+                f"Tokens must lie in [0, {self.cfg.d_vocab}), got {int(tokens.min())} … {int(tokens.max())}."
+            )
+
+    # The weights of all layers, stacked as TransformerLens stacks them.
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Embedding."""
+        return self.embed.W_E
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """Unembedding."""
+        return self.unembed.W_U
+
+    @property
+    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Query weights."""
+        return self._stacked("W_Q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Key weights."""
+        return self._stacked("W_K")
+
+    @property
+    def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Value weights."""
+        return self._stacked("W_V")
+
+    @property
+    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """Output weights."""
+        return self._stacked("W_O")
+
+    def _stacked(self, name: str) -> Tensor:
+        return torch.stack([getattr(block.attn, name) for block in self.blocks])
+
+    def save(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into a folder that is made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"model_type": MODEL_TYPE, **asdict(self.cfg)}
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, folder / f".{WEIGHTS_FILE}.part")
+        (folder / f".{CONFIG_FILE}.part").write_text(json.dumps(config, indent=2) + "\n")
+        for name in (WEIGHTS_FILE, CONFIG_FILE):  # renamed only when both are whole
+            (folder / f".{name}.part").replace(folder / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> AttentionOnlyTransformer:
+        """Read a model that `save` wrote.
+
+        Raises:
+            ValueError: If the folder holds no such model, or a damaged one.
+        """
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text())
+            if config.pop("model_type", None) != MODEL_TYPE:
+                raise ValueError(f"its {CONFIG_FILE} is not of model_type {MODEL_TYPE!r}")
+            unknown = set(config) - {field.name for field in fields(AttentionOnlyConfig)}
+            if unknown:
+                raise ValueError(f"its {CONFIG_FILE} has unknown entries {sorted(unknown)}")
+            model = cls(AttentionOnlyConfig(**config))
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"{folder} holds no readable AttentionOnlyTransformer: {error}. "
+                f"It needs {CONFIG_FILE} and {WEIGHTS_FILE} as `model.save(folder)` writes them."
+            ) from error
+        return model.eval()
+
+
+def rotate(
+    x: Float[Tensor, "batch pos head d_head"], *, base: float = 10_000.0
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Rotate pairs (i, i + d_head/2) by `position * base^(-2i/d_head)`, so that q.k depends on the offset alone.
+
+    Source: Su et al. (2021), https://arxiv.org/abs/2104.09864.
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float32, device=x.device) / half)
+    position = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)
+    angle = torch.outer(position, frequency)[:, None]
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def _project(
+    x: Float[Tensor, "batch pos d_model"], weights: Float[Tensor, "head d_model d_head"]
+) -> Float[Tensor, "batch pos head d_head"]:
+    n_heads, d_model, d_head = weights.shape
+    return (x @ weights.transpose(0, 1).reshape(d_model, n_heads * d_head)).unflatten(-1, (n_heads, d_head))

@@ -1,0 +1,110 @@
+"""What a head would do, from the weights alone. Row convention throughout: a vector `x` is a row, maps act as `x @ W`.
+
+`W_OV = W_V W_O` says what a head writes where it attends. Normalisations are folded in at frozen scale: their gain, and
+for LayerNorm the removal of the mean; biases are left out. Nothing here sees a prompt: a head that would copy need
+never attend. Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from induction_lab.models import HookedModel
+
+
+class FrozenNorm(NamedTuple):
+    """A normalisation at frozen scale: `x -> gain * (x - mean(x) if centred else x) / scale + bias`."""
+
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    centred: bool
+
+    def fold(self, readers: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Directions `r'` with `x @ r' = (norm(x) * scale) @ r`, bias left out."""
+        folded = readers * self.gain
+        return folded - folded.mean(-1, keepdim=True) if self.centred else folded
+
+    def scale(
+        self, x: Float[Tensor, "*batch d_model"], normalised: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch"]:
+        """By what each row of `x` was divided to give `normalised`; 1 for a norm that does nothing."""
+        inner = (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
+        return inner.square().sum(-1) / (inner * (normalised - self.bias)).sum(-1)
+
+
+def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> FrozenNorm:
+    """Find a normalisation's gain, bias and centring by what it does to a few vectors, whatever it is called.
+
+    An alternating vector of +1 and -1 has mean 0 and root mean square 1, so a norm only multiplies it by its gain;
+    LayerNorm sends a constant vector to its bias.
+
+    Raises:
+        ValueError: If it does neither what LayerNorm nor what RMSNorm does.
+    """
+    zeros = torch.zeros(d_model, device=like.device, dtype=like.dtype)
+    if norm is None or isinstance(norm, nn.Identity):
+        return FrozenNorm(zeros + 1, zeros, False)
+    signs = (1 - 2 * (torch.arange(d_model, device=like.device) % 2)).to(like.dtype)
+    signs = signs - signs.mean() if d_model % 2 else signs
+    large = 1e3  # so that epsilon vanishes
+    with torch.inference_mode():
+        bias = norm(zeros)
+        gain = (norm(large * signs) - norm(-large * signs)) / 2 / signs * signs.square().mean().sqrt()
+        constant = norm(large * (zeros + 1)) - bias
+    tolerance = 1e-2 * float(gain.abs().max())
+    centred = bool(constant.abs().max() < tolerance)
+    if not centred and not torch.allclose(constant, gain, atol=tolerance):
+        raise ValueError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so it cannot be folded.")
+    return FrozenNorm(gain.clone(), bias.clone(), centred)
+
+
+def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
+    """The normalisation before a layer's queries, keys and values; without one, the identity."""
+    block = model.hooked.blocks[layer]
+    norm = getattr(block, "ln1", None)
+    norm = getattr(norm, "original_component", norm)  # what a TransformerLens bridge wraps
+    return frozen_norm(norm, model.d_model, like=model.unembedding)
+
+
+def final_norm(model: HookedModel) -> FrozenNorm:
+    """The normalisation before the unembedding; without one, the identity."""
+    return frozen_norm(model.final_norm, model.d_model, like=model.unembedding)
+
+
+def ov_eigenvalues(model: HookedModel) -> Complex[Tensor, "layer head d_head"]:
+    """The non-zero eigenvalues of every head's full output circuit `W_E W_V W_O W_U` (vocabulary to vocabulary).
+
+    They equal those of the d_head x d_head matrix `W_O (W_U W_E) W_V`, so no vocabulary-sized matrix is built. Computed
+    in float64.
+
+    Raises:
+        ValueError: If TransformerLens cannot give the model's weights by head, or embedding and stream differ in width.
+    """
+    W_V, W_O, W_E = (getattr(model.hooked, name).detach() for name in ("W_V", "W_O", "W_E"))
+    if W_E.shape[1] != model.d_model or model.unembedding.shape[1] != model.d_model:
+        raise ValueError(f"{model.name} projects its embedding, so its output circuits are not W_E W_OV W_U.")
+    readers = final_norm(model).fold(model.unembedding.float())
+    through = readers.T.double() @ W_E.double()  # W_U W_E: from what is written to what the embedding of it reads
+    group = model.n_heads // W_V.shape[1]
+    found = []
+    for layer in range(model.n_layers):
+        norm = attention_norm(model, layer)
+        inputs = norm.fold(W_V[layer].float().mT).mT.double().repeat_interleave(group, 0)
+        found.append(torch.linalg.eigvals(W_O[layer].double() @ through @ inputs))
+    return torch.stack(found)
+
+
+def ov_copying(model: HookedModel) -> Float[Tensor, "layer head"]:
+    """How far every token raises itself through a head: `Re(sum of eigenvalues) / sum of their moduli`.
+
+    1: copies, -1: suppresses what it attends to, about 0: random weights. A head that writes nothing scores 0.
+    Not specific to induction heads. Source: Elhage et al. (2021), "Summarizing OV/QK matrices".
+    """
+    eigenvalues = ov_eigenvalues(model)
+    total = eigenvalues.abs().sum(-1)
+    share = eigenvalues.real.sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return torch.where(total > 1e-12, share, 0.0).float()

@@ -1,0 +1,197 @@
+"""The command `induction-lab`: score a model, list and bring models, draw saved scores."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="induction-lab",
+    help="Find induction heads: which attention heads of a model copy what followed the current token before.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class Format(StrEnum):
+    """How scores are given out."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+@app.command(
+    epilog="Examples:  [bold]induction-lab score[/bold]   ·   "
+    "[bold]induction-lab score smollm2-135m --prompts 4[/bold]   ·   "
+    "[bold]induction-lab score gpt2 --period 25 --repeats 4 --format json > gpt2.json[/bold]   ·   "
+    "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
+)
+def score(
+    model: Annotated[
+        str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
+    ] = "attn-only-2l",
+    prompts: Annotated[int, typer.Option(help="How many prompts.", show_default="16")] = 0,
+    period: Annotated[int, typer.Option(help="Tokens of the repeated block.")] = 50,
+    repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
+    gap: Annotated[int, typer.Option(help="Other tokens between two copies.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    scores: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
+    text: Annotated[Path | None, typer.Option(help="Score on this text file instead of random tokens.")] = None,
+    length: Annotated[int | None, typer.Option(help="With --text: longest prompt in tokens.")] = None,
+    top: Annotated[int, typer.Option(help="Heads in the second table.")] = 8,
+    chance: Annotated[bool, typer.Option(help="Test heads against prompts without repeats.")] = True,
+    figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
+    revision: Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts at a time.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("results"),
+    format: Annotated[
+        Format,
+        typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file."),
+    ] = Format.table,
+) -> None:
+    """Score every head of MODEL on repeated random tokens, or on a text."""
+    _progress("loading libraries and the model …")
+    from induction_lab.head_scores import REPEAT_SCORES, SCORES, score_heads
+    from induction_lab.models import load_model
+    from induction_lab.prompts import repeated_tokens, text_prompts
+    from induction_lab.terminal import show_files, show_scores
+
+    names = [name.strip() for name in scores.split(",") if name.strip()] or None
+    unknown = [name for name in names or [] if name not in SCORES]
+    if unknown:
+        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(SCORES)}.")
+    if prompts < 0:
+        raise ValueError(f"--prompts must be at least 1, got {prompts}.")
+    content = None if text is None else _read_text(text)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    if content is None:
+        chosen = repeated_tokens(loaded, n_prompts=prompts or 16, period=period, n_repeats=repeats, gap=gap, seed=seed)
+    else:
+        chosen = text_prompts(loaded, content, n_prompts=prompts or 16, length=length)
+    tested = chance and len(chosen) > 1 and any(name in REPEAT_SCORES for name in names or REPEAT_SCORES)
+    _progress("")
+    found = score_heads(
+        loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()
+    )
+    path, pictures = _write(found, out, format, figures)
+    if format is Format.table:
+        show_scores(found, top=top)
+    show_files([path, *pictures], err=format is not Format.table)
+    if format in (Format.csv, Format.json):
+        sys.stdout.write(path.read_text())
+
+
+@app.command(epilog="Example:  [bold]induction-lab models[/bold]")
+def models() -> None:
+    """List the models that go by a name here, and what can be loaded besides."""
+    from induction_lab.terminal import show_models
+
+    show_models()
+
+
+@app.command(epilog="Example:  [bold]induction-lab get smollm2-135m[/bold]")
+def get(model: Annotated[str, typer.Argument(help="A name from `induction-lab models`.")]) -> None:
+    """Bring a named model into the cache, once."""
+    from induction_lab import model_store
+    from induction_lab.terminal import show_line
+
+    if model in model_store.NAMED and model_store.is_here(model):
+        show_line(f"{model} is here already.")
+        return
+    model_store.get(model, say=lambda message: typer.echo(message, err=True))
+    show_line(f"{model} is ready: induction-lab score {model}")
+
+
+@app.command(
+    epilog="Examples:  [bold]induction-lab plot results/attn-only-2l.csv[/bold]   ·   "
+    "[bold]induction-lab plot results/gpt2.parquet --score prefix_matching -o prefix.svg[/bold]"
+)
+def plot(
+    file: Annotated[Path, typer.Argument(help="Scores that `induction-lab score` wrote: .csv, .json or .parquet.")],
+    score: Annotated[str, typer.Option(help="One score; all on one sheet by default.")] = "",
+    by_layer: Annotated[bool, typer.Option("--by-layer", help="Against the layer, with standard errors.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=".png, .svg or .pdf; beside FILE by default.")] = None,
+) -> None:
+    """Draw saved scores as heatmaps (layers down, heads across), or against the layer."""
+    from induction_lab.results import HeadScores
+    from induction_lab.terminal import show_files
+
+    scores = HeadScores.load(file)
+    if by_layer and not score:
+        score = "prefix_matching" if "prefix_matching" in scores.scores else scores.scores[0]
+    if score:
+        scores[score]
+    suffix = f"_{score or 'scores'}{'_by_layer' if by_layer else ''}.png"
+    path = out or file.with_name(file.stem + suffix)
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"Figures are written as .png, .svg or .pdf, got {path.name!r}.")
+    from induction_lab import plots
+
+    if by_layer:
+        figure = plots.plot_score_by_layer(scores, score).figure
+    else:
+        figure = plots.plot_head_scores(scores, score).figure if score else plots.plot_all_scores(scores)
+    show_files([_save_figure(figure, path)])
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _write(scores: Any, out: Path, format: Format, figures: bool) -> tuple[Path, list[Path]]:
+    stem = "".join(c if c.isalnum() or c in "-._" else "_" for c in scores.model)
+    path = scores.save(out / f"{stem}.{'csv' if format is Format.table else format.value}")
+    if not figures:
+        return path, []
+    from induction_lab import plots
+
+    drawn = [_save_figure(plots.plot_all_scores(scores), out / f"{stem}_scores.png")]
+    main_score = "prefix_matching" if "prefix_matching" in scores.scores else scores.scores[0]
+    by_layer = plots.plot_score_by_layer(scores, main_score).figure
+    drawn.append(_save_figure(by_layer, out / f"{stem}_{main_score}_by_layer.png"))
+    if scores.loss:
+        drawn.append(_save_figure(plots.plot_loss(scores).figure, out / f"{stem}_loss.png"))
+    return path, drawn
+
+
+def _save_figure(figure: Any, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    from induction_lab.results import writing
+
+    with writing(path) as part:
+        figure.savefig(part, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _progress(message: str) -> None:
+    """A line on a terminal that the next one replaces; nothing where output is piped."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{message}")
+        sys.stderr.flush()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read as UTF-8 text: {reason}.") from error

@@ -1,0 +1,436 @@
+"""Score every head: where it looks, what it writes, and what chance would give.
+
+Attention scores (`induction_lab.targets`) are mean probabilities in [0, 1]. Beside them:
+
+    copying            of what a head raises among a prompt's tokens, how much is the attended token; in [-1, 1]
+    logit_attribution  logits it adds to the right next token where copying is right, final norm frozen
+    ov_copying         how far every token raises itself through the head's weights; in [-1, 1], no prompt needed
+
+None of them says that a head *causes* anything. Sources: Olsson et al. (2022), https://arxiv.org/abs/2209.11895; Elhage
+et al. (2021), https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab import __version__
+from induction_lab.attention import AttentionReading
+from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.circuits import final_norm, ov_copying
+from induction_lab.losses import copy_masks, loss_per_token
+from induction_lab.models import HookedModel
+from induction_lab.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
+from induction_lab.reading import goes_through_interface, read_attention
+from induction_lab.results import HeadScores
+from induction_lab.significance import above_chance
+from induction_lab.targets import ATTENTION_SCORES, Targets, attention_targets, copyable
+
+SCORES = (*ATTENTION_SCORES, "copying", "logit_attribution", "ov_copying")
+REPEAT_SCORES = ("prefix_matching", "induction_stripe", "duplicate_token", "anti_induction")
+DEFINITIONS_VERSION = 1
+COPYING_TOKENS, COPYING_PROMPTS = 25, 10
+_TOKENS_A_BATCH = 4096
+_LOGIT_BYTES = 2**26
+
+Ticker = Callable[[int], None]
+
+
+def score_heads(
+    model: HookedModel,
+    prompts: PromptsLike | None = None,
+    *,
+    scores: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    chance_test: bool = False,
+    loss: bool = True,
+    progress: bool = False,
+) -> HeadScores:
+    """Score every head of a model in one forward pass per batch, without its attention matrices.
+
+    >>> scores = score_heads(load_model())                           # doctest: +SKIP
+    >>> scores.top("prefix_matching", 2)                             # doctest: +SKIP
+    [(Head(layer=1, head=3), 0.98), (Head(layer=1, head=0), 0.94)]
+
+    Args:
+        model: Any causal model.
+        prompts: `Prompts`, tokens `[prompt, pos]` with BOS first, or text; `repeated_tokens(model)` by default.
+        scores: Names from `SCORES`; by default all that the model and the prompts allow, the others being named with
+            the reason in `provenance["left_out"]`.
+        batch_size: Prompts at a time; by default as many as make 4,096 tokens.
+        chance_test: Also run as many prompts of the same length that repeat nothing, and test the scores that look for
+            repeats (`REPEAT_SCORES`) against them. Doubles the time.
+        loss: Also the loss per position, and on each copy of a repeated block. Without it the unembedding is not run,
+            unless a score needs it.
+        progress: A progress bar on standard error.
+
+    Returns:
+        For each score a `[layer, head]` tensor, its standard error over prompts and its chance level.
+
+    Raises:
+        ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts.
+    """
+    asked = _known(SCORES if scores is None else scores)
+    prompts = repeated_tokens(model) if prompts is None else as_prompts(model, prompts)
+    left_out = _left_out(model, prompts, asked, strict=scores is not None)
+    asked = [name for name in asked if name not in left_out]
+    batch_size = _batch_size(model, prompts, batch_size)
+    control = None
+    if chance_test:
+        control = distinct_tokens(
+            model, n_prompts=len(prompts), length=prompts.tokens.shape[1] - 1, seed=(prompts.seed or 0) + 1
+        )
+    sample = copying_prompts(model, seed=prompts.seed or 0) if "copying" in asked else None
+    total = len(prompts) + len(control or ()) + len(sample or ())
+
+    with _ticking(total, progress) as tick:
+        run = _Run(model, prompts, asked, loss=loss, batch_size=batch_size, tick=tick)
+        values = {name: _mean_and_error(per, run.defined[name]) for name, per in run.per_prompt.items()}
+        uniform = dict(run.uniform)
+        p_values, q_values = {}, {}
+        if control is not None:
+            tested = [name for name in asked if name in REPEAT_SCORES]
+            null = _Run(model, control, tested, loss=False, batch_size=batch_size, tick=tick, like=prompts)
+            for name in tested:
+                keep = run.defined[name]
+                p_values[name], q_values[name] = above_chance(run.per_prompt[name][keep], null.per_prompt[name][keep])
+        if sample is not None:
+            per_prompt = copying(model, sample)
+            tick(len(sample))
+            values["copying"] = _mean_and_error(per_prompt, torch.ones(len(sample), dtype=torch.bool))
+            uniform["copying"] = 4 / (COPYING_TOKENS + 1) - 1  # every token of the prompt rises alike
+    if "ov_copying" in asked:
+        weights_only = ov_copying(model).cpu()
+        values["ov_copying"] = (weights_only, torch.zeros_like(weights_only))
+        uniform["ov_copying"] = 0.0
+    return HeadScores(
+        model=model.name,
+        values={name: values[name][0] for name in asked},
+        standard_errors={name: values[name][1] for name in asked},
+        uniform={name: uniform[name] for name in asked},
+        p_values=p_values,
+        q_values=q_values,
+        loss_by_copy=run.loss_by_copy,
+        loss=run.loss,
+        provenance=provenance(model, prompts, left_out=left_out),
+    )
+
+
+class _Run:
+    """Scores per prompt of one set of prompts, gathered batch by batch."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        prompts: Prompts,
+        asked: Sequence[str],
+        *,
+        loss: bool,
+        batch_size: int,
+        tick: Ticker,
+        like: Prompts | None = None,
+    ) -> None:
+        self.model, self.prompts = model, prompts
+        self.attention = [name for name in asked if name in ATTENTION_SCORES]
+        self.attribution = "logit_attribution" in asked
+        shape = (len(prompts), model.n_layers, model.n_heads)
+        names = self.attention + ["logit_attribution"] * self.attribution
+        self.per_prompt = {name: torch.zeros(shape) for name in names}
+        self.defined = {name: torch.zeros(len(prompts), dtype=torch.bool) for name in names}
+        chance: dict[str, list[Tensor]] = {name: [] for name in self.attention}
+        losses: list[Tensor] = []
+        runs = names or loss
+        for start in range(0, len(prompts) if runs else 0, batch_size):
+            rows = slice(start, start + batch_size)
+            pattern = prompts[rows] if like is None else like[rows]  # whose repeats say where to look
+            losses += self._batch(prompts[rows], pattern, rows, chance, loss)
+            tick(len(prompts[rows]))
+        if like is None:
+            self._check_defined()
+        self.uniform = {name: float(torch.cat(per)[self.defined[name]].mean()) for name, per in chance.items()}
+        if self.attribution:
+            self.uniform["logit_attribution"] = 0.0
+        self.loss, self.loss_by_copy = _summarise_losses(losses, prompts)
+
+    def _batch(
+        self, batch: Prompts, pattern: Prompts, rows: slice, chance: dict[str, list[Tensor]], loss: bool
+    ) -> list[Tensor]:
+        model, tokens = self.model, batch.tokens.to(self.model.device)
+        readers: list[Callable[[AttentionReading], None]] = []
+        if self.attention:
+            targets = attention_targets(pattern.tokens, self.attention, lengths=pattern.lengths)
+            for name, reads in targets.reads.items():
+                self.defined[name][rows] = reads.defined
+                chance[name].append(reads.uniform)
+            readers.append(self._attention_reader(targets.to(model.device), rows))
+        attribution = _Attribution(model, batch) if self.attribution else None
+        if attribution is not None:
+            readers.append(attribution.read)
+
+        def read(attention: AttentionReading) -> None:
+            for reader in readers:
+                reader(attention)
+
+        stream = read_attention(model, tokens, read, final=attribution is not None)
+        if attribution is not None:
+            self.per_prompt["logit_attribution"][rows] = attribution.result(stream.final, stream.normalised)
+            self.defined["logit_attribution"][rows] = attribution.defined
+        return [_losses(model, batch, stream.normalised)] if loss else []
+
+    def _attention_reader(self, targets: Targets, rows: slice) -> Callable[[AttentionReading], None]:
+        def read(attention: AttentionReading) -> None:
+            probabilities = attention.probabilities(targets.prompt, targets.query, targets.key).float()
+            for name in targets.reads:
+                self.per_prompt[name][rows, attention.layer] = targets.score(name, probabilities).cpu()
+
+        return read
+
+    def _check_defined(self) -> None:
+        for name, defined in self.defined.items():
+            if not defined.any():
+                raise ValueError(
+                    f"{name} reads nothing on these prompts: no token occurs a second time"
+                    + (" with the same token after it." if name == "logit_attribution" else ".")
+                    + " Use repeated_tokens(model), longer text, or leave the score out."
+                )
+
+
+class _Attribution:
+    """`(o_t / scale_t) . (W_U[x_{t+1}] - mean W_U)` per prompt, `o_t` what a head writes, over copyable queries."""
+
+    def __init__(self, model: HookedModel, batch: Prompts) -> None:
+        self.model = model
+        self.shape = batch.tokens.shape
+        prompt, query = copyable(batch.tokens, batch.lengths).nonzero(as_tuple=True)
+        answer = batch.tokens[prompt, query + 1]
+        self.prompt, self.query, answer = (x.to(model.device) for x in (prompt, query, answer))
+        self.norm = final_norm(model)
+        readers = model.unembedding[answer].float() - model.unembedding.float().mean(0)
+        self.directions = self.norm.fold(readers)  # [query, d_model]
+        self.per_query = torch.zeros(len(prompt), model.n_layers, model.n_heads, device=model.device)
+        self.counts = torch.bincount(prompt, minlength=self.shape[0])
+
+    @property
+    def defined(self) -> Tensor:
+        return self.counts > 0
+
+    def read(self, attention: AttentionReading) -> None:
+        W_O = self.model.hooked.W_O[attention.layer].detach().float()
+        z = attention.z[self.prompt, :, self.query].float()
+        asked = torch.einsum("qd,nhd->qnh", self.directions, W_O)
+        self.per_query[:, attention.layer] = (z * asked).sum(-1)
+
+    def result(self, final: Tensor | None, normalised: Tensor) -> Float[Tensor, "prompt layer head"]:
+        assert final is not None
+        at = (self.prompt, self.query)
+        scale = self.norm.scale(final[at].float(), normalised[at].float()) / self.model.logit_scale
+        scaled = self.per_query / scale[:, None, None]
+        total = scaled.new_zeros((self.shape[0], *scaled.shape[1:])).index_add_(0, self.prompt, scaled)
+        return (total.cpu() / self.counts.clamp(min=1)[:, None, None]).float()
+
+
+def copying_prompts(model: HookedModel, *, seed: int = 0) -> Prompts:
+    """The 10 prompts of 25 distinct random tokens that `copying` is defined on."""
+    return distinct_tokens(model, n_prompts=COPYING_PROMPTS, length=COPYING_TOKENS, seed=seed)
+
+
+def copying(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt layer head"]:
+    """Of all that a head raises among the prompt's tokens, how much is the attended token itself.
+
+    With `l[s, v]` the logit that attending to `s` adds to token `v`, less its mean over the vocabulary:
+    `c[t, s, v] = ReLU(A[t, s] l[s, v])`, `a` its sum at `v = x_s`, `b` over the prompt's tokens, BOS left out;
+    the score is `4 a / (a + b) - 1`. 1: only the attended token rises; -1: it never does (also where nothing rises);
+    `4 / (n + 1) - 1` when all n tokens rise alike. The final norm's gain is folded into `W_U`.
+    Source: Olsson et al. (2022), reconstructed: the text leaves the ratio open.
+
+    Raises:
+        ValueError: If the heads' outputs do not reach the residual stream unchanged.
+    """
+    _refuse_changed_outputs(model, "copying")
+    tokens = prompts.tokens[:, 1:].to(model.device)
+    n_tokens, group = tokens.shape[1], model.n_heads // model.n_kv_heads
+    unembedding = model.unembedding.float()
+    readers = final_norm(model).fold(unembedding[tokens] - unembedding.mean(0))  # [prompt, token, d_model]
+    result = torch.zeros(len(prompts), model.n_layers, model.n_heads)
+
+    def read(attention: AttentionReading) -> None:
+        attended = attention.pattern()[..., 1:].float().sum(-2)  # A summed over queries: [prompt, head, source]
+        v = attention.v[:, :, 1:].float().repeat_interleave(group, 1)
+        W_O = model.hooked.W_O[attention.layer].detach().float()
+        asked = torch.einsum("bvd,nhd->bnvh", readers, W_O)
+        raised = torch.einsum("bnsh,bnvh->bnsv", v, asked).relu() * attended[..., None]
+        own, all_ = raised.diagonal(dim1=-2, dim2=-1).sum(-1), raised.sum((-2, -1))
+        share = own / (own + all_).clamp(min=torch.finfo(own.dtype).tiny)
+        result[:, attention.layer] = (4 * share - 1).cpu()
+
+    assert n_tokens == prompts.tokens.shape[1] - 1
+    read_attention(model, prompts.tokens, read)
+    return result
+
+
+def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str] | None = None) -> dict[str, Any]:
+    """What another lab needs to trust and repeat the numbers."""
+    packages = ("torch", "transformers", "transformer-lens")
+    tokens = prompts.tokens.cpu().contiguous().numpy().tobytes()
+    return {
+        "definitions": DEFINITIONS_VERSION,
+        "model": model.name,
+        "revision": model.revision,
+        "weights_sha256": _hash_weights(model),
+        "tokenizer_sha256": _hash_tokenizer(model),
+        "prompts": {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()},
+        "bos_token_id": model.bos_token_id,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attention_path": "engine" if goes_through_interface(model) else "hooks",
+        "versions": {"induction-lab": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in packages},
+        "left_out": left_out or {},
+    }
+
+
+def _known(scores: Sequence[str]) -> list[str]:
+    names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
+    unknown = [name for name in names if name not in SCORES]
+    if unknown or not names:
+        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(SCORES)}.")
+    return names
+
+
+def _left_out(model: HookedModel, prompts: Prompts, asked: list[str], *, strict: bool) -> dict[str, str]:
+    """Scores that cannot be had, and why; an error instead where they were asked for by name."""
+    reasons: dict[str, str] = {}
+    checks: dict[str, Callable[[], object]] = {
+        "logit_attribution": lambda: _refuse_changed_outputs(model, "logit_attribution"),
+        "copying": lambda: (_refuse_changed_outputs(model, "copying"), copying_prompts(model)),
+        "ov_copying": lambda: final_norm(model),
+    }
+    for name in (name for name in asked if name in checks):
+        try:
+            checks[name]()
+        except ValueError as error:
+            reasons[name] = str(error)
+    if not strict:
+        targets = attention_targets(prompts.tokens, lengths=prompts.lengths)
+        for name, reads in targets.reads.items():
+            if not reads.defined.any():
+                reasons[name] = "it reads nothing on these prompts"
+        if not copyable(prompts.tokens, prompts.lengths).any():
+            reasons["logit_attribution"] = "it reads nothing on these prompts"
+    elif reasons:
+        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+    return {name: reason for name, reason in reasons.items() if name in asked}
+
+
+def _refuse_changed_outputs(model: HookedModel, score: str) -> None:
+    """Logits from a head's output assume that `z W_O` is what enters the residual stream."""
+    if isinstance(model.network, AttentionOnlyTransformer):
+        return
+    blocks = model.hooked.blocks
+    if hasattr(blocks[0], "ln1_post"):
+        raise ValueError(f"{score} is not defined where attention outputs are normalised before they are added")
+    config: Any = model.network.config
+    if (getattr(config, "residual_multiplier", None) or 1.0) != 1.0:
+        raise ValueError(f"{score} is not defined where attention outputs are rescaled before they are added")
+    if model.unembedding.shape[1] != model.d_model:
+        raise ValueError(f"{score} is not defined where the stream is projected before the unembedding")
+    final_norm(model)
+
+
+def _batch_size(model: HookedModel, prompts: Prompts, batch_size: int | None) -> int:
+    if batch_size is not None:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        return batch_size
+    n_pos = prompts.tokens.shape[1]
+    by_tokens = _TOKENS_A_BATCH // n_pos
+    if not goes_through_interface(model):  # one layer's matrices, a few copies of them
+        by_tokens = min(by_tokens, _LOGIT_BYTES // (model.n_heads * n_pos * n_pos * 4))
+    return max(1, by_tokens)
+
+
+def _mean_and_error(per_prompt: Tensor, defined: Tensor) -> tuple[Tensor, Tensor]:
+    kept = per_prompt[defined]
+    if len(kept) < 2:
+        return kept.mean(0), torch.full_like(kept[0], torch.nan)
+    return kept.mean(0), kept.std(0) / len(kept) ** 0.5
+
+
+def _losses(model: HookedModel, batch: Prompts, hidden: Tensor) -> Float[Tensor, "prompt predicted"]:
+    """Loss per predicted token, logits made a few positions at a time; NaN at padding."""
+    tokens = batch.tokens.to(model.device)
+    if model.unembeds_by_parts:
+        step = max(1, _LOGIT_BYTES // (4 * model.d_vocab * len(batch)))
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, tokens.shape[1] - 1, step):
+                logits = model.unembed(hidden[:, start : start + step + 1])
+                parts.append(loss_per_token(logits, tokens[:, start : start + step + 1]))
+        losses = torch.cat(parts, 1).cpu()
+    else:
+        losses = loss_per_token(model.logits(tokens), tokens).cpu()
+    if batch.lengths is not None:
+        predicted = torch.arange(1, tokens.shape[1])
+        losses = losses.masked_fill(predicted >= batch.lengths.cpu()[:, None], torch.nan)
+    return losses
+
+
+def _summarise_losses(losses: list[Tensor], prompts: Prompts) -> tuple[list[float], list[float]]:
+    if not losses:
+        return [], []
+    by_position = torch.cat(losses).nanmean(0)
+    if prompts.period is None or prompts.n_repeats is None or prompts.period < 2:
+        return by_position.tolist(), []
+    masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap)
+    return by_position.tolist(), [float(by_position[mask].mean()) for mask in masks]
+
+
+def _hash_weights(model: HookedModel) -> str:
+    """A fingerprint: names, shapes and a few entries of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.network.named_parameters()):
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
+    return digest.hexdigest()
+
+
+def _hash_tokenizer(model: HookedModel) -> str | None:
+    if model.tokenizer is None:
+        return None
+    vocabulary: dict[str, int] = model.tokenizer.get_vocab()
+    return hashlib.sha256(repr(sorted(vocabulary.items())).encode()).hexdigest()
+
+
+class _ticking:
+    """A progress bar over prompts, or nothing."""
+
+    def __init__(self, total: int, shown: bool) -> None:
+        self.total, self.shown = total, shown
+
+    def __enter__(self) -> Ticker:
+        if not self.shown:
+            return lambda n: None
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.bar.start()
+        task = self.bar.add_task("scoring prompts", total=self.total)
+        return lambda n: self.bar.advance(task, n)
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown:
+            self.bar.stop()
+
+
+__all__ = ["REPEAT_SCORES", "SCORES", "copying", "copying_prompts", "provenance", "score_heads"]

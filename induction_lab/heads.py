@@ -1,0 +1,73 @@
+"""Names of attention heads: `L5H1` is head 1 of layer 5, both counted from 0."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_WRITTEN = re.compile(r"\s*(?:L(\d+)H(\d+)|\(?\s*(\d+)\s*[.,:\- ]\s*(\d+)\s*\)?)\s*", re.IGNORECASE)
+
+
+class Head(NamedTuple):
+    """One attention head; prints as `L5H1`."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        """The field's usual label."""
+        return f"L{self.layer}H{self.head}"
+
+
+HeadLike = str | tuple[int, int] | Head
+
+
+def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | None = None) -> Head:
+    """Read one head, written in any of the usual ways.
+
+    >>> parse_head("5.1"), str(parse_head((5, 1)))
+    (Head(layer=5, head=1), 'L5H1')
+
+    Args:
+        head: `"L5H1"`, `"5.1"`, `"5:1"`, `"5-1"`, `"(5, 1)"` or `(5, 1)`.
+        n_layers: Layers of the model, if they are to be checked.
+        n_heads: Heads a layer of the model.
+
+    Raises:
+        ValueError: If it cannot be read, or the model has no such head.
+    """
+    if isinstance(head, str):
+        match = _WRITTEN.fullmatch(head)
+        numbers = [int(group) for group in match.groups() if group is not None] if match else []
+    else:
+        numbers = list(head)
+    if len(numbers) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
+        raise ValueError(f"No head is written {head!r}. Write L5H1, 5.1 or (5, 1) for head 1 of layer 5.")
+    found = Head(*numbers)
+    if n_layers is not None and found.layer >= n_layers:
+        raise ValueError(f"{found} is not there: the model has layers 0 to {n_layers - 1}.")
+    if n_heads is not None and found.head >= n_heads:
+        raise ValueError(f"{found} is not there: each layer has heads 0 to {n_heads - 1}.")
+    return found
+
+
+def parse_heads(
+    heads: HeadLike | Iterable[HeadLike], *, n_layers: int | None = None, n_heads: int | None = None
+) -> list[Head]:
+    """Read one head or many, in the order given; a string may hold several, separated by spaces or `;`.
+
+    Raises:
+        ValueError: If one cannot be read, is not there, or is given twice.
+    """
+    if isinstance(heads, str):
+        parts: list[HeadLike] = list(re.split(r"[;\s]+(?=[L(\d])(?![^(]*\))", heads.strip(), flags=re.IGNORECASE))
+    elif isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(part, int) for part in heads):
+        parts = [heads]  # type: ignore[list-item]
+    else:
+        parts = list(heads)  # type: ignore[arg-type]
+    found = [parse_head(part, n_layers=n_layers, n_heads=n_heads) for part in parts]
+    twice = sorted({str(head) for head in found if found.count(head) > 1})
+    if twice:
+        raise ValueError(f"Each head may be given once, got {', '.join(twice)} more than once.")
+    return found

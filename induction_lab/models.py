@@ -1,0 +1,320 @@
+"""`load_model(name)` and `HookedModel`: one handle for every model that can be measured.
+
+`network` is the bare module at full speed; `hooked` is the TransformerLens surface (`run_with_hooks`, `W_Q`, …) of the
+same parameters, built when first asked for. Names: see `load_model` and `induction-lab models`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from induction_lab import model_store
+from induction_lab.attention_only import MODEL_TYPE, AttentionOnlyTransformer
+
+DTypeName = Literal["float32", "float64", "bfloat16", "float16", "auto"]
+
+
+class HookedModel:
+    """A model that can be measured.
+
+    Args:
+        network: A causal language model of transformers, or an `AttentionOnlyTransformer`. It is not changed.
+        tokenizer: Its tokenizer, if text is to be read.
+        name: How to call it in tables; the network's own name by default.
+        revision: Which snapshot it is, for the record.
+
+    Attributes:
+        n_layers, n_heads, n_kv_heads: Layers; query heads and key-value heads of each.
+        d_model, d_head, d_vocab: Widths of the residual stream and of a head; number of tokens.
+        n_ctx: Longest prompt, or None where nothing bounds it.
+        bos_token_id: What every prompt begins with: the model's BOS, else its end-of-text token.
+
+    Raises:
+        ValueError: If the network is no causal language model.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: Any | None = None,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        """Wrap a network."""
+        self.network: Any = network
+        self.tokenizer = tokenizer
+        self.revision = revision
+        if isinstance(network, AttentionOnlyTransformer):
+            self._read_own_config(network)
+            self.name = name or MODEL_TYPE
+        else:
+            self._read_transformers_config(network)
+            self.name = name or getattr(network.config, "_name_or_path", "") or type(network).__name__
+        _check_causal(self)
+
+    def _read_own_config(self, network: AttentionOnlyTransformer) -> None:
+        config = network.cfg
+        self.n_layers, self.n_heads, self.n_kv_heads = config.n_layers, config.n_heads, config.n_heads
+        self.d_model, self.d_head, self.d_vocab = config.d_model, config.d_head, config.d_vocab
+        self.n_ctx: int | None = config.n_ctx
+        self.bos_token_id = config.bos_token_id
+
+    def _read_transformers_config(self, network: nn.Module) -> None:
+        config = getattr(network, "config", None)
+        if config is None or not hasattr(network, "get_output_embeddings"):
+            raise ValueError(
+                f"A causal language model of transformers or an AttentionOnlyTransformer is wanted, "
+                f"got {type(network).__name__}."
+            )
+        if getattr(config, "is_encoder_decoder", False) or self.network.get_output_embeddings() is None:
+            raise ValueError(
+                f"{type(network).__name__} is no causal language model (encoder-decoder, or no unembedding)."
+            )
+        text = config.get_text_config(decoder=True)
+        self.n_layers, self.n_heads = text.num_hidden_layers, text.num_attention_heads
+        self.n_kv_heads = getattr(text, "num_key_value_heads", None) or self.n_heads
+        self.d_model = text.hidden_size
+        self.d_head = getattr(text, "head_dim", None) or self.d_model // self.n_heads
+        self.d_vocab = text.vocab_size
+        n_ctx = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+        self.n_ctx = int(n_ctx) if n_ctx else None
+        self.bos_token_id = _bos(text, self.tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.network.parameters()).dtype
+
+    @cached_property
+    def hooked(self) -> Any:
+        """TransformerLens' surface of the same parameters: `run_with_hooks`, `run_with_cache`, `W_Q`, ….
+
+        Raises:
+            ValueError: If TransformerLens has no bridge for this architecture.
+        """
+        if isinstance(self.network, AttentionOnlyTransformer):
+            return self.network
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+        # The bridge takes modules apart in place: give it a twin that shares every parameter and buffer.
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        twin = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors}).eval()
+        try:
+            with _quiet():
+                bridge = build_bridge_from_module(
+                    twin,
+                    type(self.network).__name__,
+                    hf_config=self.network.config,
+                    tokenizer=self.tokenizer,
+                    model_name=self.name,
+                )
+        except Exception as error:  # whatever its adapter trips over, the user needs to know the same
+            raise ValueError(
+                f"TransformerLens cannot hook {type(self.network).__name__}: {error}. "
+                "What needs its hooks or weights by head cannot be had of this model."
+            ) from error
+        return bridge
+
+    @cached_property
+    def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """`W_U` as rows, one a token."""
+        if isinstance(self.network, AttentionOnlyTransformer):
+            return self.network.W_U.detach().T
+        return self.network.get_output_embeddings().weight.detach()
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The network's normalisation before the unembedding."""
+        if isinstance(self.network, AttentionOnlyTransformer):
+            return self.network.ln_final
+        return self.network.get_submodule(self.hooked.ln_final.name)
+
+    def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Run up to the unembedding and not further: the normalised stream that it would read."""
+        tokens = tokens.to(self.device)
+        with torch.inference_mode(), evaluating(self.network):
+            if isinstance(self.network, AttentionOnlyTransformer):
+                return self.network(tokens, return_type="hidden")
+            return self.network.base_model(tokens, use_cache=False).last_hidden_state
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Run the whole network, without hooks."""
+        tokens = tokens.to(self.device)
+        with torch.inference_mode(), evaluating(self.network):
+            if isinstance(self.network, AttentionOnlyTransformer):
+                return self.network(tokens)
+            return self.network(tokens, use_cache=False).logits
+
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits from the normalised stream, with the scaling and capping that the architecture adds."""
+        if isinstance(self.network, AttentionOnlyTransformer):
+            return hidden @ self.network.W_U
+        config = self.network.config.get_text_config(decoder=True)
+        logits = self.network.get_output_embeddings()(hidden) * self.logit_scale
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def logit_scale(self) -> float:
+        """What the architecture multiplies its logits by (Cohere, Granite); usually 1."""
+        config = getattr(self.network, "config", None)
+        return (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+
+    def release(self) -> None:
+        """Let go of the attention matrices that some TransformerLens bridges keep after a run."""
+        for module in self.hooked.modules():
+            if getattr(module, "_pattern", None) is not None:
+                module._pattern = None
+
+    @cached_property
+    def unembeds_by_parts(self) -> bool:
+        """Whether `unembed(hidden(tokens))` is the network's own logits, tried once on two tokens."""
+        tokens = torch.full((1, 2), self.bos_token_id)
+        whole = self.logits(tokens).float()
+        with torch.inference_mode():
+            parts = self.unembed(self.hidden(tokens)).float()
+        return whole.shape == parts.shape and bool(torch.allclose(whole, parts, atol=1e-3, rtol=1e-3))
+
+    def __repr__(self) -> str:
+        """Name and shape."""
+        return (
+            f"HookedModel({self.name!r}, n_layers={self.n_layers}, n_heads={self.n_heads}, "
+            f"n_kv_heads={self.n_kv_heads}, d_model={self.d_model}, d_head={self.d_head}, "
+            f"d_vocab={self.d_vocab}, n_ctx={self.n_ctx}, {self.device}, {str(self.dtype)[6:]})"
+        )
+
+
+def load_model(
+    name: str | Path = "attn-only-2l",
+    *,
+    device: str | torch.device | None = None,
+    dtype: DTypeName | torch.dtype | None = None,
+    revision: str | None = None,
+) -> HookedModel:
+    """Load a model by name.
+
+    >>> load_model().n_layers
+    2
+
+    Args:
+        name: `attn-only-2l` (bundled), `smollm2-135m` (once brought by `induction-lab get smollm2-135m`), a Hugging Face
+            id such as `gpt2`, a local folder, or a `.gguf` file.
+        device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU.
+        dtype: float32 by default, on every device, so that scores compare; `auto`: as stored.
+        revision: Branch, tag or commit of a Hugging Face model, such as `step1000` of `EleutherAI/pythia-70m`.
+
+    Raises:
+        ValueError: If there is no such model, it is not here and cannot be fetched, its files are damaged, or it is no
+            causal language model.
+    """
+    target = _device(device)
+    wanted = _dtype(dtype)
+    if revision is not None and (str(name) in model_store.NAMED or Path(name).exists()):
+        raise ValueError(f"`revision` is for Hugging Face ids; {name} has one version only.")
+    source = model_store.locate(str(name))
+    if isinstance(source, Path) and model_store.is_attention_only(source):
+        network = AttentionOnlyTransformer.load(source).to(
+            device=target, dtype=torch.float32 if wanted == "auto" else wanted
+        )
+        return HookedModel(network, name=_short(name))
+    with _quiet():
+        network, tokenizer = model_store.load_transformers(source, dtype=wanted, revision=revision)
+    return HookedModel(network.to(target), tokenizer, name=_short(name), revision=revision)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Dropout off inside the context, as it was afterwards."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def _short(name: str | Path) -> str:
+    path = Path(name)
+    return path.name if path.exists() else str(name)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise ValueError(f"There is no device {str(device)!r} here; there is {', '.join(there)}.") from error
+    return found
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | Literal["auto"]:
+    if dtype is None:
+        return torch.float32
+    if dtype == "auto":
+        return "auto"
+    names = {"float32": torch.float32, "float64": torch.float64}
+    names |= {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    found = names.get(dtype) if isinstance(dtype, str) else dtype if dtype in names.values() else None
+    if found is None:
+        raise ValueError(f"`dtype` must be one of {', '.join(names)} or auto, got {dtype!r}.")
+    return found
+
+
+def _bos(config: Any, tokenizer: Any) -> int:
+    candidates = [getattr(config, "bos_token_id", None), getattr(tokenizer, "bos_token_id", None)]
+    candidates += [getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)]
+    for candidate in candidates:
+        candidate = candidate[0] if isinstance(candidate, list) and candidate else candidate
+        if isinstance(candidate, int) and 0 <= candidate < config.vocab_size:
+            return candidate
+    return 0
+
+
+def _check_causal(model: HookedModel) -> None:
+    """Change the last token of a short prompt: in a causal model nothing before it moves."""
+    tokens = torch.full((1, 4), model.bos_token_id)
+    changed = tokens.clone()
+    changed[0, -1] = (model.bos_token_id + 1) % model.d_vocab
+    before, after = model.hidden(tokens), model.hidden(changed)
+    if not torch.allclose(before[:, :-1], after[:, :-1], atol=1e-4, rtol=1e-3):
+        raise ValueError(
+            f"{type(model.network).__name__} is not causal: a later token changes what comes before it. "
+            "Induction scores are defined for causal attention only."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries' progress bars and advice are not for our users' terminals."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

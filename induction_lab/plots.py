@@ -1,0 +1,210 @@
+"""One function a figure: data in, Axes out. None shows, saves or sets a global style.
+
+Scores are drawn on their own range, so that figures compare: probabilities from 0 to 1, signed scores around 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from induction_lab.heads import Head, HeadLike, parse_head
+from induction_lab.results import HeadScores
+
+SIGNED = ("copying", "ov_copying")
+_INK, _ACCENT, _QUIET = "#222222", "#d1495b", "#8d99ae"
+
+
+def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, mark: int = 3) -> Axes:
+    """Heatmap of one score, heads across and layers down, layer 0 on top; the `mark` best heads are framed."""
+    values = scores[score].numpy()
+    ax = ax or plt.subplots(figsize=_heatmap_size(*values.shape), layout="constrained")[1]
+    low, high = score_range(score, values)
+    image = ax.imshow(
+        values,
+        vmin=low,
+        vmax=high,
+        cmap="RdBu" if low < 0 else "viridis",
+        aspect="auto",
+        interpolation="nearest",
+    )
+    for head, value in scores.top(score, mark):
+        ax.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, ec=_ACCENT, lw=1.5))
+        bright = (value - low) / (high - low) > 0.6 if low == 0 else abs(value) < 0.6 * high
+        ax.text(
+            head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6,
+            color=_INK if bright else "white",
+        )  # fmt: skip
+    ax.set(xlabel="head", ylabel="layer", title=f"{scores.model}: {score}")
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
+    bar = ax.figure.colorbar(image, ax=ax)
+    _mark_chance(bar.ax, scores.uniform.get(score, np.nan), low, high)
+    return ax
+
+
+def plot_all_scores(scores: HeadScores, *, columns: int = 5) -> Figure:
+    """All scores of a model on one sheet."""
+    names = scores.scores
+    columns = min(columns, len(names))
+    rows = -(-len(names) // columns)
+    width, height = _heatmap_size(scores.n_layers, scores.n_heads)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * width * 0.8, rows * height * 0.8),
+        layout="constrained",
+        squeeze=False,
+    )
+    for ax, name in zip(axes.flat, names, strict=False):
+        plot_head_scores(scores, name, ax=ax)
+        ax.set_title(name)
+        ax.label_outer()
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    figure.suptitle(scores.model)
+    return figure
+
+
+def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = None, mark: int = 5) -> Axes:
+    """Each head a dot at its layer, with its standard error; the best `mark` named, chance as a line."""
+    ax = ax or plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
+    values, errors = scores[score].numpy(), np.nan_to_num(scores.standard_errors[score].numpy())
+    layer, head = np.indices(values.shape)
+    spread = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
+    x = layer + spread
+    ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=_QUIET, zorder=1)
+    for rank, (best, value) in enumerate(scores.top(score, mark)):
+        ax.plot(x[best], value, "o", ms=4, color=_ACCENT, zorder=2)
+        ax.annotate(
+            str(best), (x[best], value), xytext=(5, 4 if rank % 2 == 0 else -8), textcoords="offset points",
+            fontsize=7, color=_INK,
+        )  # fmt: skip
+    ax.axhline(scores.uniform[score], color=_INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
+    low, high = score_range(score, values)
+    margin = 0.05 * (high - low)
+    ax.set(
+        xlabel="layer",
+        ylabel=score,
+        title=f"{scores.model}: {score} by layer",
+        ylim=(low - margin, high + margin),
+    )
+    ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    ax.legend(frameon=False, fontsize=8, loc="best")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
+    """Mean loss at each predicted position; copies of a repeated block shaded in turn, with their mean.
+
+    Raises:
+        ValueError: If the loss was not measured.
+    """
+    if not scores.loss:
+        raise ValueError("The loss was not measured: score_heads(..., loss=True).")
+    ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    position = np.arange(1, len(scores.loss) + 1)
+    ax.plot(position, scores.loss, color=_INK, lw=1.2)
+    facts = scores.provenance.get("prompts", {})
+    period, gap = facts.get("period"), facts.get("gap") or 0
+    for copy, mean in enumerate(scores.loss_by_copy if period else []):
+        start = copy * (period + gap) + 1
+        ax.axvspan(start - 0.5, start + period - 0.5, color=_QUIET, alpha=0.25 if copy % 2 else 0.1, lw=0)
+        ax.hlines(mean, start + 1, start + period - 1, color=_ACCENT, lw=1.5)
+        ax.annotate(
+            f"copy {copy + 1}: {mean:.2f} nats", (start + period / 2, mean), xytext=(0, 5),
+            textcoords="offset points", ha="center", fontsize=8, color=_ACCENT,
+        )  # fmt: skip
+    ax.set(
+        xlabel="position of the predicted token", ylabel="loss (nats)", ylim=(0, None),
+        xlim=(0.5, len(position) + 0.5), title=f"{scores.model}: loss by position",
+    )  # fmt: skip
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_pattern(
+    pattern: Float[Tensor, "query key"],
+    *,
+    labels: Sequence[str] | None = None,
+    head: HeadLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Attention of one head: from each query (down) to each key (across), darker for more.
+
+    Args:
+        pattern: Probabilities.
+        labels: What the tokens look like; drawn where there are at most 40.
+        head: For the title.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: If there are not as many labels as keys.
+    """
+    n_queries, n_keys = pattern.shape
+    if labels is not None and len(labels) != n_keys:
+        raise ValueError(f"{n_keys} keys want as many labels, got {len(labels)}.")
+    side = min(8.0, 2.0 + 0.16 * n_keys)
+    ax = ax or plt.subplots(figsize=(side, side), layout="constrained")[1]
+    ax.imshow(pattern.float().cpu().numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    ax.set(xlabel="attends to", ylabel="from", title="" if head is None else str(parse_head(head)))
+    if labels is not None and n_keys <= 40:
+        shown = [_printable(label) for label in labels]
+        ax.set_xticks(range(n_keys), shown, rotation=90, fontsize=6)
+        ax.set_yticks(range(n_queries), shown[n_keys - n_queries :], fontsize=6)
+    return ax
+
+
+def plot_patterns(
+    patterns: Float[Tensor, "head query key"], heads: Sequence[Head], *, labels: Sequence[str] | None = None
+) -> Figure:
+    """Patterns of several heads side by side.
+
+    Raises:
+        ValueError: If there are not as many heads as patterns.
+    """
+    if len(heads) != len(patterns) or not len(heads):
+        raise ValueError(f"{len(patterns)} patterns want as many heads, got {len(heads)}.")
+    side = min(6.0, 2.0 + 0.12 * patterns.shape[-1])
+    figure, axes = plt.subplots(
+        1, len(heads), figsize=(side * len(heads), side * 1.05), layout="constrained", squeeze=False
+    )
+    for ax, pattern, head in zip(axes[0], patterns, heads, strict=True):
+        plot_pattern(pattern, labels=labels, head=head, ax=ax)
+        ax.label_outer()
+    return figure
+
+
+def score_range(score: str, values: np.ndarray) -> tuple[float, float]:
+    """The range a score is drawn on: its own where it has one, else symmetric around 0."""
+    if score in SIGNED:
+        return -1.0, 1.0
+    if score == "logit_attribution":
+        largest = float(np.nanmax(np.abs(values))) or 1.0
+        return -largest, largest
+    return 0.0, 1.0
+
+
+def _heatmap_size(n_layers: int, n_heads: int) -> tuple[float, float]:
+    return min(9.0, max(3.2, 1.8 + 0.3 * n_heads)), min(8.0, max(2.4, 1.0 + 0.19 * n_layers))
+
+
+def _mark_chance(ax: Axes, chance: float, low: float, high: float) -> None:
+    if low <= chance <= high:
+        ax.axhline(chance, color=_ACCENT, lw=1.5)
+        ax.set_title("– chance", fontsize=6, color=_ACCENT, loc="left", pad=3)
+
+
+def _printable(label: str) -> str:
+    """Tokens as people read them; matplotlib would take `$` for mathematics."""
+    text = label.replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
+    return text if len(text) <= 14 else text[:13] + "…"

@@ -1,0 +1,246 @@
+"""`HeadScores`: every head's scores with their uncertainty and where they come from; tidy tables; save and load."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.heads import Head, HeadLike, parse_head
+
+SUFFIXES = (".parquet", ".csv", ".json")
+COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
+_PARQUET_KEY = b"induction_lab"
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Scores of every head of a model.
+
+    Attributes:
+        model: The model's name.
+        values: For each score a `[layer, head]` tensor: the mean over prompts.
+        standard_errors: Of that mean, over prompts; NaN where one prompt alone has a value, 0 for scores of
+            weights alone.
+        uniform: What the score is by chance: where attention spreads evenly over all earlier positions, or, for scores
+            of output circuits, where no token is preferred.
+        p_values: One-sided chance that prompts without repeats score as high, where that was tested.
+        q_values: The same after Benjamini and Hochberg's correction over all heads.
+        loss_by_copy: Mean loss in nats on each copy of a repeated block, its first token left out.
+        loss: Mean loss in nats at each predicted position.
+        provenance: Model, revision, prompts, seed, dtype, versions: what another lab needs to trust the numbers.
+    """
+
+    model: str
+    values: dict[str, Float[Tensor, "layer head"]]
+    standard_errors: dict[str, Float[Tensor, "layer head"]]
+    uniform: dict[str, float]
+    p_values: dict[str, Float[Tensor, "layer head"]] = field(default_factory=dict)
+    q_values: dict[str, Float[Tensor, "layer head"]] = field(default_factory=dict)
+    loss_by_copy: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, score: str) -> Float[Tensor, "layer head"]:
+        """One score of all heads."""
+        if score not in self.values:
+            raise ValueError(f"No score {score!r} here; there are {', '.join(self.values)}.")
+        return self.values[score]
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores."""
+        return tuple(self.values)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers."""
+        return next(iter(self.values.values())).shape[0]
+
+    @property
+    def n_heads(self) -> int:
+        """Heads a layer."""
+        return next(iter(self.values.values())).shape[1]
+
+    def of(self, head: HeadLike) -> dict[str, float]:
+        """All scores of one head."""
+        layer, index = parse_head(head, n_layers=self.n_layers, n_heads=self.n_heads)
+        return {name: float(value[layer, index]) for name, value in self.values.items()}
+
+    def top(self, score: str, n: int = 10) -> list[tuple[Head, float]]:
+        """The `n` heads that score highest, best first."""
+        values = self[score]
+        best = values.flatten().topk(min(n, values.numel()))
+        heads = (Head(*divmod(int(i), values.shape[1])) for i in best.indices)
+        return list(zip(heads, best.values.tolist(), strict=True))
+
+    def above(self, score: str, threshold: float) -> list[Head]:
+        """Heads that score more than `threshold`, best first. People call 0.4 of prefix matching an induction head."""
+        return [head for head, value in self.top(score, self[score].numel()) if value > threshold]
+
+    def significant(self, score: str, *, rate: float = 0.05) -> list[Head]:
+        """Heads above chance at a false-discovery rate of `rate`, best first.
+
+        Raises:
+            ValueError: If the score was not tested against chance.
+        """
+        self[score]
+        if score not in self.q_values:
+            raise ValueError(f"{score} was not tested against chance: score_heads(..., chance_test=True).")
+        q_values = self.q_values[score]
+        return [head for head, _ in self.top(score, q_values.numel()) if q_values[head] <= rate]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a layer, head and score."""
+        frames: list[pd.DataFrame] = []
+        for name, value in self.values.items():
+            layer, head = np.indices(value.shape)
+            parts = {"value": value, "standard_error": self.standard_errors[name]}
+            parts |= {"p_value": self.p_values.get(name), "q_value": self.q_values.get(name)}
+            frames.append(
+                pd.DataFrame(
+                    {"model": self.model, "layer": layer.ravel(), "head": head.ravel(), "score": name}
+                    | {"label": [str(Head(*pair)) for pair in zip(layer.ravel(), head.ravel(), strict=True)]}
+                    | {key: np.nan if x is None else x.double().numpy().ravel() for key, x in parts.items()}
+                    | {"uniform": self.uniform[name]}
+                )
+            )
+        first = ["model", "layer", "head", "label", "score"]
+        return pd.concat(frames, ignore_index=True).reindex(columns=[*first, *COLUMNS])
+
+    def save(self, path: str | Path) -> Path:
+        """Write a table by suffix: `.parquet` and `.json` carry their provenance, `.csv` has it beside as `.csv.json`.
+
+        Raises:
+            ValueError: If the suffix is another one or the file cannot be written.
+        """
+        path = Path(path)
+        frame, facts = self.to_dataframe(), self._facts()
+        _check_suffix(path)
+        if path.suffix == ".csv":
+            with writing(path) as part:
+                frame.to_csv(part, index=False)
+            with writing(path.with_suffix(".csv.json")) as part:
+                part.write_text(json.dumps(facts, indent=2) + "\n")
+        elif path.suffix == ".json":
+            rows = json.loads(str(frame.to_json(orient="records", double_precision=15)))
+            with writing(path) as part:
+                part.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            metadata = {**(table.schema.metadata or {}), _PARQUET_KEY: json.dumps(facts).encode()}
+            with writing(path) as part:
+                pq.write_table(table.replace_schema_metadata(metadata), part)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadScores:
+        """Read what `save` wrote; a plain table with the same columns will do as well.
+
+        Raises:
+            ValueError: If the file is not there or holds no head scores.
+        """
+        path = Path(path)
+        _check_suffix(path)
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}.")
+        try:
+            frame, facts = _read(path)
+            missing = {"model", "layer", "head", "score", "value"} - set(frame.columns)
+            if missing or frame.empty:
+                raise ValueError(f"it lacks the columns {sorted(missing)}" if missing else "it has no rows")
+            return cls._from_table(frame, facts)
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise ValueError(f"{path} holds no readable head scores: {error}") from error
+
+    @classmethod
+    def _from_table(cls, frame: pd.DataFrame, facts: dict[str, Any]) -> HeadScores:
+        tables: dict[str, dict[str, Tensor]] = {column: {} for column in COLUMNS if column != "uniform"}
+        uniform: dict[str, float] = {}
+        for name, rows in frame.groupby("score", sort=False):
+            for column, table in tables.items():
+                wide = rows.pivot(index="layer", columns="head", values=column) if column in rows else None
+                if wide is not None and (column in ("value", "standard_error") or wide.notna().any(axis=None)):
+                    table[str(name)] = torch.tensor(wide.to_numpy(dtype=np.float64)).float()
+            uniform[str(name)] = float(rows["uniform"].iloc[0]) if "uniform" in rows else float("nan")
+        blank = {name: torch.full_like(value, torch.nan) for name, value in tables["value"].items()}
+        return cls(
+            model=str(frame["model"].iloc[0]),
+            values=tables["value"],
+            standard_errors={**blank, **tables["standard_error"]},
+            uniform=uniform,
+            p_values=tables["p_value"],
+            q_values=tables["q_value"],
+            loss_by_copy=facts.get("loss_by_copy", []),
+            loss=facts.get("loss", []),
+            provenance=facts.get("provenance", {}),
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "provenance": self.provenance}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes it when all went well, so that no half-written file is left.
+
+    Raises:
+        ValueError: If the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"Head scores are kept as {', '.join(SUFFIXES)}, got {path.name!r}.")
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    if path.suffix == ".csv":
+        beside = path.with_suffix(".csv.json")
+        return pd.read_csv(path), json.loads(beside.read_text()) if beside.is_file() else {}
+    if path.suffix == ".json":
+        facts = json.loads(path.read_text())
+        return pd.DataFrame(facts["rows"]), facts
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    return table.to_pandas(), json.loads((table.schema.metadata or {}).get(_PARQUET_KEY, b"{}"))

@@ -1,0 +1,115 @@
+"""What the terminal shows: tables that fit 80 columns, in colour on a terminal and plain where piped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from induction_lab.heads import Head
+from induction_lab.model_store import NAMED, cache_folder, is_here
+from induction_lab.results import HeadScores
+
+ABOVE = 0.4  # what people call an induction head
+
+
+def show_scores(scores: HeadScores, *, top: int = 8) -> None:
+    """What the model does on the prompts, the best three heads of each score, the best `top` induction heads."""
+    out = Console(highlight=False)
+    out.print(_behaviour(scores))
+    out.print(_head_count(scores) + "\n")
+    out.print(_ranking(scores))
+    for name, reason in scores.provenance.get("left_out", {}).items():
+        out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
+    if "prefix_matching" in scores.scores and top > 0:
+        out.print()
+        out.print(_induction_heads(scores, top))
+
+
+def show_models() -> None:
+    """The named models and whether they are here."""
+    out = Console(highlight=False)
+    table = _table("name", "what it is", "size", "here?")
+    for model in NAMED.values():
+        here = "[green]ready[/green]" if is_here(model.name) else model.needs
+        table.add_row(model.name, model.what, model.size, here)
+    out.print(table)
+    out.print(
+        "\nBesides: a Hugging Face id such as gpt2 (fetched once; --revision step1000 for a\n"
+        "checkpoint), a folder with config.json and weights, a .gguf file (extra: gguf)."
+    )
+    out.print(f"Cache: {escape(str(cache_folder()))}", soft_wrap=True)
+
+
+def show_files(paths: Sequence[Path], *, err: bool = False) -> None:
+    """Where the files went; on standard error where standard output carries data."""
+    out = Console(stderr=err, highlight=False)
+    out.print("\nwritten:")
+    for path in paths:
+        out.print(f"  {escape(str(path))}", soft_wrap=True)
+
+
+def show_line(text: str) -> None:
+    """One line for people."""
+    Console(highlight=False).print(escape(text), soft_wrap=True)
+
+
+def _behaviour(scores: HeadScores) -> str:
+    facts = scores.provenance["prompts"]
+    what = f"[bold]{escape(scores.model)}[/bold] on {facts['n_prompts']} prompts of "
+    if scores.loss_by_copy:
+        first, *later = (f"{loss:.2f}" for loss in scores.loss_by_copy)
+        which = "the second copy" if len(later) == 1 else "later copies"
+        return (
+            f"{what}{facts['n_repeats']} × {facts['period']} random tokens: "
+            f"loss {first} nats on the first copy, [bold]{', '.join(later)}[/bold] on {which}."
+        )
+    loss = f", mean loss {sum(scores.loss) / len(scores.loss):.2f} nats" if scores.loss else ""
+    return f"{what}up to {facts['n_tokens']} tokens{loss}."
+
+
+def _head_count(scores: HeadScores) -> str:
+    if "prefix_matching" not in scores.scores:
+        return ""
+    all_heads = scores.n_layers * scores.n_heads
+    text = f"{len(scores.above('prefix_matching', ABOVE))} of {all_heads} heads exceed {ABOVE} in prefix_matching"
+    if "prefix_matching" in scores.q_values:
+        text += f", {len(scores.significant('prefix_matching'))} are above chance (5 % false discoveries)"
+    return text + "."
+
+
+def _ranking(scores: HeadScores) -> Table:
+    table = _table("score", "chance", "first", "second", "third", right=("chance",))
+    for name in scores.scores:
+        cells = [f"{head} {_number(scores, name, head, digits=2)}" for head, _ in scores.top(name, 3)]
+        table.add_row(name, f"{scores.uniform[name]:.3f}", *cells)
+    return table
+
+
+def _induction_heads(scores: HeadScores, top: int) -> Table:
+    beside = [name for name in ("induction_stripe", "logit_attribution", "ov_copying") if name in scores.scores]
+    tested = "prefix_matching" in scores.q_values
+    columns = ["prefix_matching", *beside, *(["q"] if tested else [])]
+    table = _table("head", *columns, right=columns)
+    for head, _ in scores.top("prefix_matching", top):
+        row = [_number(scores, name, head, digits=3) for name in ("prefix_matching", *beside)]
+        if tested:
+            row.append(f"{float(scores.q_values['prefix_matching'][head]):.0e}")
+        table.add_row(str(head), *row)
+    return table
+
+
+def _number(scores: HeadScores, name: str, head: Head, *, digits: int) -> str:
+    error = float(scores.standard_errors[name][head])
+    value = f"{float(scores[name][head]):.{digits}f}"
+    return f"{value}±{error:.{digits}f}" if error > 0 else value
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
