@@ -10,7 +10,7 @@ Why this shape. Rotary positions give the cleanest attention: with learned ones 
 at 0.18 and the best previous-token head at 0.59. Heads are 32 wide, because rotary heads need enough fast-turning
 dimensions to single out the token just before: 16 wide reached 0.69 at best. 256 tokens and 128 positions, so that
 2 x 50 prompts and their controls without any repeat both fit. 2,500 steps, because the previous-token head goes on
-sharpening long after copying works: 0.67 at step 1,500 with seed 0, 0.89 at step 2,500 with seed 1.
+sharpening long after copying works: 0.67 after 1,500 steps with seed 0, 0.90 after 2,500 with seed 1.
 
 Writes model.safetensors, config.json and training.json (every 50 steps: loss and scores) to
 induction_lab/weights/attn-only-2l. About 6 minutes on 2 CPU cores.

@@ -90,8 +90,8 @@ def capture(
         model: Any supported model.
         tokens: `Prompts`, tokens `[batch, pos]`, or text.
         names: From `NAMES`: `q`, `k`, `v` (`rot_q`, `rot_k` after rotation), `attn_scores` (before the softmax),
-            `pattern`, `z`, `result` (each head's output), `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, `embed`,
-            `pos_embed`, `logits`.
+            `pattern`, `z`, `result` (each head's output), `resid_pre`, `resid_mid`, `resid_post`, `attn_out`,
+            `mlp_out`, `embed`, `pos_embed`, `logits`.
         layers: All by default.
         heads: Keep these only; they choose the layers too.
         positions: Keep these only; queries in `attn_scores` and `pattern`, whose keys stay whole.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,49 +22,6 @@ from torch import Tensor
 
 PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
 ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
-
-
-class AttentionReading(Protocol):
-    """What a reader can ask of one layer's attention on one batch."""
-
-    @property
-    def layer(self) -> int:
-        """Which layer, from 0."""
-        ...
-
-    @property
-    def v(self) -> Float[Tensor, "batch kv_head key d_head"]:
-        """Values."""
-        ...
-
-    @property
-    def z(self) -> Float[Tensor, "batch head query d_head"]:
-        """Values mixed by attention, before `W_O`."""
-        ...
-
-    def probabilities(
-        self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
-    ) -> Float[Tensor, "pair head"]:
-        """Attention probability of every head at the given pairs."""
-        ...
-
-    def pattern(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
-        """All probabilities of queries `start` to `stop`, materialised."""
-        ...
-
-
-Reader = Callable[[AttentionReading], None]
-_reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
-
-
-@contextmanager
-def reading(reader: Reader) -> Iterator[None]:
-    """Call `reader` with every layer's attention that `attend` computes inside this context."""
-    token = _reader.set(reader)
-    try:
-        yield
-    finally:
-        _reader.reset(token)
 
 
 @dataclass(frozen=True)
@@ -144,6 +100,21 @@ class MaterialisedAttention:
     def pattern(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
         """The matrix's rows `start` to `stop`."""
         return self.matrix[:, :, start:stop]
+
+
+AttentionReading = Attention | MaterialisedAttention
+Reader = Callable[[AttentionReading], None]
+_reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
+
+
+@contextmanager
+def reading(reader: Reader) -> Iterator[None]:
+    """Call `reader` with every layer's attention that `attend` computes inside this context."""
+    token = _reader.set(reader)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
 
 
 def report(attention: AttentionReading) -> None:

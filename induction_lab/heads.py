@@ -20,7 +20,7 @@ class Head(NamedTuple):
         return f"L{self.layer}H{self.head}"
 
 
-HeadLike = str | tuple[int, int] | Head
+HeadLike = str | tuple[int, ...]
 
 
 def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | None = None) -> Head:
@@ -44,7 +44,7 @@ def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | No
         numbers = list(head)
     if len(numbers) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
         raise ValueError(f"No head is written {head!r}. Write L5H1, 5.1 or (5, 1) for head 1 of layer 5.")
-    found = Head(*numbers)
+    found = Head(numbers[0], numbers[1])
     if n_layers is not None and found.layer >= n_layers:
         raise ValueError(f"{found} is not there: the model has layers 0 to {n_layers - 1}.")
     if n_heads is not None and found.head >= n_heads:

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from induction_lab import model_store
 from induction_lab.attention_only import MODEL_TYPE, AttentionOnlyTransformer
 
-DTypeName = Literal["float32", "float64", "bfloat16", "float16", "auto"]
-
 
 class HookedModel:
     """A model that can be measured.
@@ -204,7 +202,7 @@ def load_model(
     name: str | Path = "attn-only-2l",
     *,
     device: str | torch.device | None = None,
-    dtype: DTypeName | torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     revision: str | None = None,
 ) -> HookedModel:
     """Load a model by name.
@@ -213,7 +211,7 @@ def load_model(
     2
 
     Args:
-        name: `attn-only-2l` (bundled), `smollm2-135m` (once brought by `induction-lab get smollm2-135m`), a Hugging Face
+        name: `attn-only-2l` (bundled), `smollm2-135m` (brought once by `induction-lab get`), a Hugging Face
             id such as `gpt2`, a local folder, or a `.gguf` file.
         device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU.
         dtype: float32 by default, on every device, so that scores compare; `auto`: as stored.

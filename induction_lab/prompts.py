@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -18,6 +18,7 @@ from torch import Tensor
 LARGE_VOCABULARY = 2_000  # from here on the rarest and most common ids are left out
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """What prompts need to know of a model."""
 
@@ -160,7 +161,7 @@ def text_prompts(
     return Prompts(tokens, lengths=None if whole else lengths, kind="text")
 
 
-PromptsLike = Prompts | Int[Tensor, "..."] | str | Sequence[str]
+PromptsLike = Prompts | Tensor | str | Sequence[str]
 
 
 def as_prompts(model: Vocabulary, prompts: PromptsLike) -> Prompts:

@@ -1,0 +1,47 @@
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched from a hub in tests
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+import torch
+from families import random_network
+
+from induction_lab import HookedModel, head_gallery, induction_circuit, load_model
+from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+from induction_lab.model_store import is_here
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def gallery() -> HookedModel:
+    return HookedModel(head_gallery(d_vocab=128), name="gallery")
+
+
+@pytest.fixture(scope="session")
+def circuit() -> HookedModel:
+    return HookedModel(induction_circuit(d_vocab=128), name="circuit")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> HookedModel:
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def llama() -> HookedModel:
+    return HookedModel(random_network("llama"), name="llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> HookedModel:
+    if not is_here("smollm2-135m"):
+        pytest.skip("smollm2-135m is not here: induction-lab get smollm2-135m")
+    return load_model("smollm2-135m")
+
+
+@pytest.fixture
+def small() -> HookedModel:
+    """Random, attention only."""
+    return HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=100), seed=3), name="small")

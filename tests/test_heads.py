@@ -1,0 +1,43 @@
+import pytest
+
+from induction_lab.heads import Head, parse_head, parse_heads
+
+
+@pytest.mark.parametrize(
+    "written", ["L5H1", "l5h1", "5.1", "5-1", "5:1", "(5, 1)", "(5,1)", "5, 1", (5, 1), Head(5, 1)]
+)
+def test_every_usual_way_to_write_a_head_is_read(written):
+    assert parse_head(written) == Head(5, 1)
+
+
+def test_a_head_prints_as_people_write_it():
+    assert str(Head(18, 6)) == f"{Head(18, 6)}" == "L18H6"
+
+
+@pytest.mark.parametrize(
+    "written", ["", "L5", "H1", "five.one", "5.1.2", (5,), (5, -1), (5, 1, 2), (True, False), "-5.1"]
+)
+def test_what_is_no_head_is_refused_with_what_to_write(written):
+    with pytest.raises(ValueError, match="Write L5H1"):
+        parse_head(written)
+
+
+def test_heads_that_the_model_lacks_are_refused():
+    with pytest.raises(ValueError, match="layers 0 to 1"):
+        parse_head("2.0", n_layers=2, n_heads=4)
+    with pytest.raises(ValueError, match="heads 0 to 3"):
+        parse_head("1.4", n_layers=2, n_heads=4)
+
+
+@pytest.mark.parametrize("several", ["L1H0 0.2", "1.0;0.2", "(1, 0) (0, 2)", ["L1H0", (0, 2)], [Head(1, 0), "0:2"]])
+def test_several_heads_keep_their_order(several):
+    assert parse_heads(several) == [Head(1, 0), Head(0, 2)]
+
+
+def test_one_head_is_a_list_of_one():
+    assert parse_heads((5, 1)) == parse_heads("L5H1") == [Head(5, 1)]
+
+
+def test_a_head_given_twice_is_refused():
+    with pytest.raises(ValueError, match="L1H0 more than once"):
+        parse_heads(["1.0", "L1H0"])
