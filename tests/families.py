@@ -92,5 +92,5 @@ def random_network(family: str, *, attention: str = "eager", seed: int = 0) -> t
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
-                parameter.mul_(4.0)
+                parameter.normal_(0.0, 0.25)
     return network

@@ -1,0 +1,126 @@
+"""Time to score every head of SmolLM2-135M on one prompt, beside what people use today.
+
+    python benchmarks/score_speed.py --tokens 1025 --rounds 7
+
+One process, float32, two threads. In each round every way runs once, in turn, so that noise of the machine hits all
+alike; the table gives the median time and the median of the paired ratios to the plain forward pass of the same network
+without logits (transformers, SDPA). Writes speed.csv beside this file. About 5 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformer_lens.head_detector import detect_head
+
+from induction_lab import load_model, repeated_tokens, score_heads
+from induction_lab.models import HookedModel
+from induction_lab.targets import ATTENTION_SCORES
+
+HERE = Path(__file__).parent
+PLAIN = "plain forward (transformers, SDPA, no logits)"
+OURS = f"induction_lab: {len(ATTENTION_SCORES)} attention scores"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    torch.set_num_threads(2)
+    model = load_model(args.model)
+    ways = all_ways(model, args.tokens)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(args.rounds + 1):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run()
+            if round_:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    table = summary(times)
+    print(f"{model.name}, one prompt of {args.tokens} tokens, {args.rounds} paired rounds")
+    print(table.to_string(index=False))
+    table.to_csv(args.out, index=False)
+
+
+def all_ways(model: HookedModel, n_tokens: int) -> dict[str, Callable[[], object]]:
+    """What is compared: each a function that scores the model's heads once."""
+    prompts = repeated_tokens(model, n_prompts=1, period=(n_tokens - 1) // 2)
+    tokens, network, period = prompts.tokens, model.network, prompts.period
+    assert tokens.shape[1] == n_tokens and period is not None
+    bridge = model.hooked
+    text = model.tokenizer.decode(model.tokenizer(STORY * 40)["input_ids"][: n_tokens - 1])
+
+    def plain() -> object:
+        network.set_attn_implementation("sdpa")
+        with torch.inference_mode():
+            return network.base_model(tokens, use_cache=False)
+
+    def ours() -> object:
+        return score_heads(model, prompts, scores=ATTENTION_SCORES, loss=False)
+
+    def cached() -> object:
+        with torch.inference_mode():
+            _, cache = bridge.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_pattern"))
+        patterns = [cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(model.n_layers)]
+        return [p.diagonal(1 - period, -2, -1)[..., 2:].mean((0, 2)) for p in patterns]
+
+    def eager() -> object:
+        network.set_attn_implementation("eager")
+        with torch.inference_mode():
+            patterns = network.base_model(tokens, use_cache=False, output_attentions=True).attentions
+        network.set_attn_implementation("sdpa")
+        return [p.diagonal(1 - period, -2, -1)[..., 2:].mean((0, 2)) for p in patterns]
+
+    def detector() -> object:
+        with torch.inference_mode():
+            return [
+                detect_head(bridge, text, kind)
+                for kind in ("previous_token_head", "duplicate_token_head", "induction_head")
+            ]
+
+    return {
+        PLAIN: plain,
+        OURS: ours,
+        "transformers eager, output_attentions + one diagonal": eager,
+        "TransformerLens run_with_cache (patterns) + one diagonal": cached,
+        "TransformerLens detect_head, its three head types": detector,
+    }
+
+
+def summary(times: dict[str, list[float]]) -> pd.DataFrame:
+    rows = []
+    for name, own in times.items():
+        ratios = [a / b for a, b in zip(own, times[PLAIN], strict=True)]
+        rows.append(
+            {
+                "way": name,
+                "median_s": round(statistics.median(own), 2),
+                "ratio_to_plain": round(statistics.median(ratios), 2),
+                "ratio_low": round(min(ratios), 2),
+                "ratio_high": round(max(ratios), 2),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+STORY = (
+    "The lighthouse keeper wrote down the weather every morning, and every evening he read aloud what he had written, "
+    "so that the gulls on the rail would know how the day had been. "
+)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=1025)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=HERE / "speed.csv")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
