@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -50,13 +51,13 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    plain = table[table.way == PLAIN].set_index(["tokens", "layers"]).peak_mb
-    table["ratio_to_plain"] = [round(r.peak_mb / plain[r.tokens, r.layers], 2) for r in table.itertuples()]
+    plain = {(row["tokens"], row["layers"]): row["peak_mb"] for row in rows if row["way"] == PLAIN}
+    table["ratio_to_plain"] = [round(row["peak_mb"] / plain[row["tokens"], row["layers"]], 2) for row in rows]
     print(table.to_string(index=False))
     table.to_csv(args.out, index=False)
 
 
-def measure(way: str, n_tokens: int, n_layers: int) -> dict[str, object]:
+def measure(way: str, n_tokens: int, n_layers: int) -> dict[str, Any]:
     """Run one job in this process."""
     torch.set_num_threads(2)
     model = cut(load_model("smollm2-135m"), n_layers=n_layers, n_ctx=max(8193, n_tokens))

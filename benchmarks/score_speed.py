@@ -52,6 +52,7 @@ def all_ways(model: HookedModel, n_tokens: int) -> dict[str, Callable[[], object
     tokens, network, period = prompts.tokens, model.network, prompts.period
     assert tokens.shape[1] == n_tokens and period is not None
     bridge = model.hooked
+    assert model.tokenizer is not None
     text = model.tokenizer.decode(model.tokenizer(STORY * 40)["input_ids"][: n_tokens - 1])
 
     def plain() -> object:

@@ -101,7 +101,7 @@ class Embed(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Rows of `W_E`."""
-        return self.W_E[tokens]
+        return nn.functional.embedding(tokens, self.W_E)  # its gradient, unlike that of indexing, is reproducible
 
 
 class PosEmbed(nn.Module):

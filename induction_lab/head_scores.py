@@ -12,23 +12,25 @@ et al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab import __version__
 from induction_lab.attention import AttentionReading
-from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.circuits import final_norm, ov_copying
 from induction_lab.losses import copy_masks, loss_per_token
 from induction_lab.models import HookedModel
+from induction_lab.output_scores import (
+    COPYING_TOKENS,
+    LogitAttribution,
+    copying,
+    copying_prompts,
+    refuse_changed_outputs,
+)
 from induction_lab.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
+from induction_lab.provenance import provenance
 from induction_lab.reading import goes_through_interface, read_attention
 from induction_lab.results import HeadScores
 from induction_lab.significance import above_chance
@@ -36,8 +38,6 @@ from induction_lab.targets import ATTENTION_SCORES, Targets, attention_targets, 
 
 SCORES = (*ATTENTION_SCORES, "copying", "logit_attribution", "ov_copying")
 REPEAT_SCORES = ("prefix_matching", "induction_stripe", "duplicate_token", "anti_induction")
-DEFINITIONS_VERSION = 1
-COPYING_TOKENS, COPYING_PROMPTS = 25, 10
 _TOKENS_A_BATCH = 4096
 _LOGIT_BYTES = 2**26
 
@@ -171,7 +171,7 @@ class _Run:
                 self.defined[name][rows] = reads.defined
                 chance[name].append(reads.uniform)
             readers.append(self._attention_reader(targets.to(model.device), rows))
-        attribution = _Attribution(model, batch) if self.attribution else None
+        attribution = LogitAttribution(model, batch) if self.attribution else None
         if attribution is not None:
             readers.append(attribution.read)
 
@@ -181,6 +181,7 @@ class _Run:
 
         stream = read_attention(model, tokens, read, final=attribution is not None)
         if attribution is not None:
+            assert stream.final is not None
             self.per_prompt["logit_attribution"][rows] = attribution.result(stream.final, stream.normalised)
             self.defined["logit_attribution"][rows] = attribution.defined
         return [_losses(model, batch, stream.normalised)] if loss else []
@@ -203,102 +204,6 @@ class _Run:
                 )
 
 
-class _Attribution:
-    """`(o_t / scale_t) . (W_U[x_{t+1}] - mean W_U)` per prompt, `o_t` what a head writes, over copyable queries."""
-
-    def __init__(self, model: HookedModel, batch: Prompts) -> None:
-        self.model = model
-        self.shape = batch.tokens.shape
-        prompt, query = copyable(batch.tokens, batch.lengths).nonzero(as_tuple=True)
-        answer = batch.tokens[prompt, query + 1]
-        self.prompt, self.query, answer = (x.to(model.device) for x in (prompt, query, answer))
-        self.norm = final_norm(model)
-        readers = model.unembedding[answer].to(self.model.wide) - model.unembedding.to(self.model.wide).mean(0)
-        self.directions = self.norm.fold(readers)  # [query, d_model]
-        self.per_query = torch.zeros(len(prompt), model.n_layers, model.n_heads, device=model.device)
-        self.counts = torch.bincount(prompt, minlength=self.shape[0])
-
-    @property
-    def defined(self) -> Tensor:
-        return self.counts > 0
-
-    def read(self, attention: AttentionReading) -> None:
-        W_O = self.model.hooked.W_O[attention.layer].detach().to(self.model.wide)
-        z = attention.z[self.prompt, :, self.query].to(self.model.wide)
-        asked = torch.einsum("qd,nhd->qnh", self.directions, W_O)
-        self.per_query[:, attention.layer] = (z * asked).sum(-1)
-
-    def result(self, final: Tensor | None, normalised: Tensor) -> Float[Tensor, "prompt layer head"]:
-        assert final is not None
-        at = (self.prompt, self.query)
-        scale = (
-            self.norm.scale(final[at].to(self.model.wide), normalised[at].to(self.model.wide)) / self.model.logit_scale
-        )
-        scaled = self.per_query / scale[:, None, None]
-        total = scaled.new_zeros((self.shape[0], *scaled.shape[1:])).index_add_(0, self.prompt, scaled)
-        return (total.cpu() / self.counts.clamp(min=1)[:, None, None]).float()
-
-
-def copying_prompts(model: HookedModel, *, seed: int = 0) -> Prompts:
-    """The 10 prompts of 25 distinct random tokens that `copying` is defined on."""
-    return distinct_tokens(model, n_prompts=COPYING_PROMPTS, length=COPYING_TOKENS, seed=seed)
-
-
-def copying(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt layer head"]:
-    """Of all that a head raises among the prompt's tokens, how much is the attended token itself.
-
-    With `l[s, v]` the logit that attending to `s` adds to token `v`, less its mean over the vocabulary:
-    `c[t, s, v] = ReLU(A[t, s] l[s, v])`, `a` its sum at `v = x_s`, `b` over the prompt's tokens, BOS left out;
-    the score is `4 a / (a + b) - 1`. 1: only the attended token rises; -1: it never does (also where nothing rises);
-    `4 / (n + 1) - 1` when all n tokens rise alike. The final norm's gain is folded into `W_U`.
-    Source: Olsson et al. (2022), reconstructed: the text leaves the ratio open.
-
-    Raises:
-        ValueError: If the heads' outputs do not reach the residual stream unchanged.
-    """
-    _refuse_changed_outputs(model, "copying")
-    tokens = prompts.tokens[:, 1:].to(model.device)
-    n_tokens, group = tokens.shape[1], model.n_heads // model.n_kv_heads
-    unembedding = model.unembedding.to(model.wide)
-    readers = final_norm(model).fold(unembedding[tokens] - unembedding.mean(0))  # [prompt, token, d_model]
-    result = torch.zeros(len(prompts), model.n_layers, model.n_heads)
-
-    def read(attention: AttentionReading) -> None:
-        attended = attention.pattern()[..., 1:].to(model.wide).sum(-2)  # A summed over queries: [prompt, head, source]
-        v = attention.v[:, :, 1:].to(model.wide).repeat_interleave(group, 1)
-        W_O = model.hooked.W_O[attention.layer].detach().to(model.wide)
-        asked = torch.einsum("bvd,nhd->bnvh", readers, W_O)
-        raised = torch.einsum("bnsh,bnvh->bnsv", v, asked).relu() * attended[..., None]
-        own, all_ = raised.diagonal(dim1=-2, dim2=-1).sum(-1), raised.sum((-2, -1))
-        share = own / (own + all_).clamp(min=torch.finfo(own.dtype).tiny)
-        result[:, attention.layer] = (4 * share - 1).cpu()
-
-    assert n_tokens == prompts.tokens.shape[1] - 1
-    read_attention(model, prompts.tokens, read)
-    return result
-
-
-def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str] | None = None) -> dict[str, Any]:
-    """What another lab needs to trust and repeat the numbers."""
-    packages = ("torch", "transformers", "transformer-lens")
-    tokens = prompts.tokens.cpu().contiguous().numpy().tobytes()
-    return {
-        "definitions": DEFINITIONS_VERSION,
-        "model": model.name,
-        "revision": model.revision,
-        "weights_sha256": _hash_weights(model),
-        "tokenizer_sha256": model.tokenizer_sha256,
-        "prompts": {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()},
-        "bos_token_id": model.bos_token_id,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "attention_path": "engine" if goes_through_interface(model) else "hooks",
-        "versions": {"induction-lab": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in packages},
-        "left_out": left_out or {},
-    }
-
-
 def _known(scores: Sequence[str]) -> list[str]:
     names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
     unknown = [name for name in names if name not in SCORES]
@@ -311,8 +216,8 @@ def _left_out(model: HookedModel, prompts: Prompts, asked: list[str], *, strict:
     """Scores that cannot be had, and why; an error instead where they were asked for by name."""
     reasons: dict[str, str] = {}
     checks: dict[str, Callable[[], object]] = {
-        "logit_attribution": lambda: _refuse_changed_outputs(model, "logit_attribution"),
-        "copying": lambda: (_refuse_changed_outputs(model, "copying"), copying_prompts(model)),
+        "logit_attribution": lambda: refuse_changed_outputs(model, "logit_attribution"),
+        "copying": lambda: (refuse_changed_outputs(model, "copying"), copying_prompts(model)),
         "ov_copying": lambda: final_norm(model),
     }
     for name in (name for name in asked if name in checks):
@@ -330,21 +235,6 @@ def _left_out(model: HookedModel, prompts: Prompts, asked: list[str], *, strict:
     elif reasons:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
     return {name: reason for name, reason in reasons.items() if name in asked}
-
-
-def _refuse_changed_outputs(model: HookedModel, score: str) -> None:
-    """Logits from a head's output assume that `z W_O` is what enters the residual stream."""
-    if isinstance(model.network, AttentionOnlyTransformer):
-        return
-    blocks = model.hooked.blocks
-    if hasattr(blocks[0], "ln1_post"):
-        raise ValueError(f"{score} is not defined where attention outputs are normalised before they are added")
-    config: Any = model.network.config
-    if (getattr(config, "residual_multiplier", None) or 1.0) != 1.0:
-        raise ValueError(f"{score} is not defined where attention outputs are rescaled before they are added")
-    if model.unembedding.shape[1] != model.d_model:
-        raise ValueError(f"{score} is not defined where the stream is projected before the unembedding")
-    final_norm(model)
 
 
 def _batch_size(model: HookedModel, prompts: Prompts, batch_size: int | None) -> int:
@@ -395,16 +285,6 @@ def _summarise_losses(losses: list[Tensor], prompts: Prompts) -> tuple[list[floa
     return by_position.tolist(), [float(by_position[mask].mean()) for mask in masks]
 
 
-def _hash_weights(model: HookedModel) -> str:
-    """A fingerprint: names, shapes and a few entries of every parameter."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.network.named_parameters()):
-        flat = parameter.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
-    return digest.hexdigest()
-
-
 class _ticking:
     """A progress bar over prompts, or nothing."""
 
@@ -426,6 +306,3 @@ class _ticking:
     def __exit__(self, *_: object) -> None:
         if self.shown:
             self.bar.stop()
-
-
-__all__ = ["REPEAT_SCORES", "SCORES", "copying", "copying_prompts", "provenance", "score_heads"]

@@ -103,7 +103,6 @@ def load_transformers(source: Path | str, *, dtype: Any, revision: str | None = 
         ValueError: If it is not here and cannot be fetched, or its files are damaged.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: tuple[str, dict[str, Any]] = (str(source), {"revision": revision} if revision else {})
@@ -112,7 +111,7 @@ def load_transformers(source: Path | str, *, dtype: Any, revision: str | None = 
         where = (str(source.parent), {"gguf_file": source.name})
     try:
         network = AutoModelForCausalLM.from_pretrained(where[0], dtype=dtype, **where[1])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, IndexError) as error:
+    except Exception as error:  # damaged files make their readers raise anything
         raise ValueError(_why_not(source, revision, error)) from error
     if dtype is torch.float64:
         network = network.double()

@@ -108,6 +108,8 @@ class HookedModel:
     def hooked(self) -> Any:
         """TransformerLens' surface of the same parameters: `run_with_hooks`, `run_with_cache`, `W_Q`, ….
 
+        Where an architecture fuses queries, keys and values (GPT-2, BLOOM), the bridge adds unfused copies of those.
+
         Raises:
             ValueError: If TransformerLens has no bridge for this architecture.
         """

@@ -5,9 +5,10 @@ from transformer_lens.head_detector import compute_head_attention_similarity_sco
 
 from induction_lab import HookedModel, capture, distinct_tokens, repeated_tokens, score_heads
 from induction_lab.handbuilt import INDUCTION, RESTING
-from induction_lab.head_scores import REPEAT_SCORES, SCORES, copying, copying_prompts
+from induction_lab.head_scores import REPEAT_SCORES, SCORES
 from induction_lab.heads import Head
 from induction_lab.losses import loss_per_token
+from induction_lab.output_scores import copying, copying_prompts
 from induction_lab.prompts import Prompts
 from induction_lab.targets import ATTENTION_SCORES, attention_targets
 

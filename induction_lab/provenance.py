@@ -1,0 +1,46 @@
+"""What another lab needs to trust and repeat a measurement: model, prompts, definitions, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from induction_lab import __version__
+from induction_lab.models import HookedModel
+from induction_lab.prompts import Prompts
+from induction_lab.reading import goes_through_interface
+
+DEFINITIONS_VERSION = 1  # goes up when a score's definition changes
+
+
+def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str] | None = None) -> dict[str, Any]:
+    """What another lab needs to trust and repeat the numbers."""
+    packages = ("torch", "transformers", "transformer-lens")
+    tokens = prompts.tokens.cpu().contiguous().numpy().tobytes()
+    return {
+        "definitions": DEFINITIONS_VERSION,
+        "model": model.name,
+        "revision": model.revision,
+        "weights_sha256": _hash_weights(model),
+        "tokenizer_sha256": model.tokenizer_sha256,
+        "prompts": {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()},
+        "bos_token_id": model.bos_token_id,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attention_path": "engine" if goes_through_interface(model) else "hooks",
+        "versions": {"induction-lab": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in packages},
+        "left_out": left_out or {},
+    }
+
+
+def _hash_weights(model: HookedModel) -> str:
+    """A fingerprint: names, shapes and a few entries of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.network.named_parameters()):
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
+    return digest.hexdigest()

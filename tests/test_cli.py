@@ -1,0 +1,179 @@
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from induction_lab import HeadScores
+from induction_lab.cli import main
+from induction_lab.model_store import CACHE_VARIABLE
+
+COMMAND = [str(Path(sys.executable).with_name("induction-lab"))]
+PNG = b"\x89PNG"
+
+
+def run(*arguments, cwd, **extra):
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb", **extra}
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """The main job, run once."""
+    folder = tmp_path_factory.mktemp("score")
+    return folder, run("score", cwd=folder)
+
+
+def test_the_main_job_says_what_the_model_does_and_where_the_files_went(scored):
+    folder, done = scored
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"loss 5\.\d+ nats on the first\s+copy, 0\.0\d on the second copy", done.stdout)
+    assert "4 of 8 heads exceed 0.4 in prefix_matching, 4 are above chance" in done.stdout.replace("\n", " ")
+    assert re.search(r"prefix_matching +0\.014 +L1H\d 0\.9\d±0\.\d\d", done.stdout)
+    assert re.search(r"previous_token +0\.037 +L0H\d 0\.9\d", done.stdout)
+    files = re.findall(r"^  (results/\S+)$", done.stdout, re.MULTILINE)
+    assert len(files) == 4 and all((folder / name).stat().st_size > 1000 for name in files)
+    assert all((folder / name).read_bytes()[:4] == PNG for name in files if name.endswith(".png"))
+
+
+def test_output_fits_80_columns_and_is_plain_where_piped(scored):
+    _, done = scored
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\x1b" not in done.stdout + done.stderr and done.stderr == ""
+
+
+def test_output_is_coloured_on_a_terminal(tmp_path):
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "models"],
+        stdout=terminal,
+        stderr=terminal,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(terminal)
+    shown = io.BytesIO()
+    while True:
+        try:
+            shown.write(os.read(controller, 4096))
+        except OSError:
+            break
+    assert process.wait() == 0 and b"\x1b[1m" in shown.getvalue() and b"\x1b[32mready" in shown.getvalue()
+
+
+def test_the_written_scores_are_the_librarys(scored):
+    from induction_lab import load_model, score_heads
+
+    folder, _ = scored
+    again = HeadScores.load(folder / "results" / "attn-only-2l.csv")
+    direct = score_heads(load_model())
+    for name in direct.scores:
+        assert (again[name] - direct[name]).abs().max() < 1e-5, name
+    assert again.provenance["prompts"]["seed"] == 0 and again.q_values
+
+
+def test_plot_draws_what_score_wrote(scored):
+    folder, _ = scored
+    for arguments, name in [
+        ([], "attn-only-2l_scores.png"),
+        (["--score", "copying"], "attn-only-2l_copying.png"),
+        (["--by-layer"], "attn-only-2l_prefix_matching_by_layer.png"),
+        (["-o", "new/sheet.svg"], "new/sheet.svg"),
+    ]:
+        done = run("plot", "results/attn-only-2l.csv", *arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        path = folder / name if name.startswith("new") else folder / "results" / name
+        assert path.stat().st_size > 1000 and str(name) in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_programs_get_the_table_alone_on_standard_output(tmp_path, kind):
+    few = ["--prompts", "2", "--period", "10", "--scores", "prefix_matching,ov_copying", "--no-figures"]
+    done = run("score", *few, "--format", kind, "--no-chance", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(io.StringIO(done.stdout)) if kind == "csv" else pd.DataFrame(json.loads(done.stdout)["rows"])
+    assert len(table) == 16 and set(table.score) == {"prefix_matching", "ov_copying"}
+    assert f"results/attn-only-2l.{kind}" in done.stderr
+
+
+def test_parquet_is_written_as_a_file(tmp_path):
+    done = run("score", "--prompts", "2", "--scores", "resting", "--format", "parquet", "--out", "o", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == ""
+    assert len(pd.read_parquet(tmp_path / "o" / "attn-only-2l.parquet")) == 8
+
+
+def test_models_lists_what_is_here_and_how_to_bring_the_rest(tmp_path):
+    done = run("models", cwd=tmp_path, **{CACHE_VARIABLE: str(tmp_path)})
+    assert done.returncode == 0 and max(map(len, done.stdout.splitlines()[:5])) <= 80
+    assert re.search(r"attn-only-2l .* ready", done.stdout)
+    assert re.search(r"smollm2-135m .* no: 93 MB download", done.stdout) and "induction-lab get NAME" in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["score"], ["models"], ["get"], ["plot"]])
+def test_help_says_what_and_shows_an_example(tmp_path, command):
+    done = run(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    if command:
+        assert "Example" in done.stdout and f"induction-lab {command[0]}" in done.stdout
+
+
+MISTAKES = {
+    "unknown model": (["score", "./no-model"], "There is no file or folder"),
+    "model not here yet": (["score", "smollm2-135m"], "induction-lab get smollm2-135m"),
+    "hub without network": (["score", "no/such-model"], "nor could it be fetched"),
+    "unknown score": (["score", "--scores", "prefix"], "there are prefix_matching"),
+    "period beyond the context": (["score", "--period", "90"], "context holds 128"),
+    "too few repeats": (["score", "--repeats", "1"], "at least 2"),
+    "negative prompts": (["score", "--prompts", "-1"], "--prompts must be at least 1"),
+    "text for a model without a tokenizer": (["score", "--text", "text.txt"], "no tokenizer"),
+    "text that is not there": (["score", "--text", "none.txt"], "cannot be read as UTF-8"),
+    "text that is no text": (["score", "--text", "binary.txt"], "cannot be read as UTF-8"),
+    "unknown device": (["score", "--device", "tpu"], "There is no device 'tpu'"),
+    "unknown dtype": (["score", "--dtype", "int8"], "`dtype` must be one of"),
+    "unknown format": (["score", "--format", "xlsx"], "'xlsx' is not one of"),
+    "no number": (["score", "--period", "many"], "unable to parse string as an integer"),
+    "output folder is a file": (["score", "--prompts", "1", "--out", "text.txt"], "cannot be written"),
+    "zero batch": (["score", "--batch-size", "0"], "`batch_size` must be at least 1"),
+    "plot of nothing": (["plot", "none.csv"], "There is no file none.csv"),
+    "plot of something else": (["plot", "text.txt"], "kept as .parquet, .csv, .json"),
+    "get of an unknown model": (["get", "gpt2"], "`get` brings smollm2-135m"),
+    "unknown command": (["scores"], "No such command"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_left_behind(tmp_path, mistake, monkeypatch, capsys):
+    (tmp_path / "text.txt").write_text("some text")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    arguments, message = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["induction-lab", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
+    assert message in said and "Traceback" not in said
+    left = {path.name for path in tmp_path.rglob("*")} - {"text.txt", "binary.txt", "cache"}
+    assert left <= {"models", ".smollm2-135m.lock"}
+
+
+def test_a_mistake_on_the_command_line_itself_has_no_traceback(tmp_path):
+    done = run("plot", "none.csv", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: There is no file none.csv.\n")
+
+
+def test_help_costs_less_than_a_second_of_processor_time(tmp_path):
+    """Not a race against the clock: processor time of the child, and the limit is three times what it takes."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run("--help", cwd=tmp_path).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 1.0

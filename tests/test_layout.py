@@ -1,0 +1,65 @@
+"""The floors of the building: each module imports only from modules below it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "induction_lab"
+FLOORS = [
+    ["heads", "targets", "prompts", "losses", "significance", "attention"],
+    ["results"],
+    ["attention_only", "model_store"],
+    ["handbuilt", "models"],
+    ["reading", "circuits"],
+    ["activations", "output_scores", "provenance"],
+    ["head_scores"],
+    ["plots", "terminal"],
+    ["cli"],
+]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("induction_lab."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "induction_lab":
+            names |= {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
+    return names
+
+
+def test_every_module_stands_on_a_floor():
+    assert {name for floor in FLOORS for name in floor} == {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("level", range(len(FLOORS)))
+def test_imports_go_down_only(level):
+    below = {name for floor in FLOORS[:level] for name in floor}
+    for module in FLOORS[level]:
+        assert imported(PACKAGE / f"{module}.py") <= below, module
+
+
+def test_no_module_holds_two_ideas():
+    long = {path.stem: n for path in PACKAGE.glob("*.py") if (n := len(path.read_text().splitlines())) > 420}
+    assert not long
+
+
+def test_every_public_name_is_there():
+    import induction_lab
+
+    assert set(induction_lab.__all__) == set(induction_lab._HOME)
+    for name in induction_lab.__all__:
+        assert getattr(induction_lab, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = induction_lab.nothing
+
+
+@pytest.mark.parametrize("start", ["import induction_lab", "from induction_lab.cli import app"])
+def test_import_brings_no_heavy_library(start):
+    heavy = ("torch", "transformers", "transformer_lens", "pandas", "matplotlib", "scipy")
+    code = f"import sys; {start}; print(*[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,102 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from induction_lab import (
+    Head,
+    HeadScores,
+    plot_all_scores,
+    plot_head_scores,
+    plot_loss,
+    plot_pattern,
+    plot_score_by_layer,
+)
+from induction_lab.plots import plot_patterns
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    style = dict(plt.rcParams)
+    yield
+    assert dict(plt.rcParams) == style  # no global style is set
+    plt.close("all")
+
+
+@pytest.fixture
+def scores():
+    value = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+    return HeadScores(
+        model="m",
+        values={"prefix_matching": value, "copying": 2 * value - 1, "logit_attribution": value - 2},
+        standard_errors={name: value / 20 for name in ("prefix_matching", "copying", "logit_attribution")},
+        uniform={"prefix_matching": 0.1, "copying": -0.8, "logit_attribution": 0.0},
+        loss=[5.0, 5.0, 5.0, 1.0, 0.5, 0.5],
+        loss_by_copy=[5.0, 0.5],
+        provenance={"prompts": {"period": 3, "gap": 0}},
+    )
+
+
+def test_a_heatmap_shows_the_scores_on_their_own_range(scores):
+    for name, limits in {"prefix_matching": (0, 1), "copying": (-1, 1)}.items():
+        ax = plot_head_scores(scores, name)
+        image = ax.get_images()[0]
+        np.testing.assert_allclose(image.get_array(), scores[name].numpy())
+        assert image.get_clim() == limits
+        assert ax.yaxis_inverted()  # layer 0 on top
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("head", "layer") and name in ax.get_title()
+    low, high = plot_head_scores(scores, "logit_attribution").get_images()[0].get_clim()
+    assert low == -high == pytest.approx(float((scores["logit_attribution"]).min()))
+
+
+def test_the_best_heads_are_framed_and_chance_is_not(scores):
+    ax = plot_head_scores(scores, "prefix_matching", mark=3)
+    framed = {(round(patch.get_y() + 0.5), round(patch.get_x() + 0.5)) for patch in ax.patches}
+    assert framed == {tuple(head) for head, _ in scores.top("prefix_matching", 3)}
+    scores.values["prefix_matching"][:] = 0.1
+    assert not plot_head_scores(scores, "prefix_matching").patches
+
+
+def test_a_figure_is_drawn_where_it_is_asked_for(scores):
+    figure, axes = plt.subplots(1, 2)
+    assert plot_head_scores(scores, "copying", ax=axes[0]) is axes[0]
+    assert plot_score_by_layer(scores, "prefix_matching", ax=axes[1]) is axes[1]
+
+
+def test_all_scores_are_on_one_sheet(scores):
+    titles = [ax.get_title() for ax in plot_all_scores(scores, columns=2).axes if ax.get_images()]
+    assert [title.split()[0] for title in titles] == list(scores.scores)
+
+
+def test_by_layer_names_the_best_heads_and_shows_chance(scores):
+    ax = plot_score_by_layer(scores, "prefix_matching", mark=2)
+    assert [text.get_text() for text in ax.texts] == [str(head) for head, _ in scores.top("prefix_matching", 2)]
+    assert "chance 0.100" in ax.get_legend().get_texts()[0].get_text()
+
+
+def test_loss_is_drawn_by_position_with_its_copies(scores):
+    ax = plot_loss(scores)
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), list(enumerate(scores.loss, start=1)))
+    assert [text.get_text() for text in ax.texts] == ["copy 1: 5.00 nats", "copy 2: 0.50 nats"]
+    with pytest.raises(ValueError, match="loss=True"):
+        plot_loss(HeadScores("m", scores.values, scores.standard_errors, scores.uniform))
+
+
+def test_patterns_show_tokens_as_people_read_them():
+    pattern = torch.eye(3)
+    ax = plot_pattern(pattern, labels=["BOS", "a\n$b$", "a very long token indeed"], head="1.2")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["BOS", r"a⏎\$b\$", "a very long t…"]
+    assert ax.get_title() == "L1H2"
+    ax.figure.canvas.draw()  # mathematics in a token would fail here
+
+
+def test_patterns_of_several_heads_stand_side_by_side():
+    figure = plot_patterns(torch.rand(2, 4, 4), [Head(0, 1), Head(1, 0)])
+    assert [ax.get_title() for ax in figure.axes] == ["L0H1", "L1H0"]
+
+
+def test_wrong_numbers_of_labels_or_heads_are_refused():
+    with pytest.raises(ValueError, match="3 keys want as many labels, got 1"):
+        plot_pattern(torch.eye(3), labels=["a"])
+    with pytest.raises(ValueError, match="2 patterns want as many heads, got 1"):
+        plot_patterns(torch.rand(2, 4, 4), [Head(0, 0)])
