@@ -65,8 +65,8 @@ class LogitAttribution:
     """Logits that each head adds to the right next token, over the queries where copying is right.
 
     `(o_t / scale_t) . (W_U[x_{t+1}] - mean W_U)`, `o_t` being what the head writes at query `t` and `scale_t` the
-    final norm's own. Let `read` see every layer's attention, then ask for the `result`. Not causal: what later layers make of a
-    head's output is left out. About 0 where nothing repeats.
+    final norm's own. Let `read` see every layer's attention, then ask for the `result`. Not causal: what later layers
+    make of a head's output is left out. About 0 where nothing repeats.
     """
 
     def __init__(self, model: HookedModel, batch: Prompts) -> None:
