@@ -8,7 +8,6 @@ TransformerLens bridge does not show (rotated queries of GPT-NeoX, say) comes fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.heads import Head, HeadLike, parse_heads
 from induction_lab.models import HookedModel, evaluating
 from induction_lab.prompts import PromptsLike, as_prompts
-from induction_lab.reading import goes_through_interface, read_attention
+from induction_lab.reading import Enough, goes_through_interface, read_attention
 
 HEAD_NAMES = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
 STREAM_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -148,10 +147,6 @@ class _Cut:
         return tensor.detach().clone()
 
 
-class _Enough(Exception):
-    """Everything that was asked for has passed."""
-
-
 def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -> dict[Key, Tensor]:
     hooked = model.hooked
     found: dict[Key, Tensor] = {}
@@ -162,7 +157,7 @@ def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) ->
             hooks.append((hook_name, _keeper(model, key, cut, found)))
 
     def stop(tensor: Tensor, hook: Any) -> None:
-        raise _Enough
+        raise Enough
 
     if "logits" not in keys:
         last = max([key[1] for key in keys if isinstance(key, tuple)], default=0)
@@ -171,7 +166,7 @@ def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) ->
         with torch.inference_mode(), evaluating(model.network):
             logits = hooked.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
         found["logits"] = cut("logits", logits)
-    except _Enough:
+    except Enough:
         pass
     finally:
         model.release()
@@ -209,14 +204,13 @@ def _by_engine(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -
             if isinstance(key, tuple) and key[1] == attention.layer and key[0] in makers:
                 found[key] = cut(key, makers[key[0]]())
         if attention.layer == last:
-            raise _Enough
+            raise Enough
 
     rotary = _has_rotary(model)
     keys = [key for key in keys if rotary or _name(key) not in ("rot_q", "rot_k")]
     last = max((key[1] for key in keys if isinstance(key, tuple) and key[0] in _BY_ENGINE), default=None)
     if last is not None:
-        with suppress(_Enough):
-            read_attention(model, tokens, read)
+        read_attention(model, tokens, read)
     return found
 
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
+PAIR_CHUNK_BYTES = 2**18  # gathered queries and keys stay in the processor's cache
 ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
 
 

@@ -31,7 +31,7 @@ from induction_lab.output_scores import (
 )
 from induction_lab.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
 from induction_lab.provenance import provenance
-from induction_lab.reading import goes_through_interface, read_attention
+from induction_lab.reading import Enough, goes_through_interface, read_attention
 from induction_lab.results import HeadScores
 from induction_lab.significance import above_chance
 from induction_lab.targets import ATTENTION_SCORES, Targets, attention_targets, copyable
@@ -178,13 +178,15 @@ class _Run:
         def read(attention: AttentionReading) -> None:
             for reader in readers:
                 reader(attention)
+            if attention.layer == model.n_layers - 1 and not loss and attribution is None:
+                raise Enough  # the last layer's MLP is for the loss
 
         stream = read_attention(model, tokens, read, final=attribution is not None)
         if attribution is not None:
-            assert stream.final is not None
+            assert stream.final is not None and stream.normalised is not None
             self.per_prompt["logit_attribution"][rows] = attribution.result(stream.final, stream.normalised)
             self.defined["logit_attribution"][rows] = attribution.defined
-        return [_losses(model, batch, stream.normalised)] if loss else []
+        return [] if stream.normalised is None or not loss else [_losses(model, batch, stream.normalised)]
 
     def _attention_reader(self, targets: Targets, rows: slice) -> Callable[[AttentionReading], None]:
         def read(attention: AttentionReading) -> None:

@@ -23,11 +23,15 @@ from induction_lab.models import HookedModel
 ENGINE = "induction_lab"
 
 
+class Enough(Exception):
+    """A reader raises this when it has seen all it wants: nothing further up runs."""
+
+
 class Stream(NamedTuple):
-    """The end of the residual stream: before and after the last normalisation."""
+    """The end of the residual stream: before and after the last normalisation; None where it was not reached."""
 
     final: Float[Tensor, "batch pos d_model"] | None
-    normalised: Float[Tensor, "batch pos d_model"]
+    normalised: Float[Tensor, "batch pos d_model"] | None
 
 
 def read_attention(
@@ -38,7 +42,7 @@ def read_attention(
     Args:
         model: Any supported model.
         tokens: Prompts of one length; padding on the right is harmless.
-        reader: Called once a layer.
+        reader: Called once a layer; may raise `Enough` to stop there.
         final: Whether the stream before the last normalisation is wanted too.
 
     Raises:
@@ -50,10 +54,13 @@ def read_attention(
         seen.add(attention.layer)
         reader(attention)
 
-    if goes_through_interface(model):
-        stream = _by_engine(model, tokens, counting, final)
-    else:
-        stream = _by_hooks(model, tokens, counting)
+    try:
+        if goes_through_interface(model):
+            stream = _by_engine(model, tokens, counting, final)
+        else:
+            stream = _by_hooks(model, tokens, counting)
+    except Enough:
+        return Stream(None, None)
     if len(seen) != model.n_layers:
         raise ValueError(
             f"Only {len(seen)} of {model.n_layers} layers of {model.name} showed their attention; "

@@ -90,7 +90,10 @@ class HeadScores:
         return [head for head, value in self.top(score, self[score].numel()) if value > threshold]
 
     def significant(self, score: str, *, rate: float = 0.05) -> list[Head]:
-        """Heads above chance at a false-discovery rate of `rate`, best first.
+        """Heads above chance, best first.
+
+        That is above the prompts without repeats, at a false-discovery rate of `rate`, and above what uniform
+        attention scores: heads that hardly look there at all can differ between the two sets of prompts as well.
 
         Raises:
             ValueError: If the score was not tested against chance.
@@ -99,7 +102,8 @@ class HeadScores:
         if score not in self.q_values:
             raise ValueError(f"{score} was not tested against chance: score_heads(..., chance_test=True).")
         q_values = self.q_values[score]
-        return [head for head, _ in self.top(score, q_values.numel()) if q_values[head] <= rate]
+        ranked = self.top(score, q_values.numel())
+        return [head for head, value in ranked if q_values[head] <= rate and value > self.uniform[score]]
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer, head and score."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import transformers as hf
+from families import random_network
 
 from induction_lab import HeadScores
 from induction_lab.cli import main
@@ -127,6 +129,8 @@ MISTAKES = {
     "unknown model": (["score", "./no-model"], "There is no file or folder"),
     "model not here yet": (["score", "smollm2-135m"], "induction-lab get smollm2-135m"),
     "hub without network": (["score", "no/such-model"], "nor could it be fetched"),
+    "damaged weights": (["score", "damaged"], "holds no readable causal language model"),
+    "a model that is not causal": (["score", "bidirectional"], "is not causal"),
     "unknown score": (["score", "--scores", "prefix"], "there are prefix_matching"),
     "period beyond the context": (["score", "--period", "90"], "context holds 128"),
     "too few repeats": (["score", "--repeats", "1"], "at least 2"),
@@ -147,10 +151,25 @@ MISTAKES = {
 }
 
 
+def save_models(mistake: str, folder: Path) -> list[str]:
+    """The folders that a mistake needs."""
+    if mistake == "damaged weights":
+        random_network("llama").save_pretrained(folder / "damaged")
+        weights = folder / "damaged" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+        return ["damaged"]
+    if mistake == "a model that is not causal":
+        config = hf.BertConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        hf.BertLMHeadModel(config).save_pretrained(folder / "bidirectional")
+        return ["bidirectional"]
+    return []
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_left_behind(tmp_path, mistake, monkeypatch, capsys):
     (tmp_path / "text.txt").write_text("some text")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    given = {"text.txt", "binary.txt", *save_models(mistake, tmp_path)}
     arguments, message = MISTAKES[mistake]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
@@ -160,8 +179,8 @@ def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_left_behind(tmp_
     assert stopped.value.code == 2
     said = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
     assert message in said and "Traceback" not in said
-    left = {path.name for path in tmp_path.rglob("*")} - {"text.txt", "binary.txt", "cache"}
-    assert left <= {"models", ".smollm2-135m.lock"}
+    left = {path.name for path in tmp_path.iterdir()} - given
+    assert left <= {"cache"} and not list(tmp_path.rglob("*.csv"))
 
 
 def test_a_mistake_on_the_command_line_itself_has_no_traceback(tmp_path):

@@ -71,6 +71,8 @@ def test_top_above_of_and_significant_name_the_heads(scores):
     assert [str(head) for head, _ in scores.top("prefix_matching", 2)] == ["L0H1", "L1H0"]
     assert scores.above("prefix_matching", 0.4) == [Head(0, 1), Head(1, 0), Head(1, 2)]
     assert scores.significant("prefix_matching") == [Head(0, 1), Head(1, 0)]
+    scores.uniform["prefix_matching"] = 0.8  # different from the null is not enough
+    assert scores.significant("prefix_matching") == [Head(0, 1)]
     assert scores.of("L1H0") == {"prefix_matching": pytest.approx(0.7), "ov_copying": pytest.approx(-0.7)}
     assert len(scores.top("prefix_matching", 100)) == 6
 
