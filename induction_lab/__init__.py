@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from induction_lab.activations import Activations, capture
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-    from induction_lab.circuits import ov_copying
+    from induction_lab.circuits import composition_scores, ov_copying
     from induction_lab.handbuilt import head_gallery, induction_circuit
     from induction_lab.head_scores import score_heads
     from induction_lab.heads import Head, parse_head, parse_heads
@@ -37,6 +37,7 @@ _HOME = {
     "HookedModel": "models",
     "Prompts": "prompts",
     "capture": "activations",
+    "composition_scores": "circuits",
     "distinct_tokens": "prompts",
     "head_gallery": "handbuilt",
     "induction_circuit": "handbuilt",
@@ -63,6 +64,7 @@ __all__ = [
     "HookedModel",
     "Prompts",
     "capture",
+    "composition_scores",
     "distinct_tokens",
     "head_gallery",
     "induction_circuit",

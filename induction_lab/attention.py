@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-PAIR_CHUNK_BYTES = 2**18  # gathered queries and keys stay in the processor's cache
+PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
 ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
 
 
@@ -53,21 +53,17 @@ class Attention:
         q = self.q.transpose(1, 2).reshape(-1, n_kv_heads, group, d_key)
         k = self.k.transpose(1, 2).reshape(-1, n_kv_heads, 1, d_key)
         lse = self.lse.transpose(1, 2).reshape(-1, n_kv_heads * group)
-        chunk = max(1, PAIR_CHUNK_BYTES // (q[0].numel() * 4))
-        parts = []
-        for p, i, j in zip(prompt.split(chunk), query.split(chunk), key.split(chunk), strict=True):
-            row = p * n_queries + i
-            product = q.index_select(0, row).to(lse.dtype) * k.index_select(0, p * n_keys + j).to(lse.dtype)
-            scores = _cap(product.sum(-1).flatten(1) * self.scale, self.softcap)
-            parts.append(self._allowed((scores - lse.index_select(0, row)), p, i, j).exp())
-        return torch.cat(parts) if parts else lse.new_zeros((0, lse.shape[1]))
-
-    def _allowed(self, log_p: Tensor, prompt: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        log_p = log_p.masked_fill((key > query)[:, None], -torch.inf)
-        if self.mask is None:
-            return log_p
-        here = self.mask.expand(self.q.shape[0], self.q.shape[1], -1, -1)[prompt, :, query, key]
-        return log_p.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else log_p + here
+        q_row, k_row = prompt * n_queries + query, prompt * n_keys + key
+        scores = lse.new_empty(len(prompt), n_kv_heads, group)
+        chunk = max(1, PAIR_CHUNK_BYTES // (n_kv_heads * group * d_key * 4))
+        for some, i, j in zip(scores.split(chunk), q_row.split(chunk), k_row.split(chunk), strict=True):
+            product = q.index_select(0, i).to(lse.dtype) * k.index_select(0, j).to(lse.dtype)
+            torch.sum(product, -1, out=some)
+        scores = _cap(scores.flatten(1) * self.scale, self.softcap)
+        if self.mask is not None:
+            here = self.mask.expand(self.q.shape[0], self.q.shape[1], -1, -1)[prompt, :, query, key]
+            scores = scores.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else scores + here
+        return (scores - lse.index_select(0, q_row)).masked_fill_((key > query)[:, None], -torch.inf).exp_()
 
     def scores(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
         """Scaled, capped and masked scores of queries `start` to `stop`; `-inf` where attention may not go."""

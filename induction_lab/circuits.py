@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from induction_lab.models import HookedModel
 
+_PRODUCT_BYTES = 2**26  # of the products of two layers that are held at a time
+
 
 class FrozenNorm(NamedTuple):
     """A normalisation at frozen scale: `x -> gain * (x - mean(x) if centred else x) / scale + bias`."""
@@ -110,3 +112,94 @@ def ov_copying(model: HookedModel) -> Float[Tensor, "layer head"]:
     total = eigenvalues.abs().sum(-1)
     share = eigenvalues.real.sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
     return torch.where(total > 1e-12, share, 0.0).float()
+
+
+def composition_scores(
+    model: HookedModel, kind: str = "K", *, subtract_baseline: bool = True
+) -> Float[Tensor, "layer_1 head_1 layer_2 head_2"]:
+    """How much of what one head writes a later head reads, against random matrices; for all pairs of heads.
+
+    In row convention, with `OV = W_V W_O` of the earlier and `QK = W_Q W_K^T` of the later head, over the product of
+    the two factors' Frobenius norms:
+
+        K: |OV QK^T|      Q: |OV QK|      V: |OV OV'|
+
+    less what Gaussian matrices of the same shapes give (`composition_baseline`), sign kept: most lie below it.
+    0 where the second head is in no later layer, so that it cannot read. Gains and centring of each head's own norm are
+    folded in; rotary positions are taken at offset 0. Weights only: a high score is no proof that it matters.
+    Source: Elhage et al. (2021), "Three kinds of composition".
+
+    Args:
+        model: Any model whose weights TransformerLens gives by head.
+        kind: Which input of the later head.
+        subtract_baseline: False gives the plain ratio, in [0, 1].
+
+    Raises:
+        ValueError: If `kind` is none of the three, or the weights are not to be had.
+    """
+    if kind not in ("Q", "K", "V"):
+        raise ValueError(f"`kind` must be Q, K or V, got {kind!r}.")
+    writers, readers, strength = _composition_factors(model, kind)
+    n_layers, n_heads, d_head = writers.shape[:3]
+    baseline = composition_baseline(model.d_model, d_head)[0] if subtract_baseline else 0.0
+    scores = torch.zeros(n_layers, n_heads, n_layers, n_heads)
+    step = max(1, _PRODUCT_BYTES // (4 * (n_heads * d_head) ** 2))
+    for layer in range(n_layers - 1):
+        written = writers[layer].flatten(0, 1)  # [head_1 d_head, d_model]
+        for first in range(layer + 1, n_layers, step):
+            read = readers[first : first + step]  # [layer_2, d_model, head_2 d_head]
+            products = (written @ read).unflatten(-1, (n_heads, d_head)).unflatten(1, (n_heads, d_head))
+            norms = products.square().sum((2, 4)).sqrt()  # [layer_2, head_1, head_2]
+            scores[layer, :, first : first + step] = norms.transpose(0, 1).cpu()
+    own = torch.linalg.matrix_norm(writers).cpu()
+    scores /= (own[:, :, None, None] * strength.cpu()).clamp(min=torch.finfo(scores.dtype).tiny)
+    later = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
+    return torch.where(later[:, None, :, None], scores - baseline, 0.0)
+
+
+def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed: int = 0) -> tuple[float, float]:
+    """What Gaussian matrices of these shapes score in composition, and the standard error of that mean.
+
+    About `1 / sqrt(d_model)`; the same for Q, K and V, whose products have the same shapes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def factors() -> tuple[Tensor, Tensor]:
+        left, right = torch.randn(2, d_model, d_head, generator=generator)
+        return torch.linalg.qr(left, mode="r").R, right
+
+    ratios = []
+    for _ in range(n_samples):
+        (R_V, W_O), (R_Q, W_K) = factors(), factors()
+        written, read = R_V @ W_O.T, W_K @ R_Q.T
+        ratios.append((written @ read).norm() / written.norm() / read.norm())
+    drawn = torch.stack(ratios)
+    return float(drawn.mean()), float(drawn.std() / n_samples**0.5)
+
+
+def _composition_factors(
+    model: HookedModel, kind: str
+) -> tuple[
+    Float[Tensor, "layer head d_head d_model"], Float[Tensor, "layer d_model head_d_head"], Float[Tensor, "layer head"]
+]:
+    """Narrow factors with the norms of the wide products, because `|W_V X| = |R_V X|` where `W_V = Q_V R_V`.
+
+    Returns what each head writes, what each head's input reads (its heads side by side), and that reader's norm.
+    """
+    hooked = model.hooked
+    writers, readers, strength = [], [], []
+    for layer in range(model.n_layers):
+        norm = attention_norm(model, layer)
+        inputs = {}
+        for name in ("W_Q", "W_K", "W_V"):
+            weights = getattr(hooked, name)[layer].detach().to(model.wide)
+            group = model.n_heads // weights.shape[0]
+            inputs[name] = norm.fold(weights.mT).mT.repeat_interleave(group, 0)  # grouped-query heads share
+        W_O = hooked.W_O[layer].detach().to(model.wide)
+        narrow = {name: torch.linalg.qr(weights, mode="r").R for name, weights in inputs.items()}
+        narrow["W_O"] = torch.linalg.qr(W_O.mT, mode="r").R
+        writers.append(narrow["W_V"] @ W_O)
+        reads, other = {"Q": ("W_Q", "W_K"), "K": ("W_K", "W_Q"), "V": ("W_V", "W_O")}[kind]
+        readers.append((inputs[reads] @ narrow[other].mT).transpose(0, 1).flatten(1))
+        strength.append(torch.linalg.matrix_norm(narrow[reads] @ narrow[other].mT))
+    return torch.stack(writers), torch.stack(readers), torch.stack(strength)

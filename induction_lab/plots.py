@@ -37,9 +37,7 @@ def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, 
         interpolation="nearest",
     )
     chance = scores.uniform.get(score, np.nan)
-    for head, value in scores.top(score, mark):
-        if value < chance + 0.1 * (high - low):
-            continue  # the best of nothing needs no frame
+    for head, value in _standing_out(scores, score, mark, high - low):
         ax.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, ec=_ACCENT, lw=1.5))
         bright = (value - low) / (high - low) > 0.6 if low == 0 else abs(value) < 0.6 * high
         ink = _INK if bright else "white"
@@ -85,7 +83,7 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
     x = layer + spread
     ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=_QUIET, zorder=1)
     low, high = score_range(score, values)
-    best = scores.top(score, mark)
+    best = _standing_out(scores, score, mark, high - low)
     for (head_, value), height in zip(best, _spread([v for _, v in best], 0.055 * (high - low)), strict=True):
         ax.plot(x[head_], value, "o", ms=4, color=_ACCENT, zorder=2)
         ax.annotate(
@@ -201,6 +199,12 @@ def _heatmap_size(n_layers: int, n_heads: int) -> tuple[float, float]:
 def _titled(scores: HeadScores, score: str) -> str:
     chance = scores.uniform.get(score, np.nan)
     return score if np.isnan(chance) else f"{score} (chance {chance:.3g})"
+
+
+def _standing_out(scores: HeadScores, score: str, n: int, span: float) -> list[tuple[Head, float]]:
+    """The best heads, as far as they are clearly above chance: the best of nothing needs no mark."""
+    chance = scores.uniform.get(score, np.nan)
+    return [(head, value) for head, value in scores.top(score, n) if not value < chance + 0.1 * span]
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
