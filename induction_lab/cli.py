@@ -83,7 +83,7 @@ def score(
     found = score_heads(
         loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()
     )
-    path, pictures = _write(found, out, format, figures)
+    path, pictures = _write(found, out, format, figures, on="" if text is None else f"_{text.stem}")
     if format is Format.table:
         show_scores(found, top=top)
     show_files([path, *pictures], err=format is not Format.table)
@@ -155,8 +155,8 @@ def main() -> None:
         sys.exit(0)
 
 
-def _write(scores: Any, out: Path, format: Format, figures: bool) -> tuple[Path, list[Path]]:
-    stem = "".join(c if c.isalnum() or c in "-._" else "_" for c in scores.model)
+def _write(scores: Any, out: Path, format: Format, figures: bool, *, on: str) -> tuple[Path, list[Path]]:
+    stem = "".join(c if c.isalnum() or c in "-._" else "_" for c in scores.model + on)
     path = scores.save(out / f"{stem}.{'csv' if format is Format.table else format.value}")
     if not figures:
         return path, []

@@ -60,7 +60,8 @@ def show_line(text: str) -> None:
 
 def _behaviour(scores: HeadScores) -> str:
     facts = scores.provenance["prompts"]
-    what = f"[bold]{escape(scores.model)}[/bold] on {facts['n_prompts']} prompts of "
+    count = "1 prompt" if facts["n_prompts"] == 1 else f"{facts['n_prompts']} prompts"
+    what = f"[bold]{escape(scores.model)}[/bold] on {count} of "
     if scores.loss_by_copy:
         first, *later = (f"{loss:.2f}" for loss in scores.loss_by_copy)
         which = "the second copy" if len(later) == 1 else "later copies"

@@ -38,7 +38,7 @@ def test_the_main_job_says_what_the_model_does_and_where_the_files_went(scored):
     assert re.search(r"loss 5\.\d+ nats on the first\s+copy, 0\.0\d on the second copy", done.stdout)
     assert "4 of 8 heads exceed 0.4 in prefix_matching, 4 are above chance" in done.stdout.replace("\n", " ")
     assert re.search(r"prefix_matching +0\.014 +L1H\d 0\.9\d±0\.\d\d", done.stdout)
-    assert re.search(r"previous_token +0\.037 +L0H\d 0\.9\d", done.stdout)
+    assert re.search(r"previous_token +0\.037 +L0H\d 0\.[89]\d", done.stdout)
     files = re.findall(r"^  (results/\S+)$", done.stdout, re.MULTILINE)
     assert len(files) == 4 and all((folder / name).stat().st_size > 1000 for name in files)
     assert all((folder / name).read_bytes()[:4] == PNG for name in files if name.endswith(".png"))
@@ -108,6 +108,18 @@ def test_parquet_is_written_as_a_file(tmp_path):
     done = run("score", "--prompts", "2", "--scores", "resting", "--format", "parquet", "--out", "o", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == ""
     assert len(pd.read_parquet(tmp_path / "o" / "attn-only-2l.parquet")) == 8
+
+
+def test_a_real_model_is_scored_on_a_text(tmp_path, smollm2):
+    (tmp_path / "story.txt").write_text(
+        "Mara Quillon rowed out. The gulls knew Mara Quillon, and Mara Quillon knew them."
+    )
+    done = run(
+        "score", "smollm2-135m", "--text", "story.txt", "--scores", "prefix_matching", "--no-figures", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "on 1 prompt of up to" in done.stdout and re.search(r"prefix_matching +0\.\d+ +L1[78]H", done.stdout)
+    assert (tmp_path / "results" / "smollm2-135m_story.csv").is_file()
 
 
 def test_models_lists_what_is_here_and_how_to_bring_the_rest(tmp_path):
