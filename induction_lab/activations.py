@@ -79,7 +79,7 @@ def capture(
     *,
     layers: int | Iterable[int] | None = None,
     heads: HeadLike | Iterable[HeadLike] | None = None,
-    positions: Sequence[int] | slice | None = None,
+    positions: int | Sequence[int] | slice | None = None,
 ) -> Activations:
     """Run the model once and keep what was asked for.
 
@@ -252,11 +252,12 @@ def _layers(model: HookedModel, layers: int | Iterable[int] | None, heads: list[
     return [layer % model.n_layers for layer in asked]
 
 
-def _positions(positions: Sequence[int] | slice | None, n_pos: int) -> Tensor | None:
+def _positions(positions: int | Sequence[int] | slice | None, n_pos: int) -> Tensor | None:
     if positions is None:
         return None
     if isinstance(positions, slice):
         return torch.arange(n_pos)[positions]
+    positions = [positions] if isinstance(positions, int) else positions
     wrong = [position for position in positions if not -n_pos <= position < n_pos]
     if wrong or not len(positions):
         raise ValueError(f"Positions must lie in 0 … {n_pos - 1}, got {list(positions)}.")

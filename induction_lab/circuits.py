@@ -103,7 +103,7 @@ def ov_eigenvalues(model: HookedModel) -> Complex[Tensor, "layer head d_head"]:
 
 
 def ov_copying(model: HookedModel) -> Float[Tensor, "layer head"]:
-    """How far every token raises itself through a head: `Re(sum of eigenvalues) / sum of their moduli`.
+    """How far tokens on the whole raise themselves through a head: `Re(sum of eigenvalues) / sum of their moduli`.
 
     1: copies, -1: suppresses what it attends to, about 0: random weights. A head that writes nothing scores 0.
     Not specific to induction heads. Source: Elhage et al. (2021), "Summarizing OV/QK matrices".
@@ -124,7 +124,7 @@ def composition_scores(
 
         K: |OV QK^T|      Q: |OV QK|      V: |OV OV'|
 
-    less what Gaussian matrices of the same shapes give (`composition_baseline`), sign kept: most lie below it.
+    less what Gaussian matrices of the same shapes give (`composition_baseline`), sign kept: many lie below it.
     0 where the second head is in no later layer, so that it cannot read. Gains and centring of each head's own norm are
     folded in; rotary positions are taken at offset 0. Weights only: a high score is no proof that it matters.
     Source: Elhage et al. (2021), "Three kinds of composition".

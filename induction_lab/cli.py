@@ -30,7 +30,7 @@ class Format(StrEnum):
 
 @app.command(
     epilog="Examples:  [bold]induction-lab score[/bold]   ·   "
-    "[bold]induction-lab score smollm2-135m --prompts 4[/bold]   ·   "
+    "[bold]induction-lab score smollm2-135m --prompts 8[/bold]   ·   "
     "[bold]induction-lab score gpt2 --period 25 --repeats 4 --format json > gpt2.json[/bold]   ·   "
     "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
 )
@@ -38,13 +38,15 @@ def score(
     model: Annotated[
         str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
     ] = "attn-only-2l",
-    prompts: Annotated[int, typer.Option(help="How many prompts.", show_default="16")] = 0,
+    prompts: Annotated[int, typer.Option(help="How many prompts.")] = 16,
     period: Annotated[int, typer.Option(help="Tokens of the repeated block.")] = 50,
     repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
     gap: Annotated[int, typer.Option(help="Other tokens between two copies.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
     scores: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
-    text: Annotated[Path | None, typer.Option(help="Score on this text file instead of random tokens.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Score on this text file, not on random tokens (--period, --repeats, --gap).")
+    ] = None,
     length: Annotated[int | None, typer.Option(help="With --text: longest prompt in tokens.")] = None,
     top: Annotated[int, typer.Option(help="Heads in the second table.")] = 8,
     chance: Annotated[bool, typer.Option(help="Test heads against prompts without repeats.")] = True,
@@ -70,14 +72,16 @@ def score(
     unknown = [name for name in names or [] if name not in SCORES]
     if unknown:
         raise ValueError(f"Unknown scores {unknown}; there are {', '.join(SCORES)}.")
-    if prompts < 0:
+    if prompts < 1:
         raise ValueError(f"--prompts must be at least 1, got {prompts}.")
+    if length is not None and text is None:
+        raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
     content = None if text is None else _read_text(text)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     if content is None:
-        chosen = repeated_tokens(loaded, n_prompts=prompts or 16, period=period, n_repeats=repeats, gap=gap, seed=seed)
+        chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, n_repeats=repeats, gap=gap, seed=seed)
     else:
-        chosen = text_prompts(loaded, content, n_prompts=prompts or 16, length=length)
+        chosen = text_prompts(loaded, content, n_prompts=prompts, length=length)
     tested = chance and len(chosen) > 1 and any(name in REPEAT_SCORES for name in names or REPEAT_SCORES)
     _progress("")
     found = score_heads(

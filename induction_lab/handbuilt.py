@@ -64,8 +64,10 @@ class _Parts:
         return slice(3 * self.d_vocab + self.n_ctx, 3 * self.d_vocab + 2 * self.n_ctx)
 
 
-def induction_circuit(*, d_vocab: int = 64, n_ctx: int = 128) -> AttentionOnlyTransformer:
+def induction_circuit(*, d_vocab: int = 128, n_ctx: int = 128) -> AttentionOnlyTransformer:
     """Two layers, two heads each: `PREVIOUS_TOKEN` feeds `INDUCTION`; `UNIFORM` and `RESTING` do nothing.
+
+    To measure it, wrap it: `HookedModel(induction_circuit())`.
 
     On a repeated block its logits are flat over the first copy (loss ln d_vocab) and certain of the next token from the
     second copy on (loss below 1e-6).
@@ -73,7 +75,7 @@ def induction_circuit(*, d_vocab: int = 64, n_ctx: int = 128) -> AttentionOnlyTr
     return _build(d_vocab, n_ctx, n_heads=2)
 
 
-def head_gallery(*, d_vocab: int = 64, n_ctx: int = 128) -> AttentionOnlyTransformer:
+def head_gallery(*, d_vocab: int = 128, n_ctx: int = 128) -> AttentionOnlyTransformer:
     """The circuit and one ideal head for every other score, four heads a layer.
 
     `ANTI_INDUCTION` shows Q-composition: it asks for the position before the one that `DUPLICATE_TOKEN` has found.

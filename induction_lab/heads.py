@@ -55,12 +55,13 @@ def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | No
 def parse_heads(
     heads: HeadLike | Iterable[HeadLike], *, n_layers: int | None = None, n_heads: int | None = None
 ) -> list[Head]:
-    """Read one head or many, in the order given; a string may hold several, separated by spaces or `;`.
+    """Read one head or many, in the order given; a string may hold several, separated by spaces, `;` or `,`.
 
     Raises:
         ValueError: If one cannot be read, is not there, or is given twice.
     """
     if isinstance(heads, str):
+        heads = re.sub(r",\s*(?=L\d)", " ", heads, flags=re.IGNORECASE)
         parts: list[HeadLike] = list(re.split(r"[;\s]+(?=[L(\d])(?![^(]*\))", heads.strip(), flags=re.IGNORECASE))
     elif isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(part, int) for part in heads):
         parts = [heads]  # type: ignore[list-item]

@@ -248,5 +248,5 @@ def _why_not(source: Path | str, revision: str | None, error: Exception) -> str:
     return (
         f"{source!r}{snapshot} could not be loaded. It is none of {', '.join(NAMED)}, no local folder or .gguf file, "
         "and as a Hugging Face id it is neither in the local cache nor could it be fetched (no network, or no such "
-        f"model): {reason}"
+        f"model). See: induction-lab models. What was said: {reason}"
     )

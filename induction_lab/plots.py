@@ -146,8 +146,12 @@ def plot_pattern(
         ax: Where to draw.
 
     Raises:
-        ValueError: If there are not as many labels as keys.
+        ValueError: If there are not as many labels as keys, or more than one head.
     """
+    if pattern.ndim != 2:
+        raise ValueError(
+            f"One head's [query, key] is drawn, got {tuple(pattern.shape)}; e.g. acts['pattern', 5][0, 1]."
+        )
     n_queries, n_keys = pattern.shape
     if labels is not None and len(labels) != n_keys:
         raise ValueError(f"{n_keys} keys want as many labels, got {len(labels)}.")

@@ -62,7 +62,12 @@ class Prompts:
     def describe(self) -> dict[str, Any]:
         """What another lab needs to make the same prompts."""
         facts = {name: getattr(self, name) for name in ("kind", "period", "n_repeats", "gap", "seed")}
-        return {**facts, "n_prompts": len(self), "n_tokens": self.tokens.shape[1]}
+        return {
+            **facts,
+            "first_tokens": sorted(set(self.tokens[:, 0].tolist())),
+            "n_prompts": len(self),
+            "n_tokens": self.tokens.shape[1],
+        }
 
 
 def repeated_tokens(
@@ -77,7 +82,7 @@ def repeated_tokens(
     """`[BOS, u_1 … u_period]`, the block `u` of distinct random tokens written `n_repeats` times.
 
     >>> repeated_tokens(load_model(), period=3, n_prompts=1).tokens   # doctest: +SKIP
-    tensor([[  0, 105, 130,  66, 105, 130,  66]])
+    tensor([[  0, 195,  95, 191, 195,  95, 191]])
 
     Args:
         model: Whose vocabulary and BOS to use.

@@ -24,7 +24,7 @@ COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
 _PARQUET_KEY = b"induction_lab"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeadScores:
     """Scores of every head of a model.
 
@@ -57,6 +57,10 @@ class HeadScores:
         if score not in self.values:
             raise ValueError(f"No score {score!r} here; there are {', '.join(self.values)}.")
         return self.values[score]
+
+    def __repr__(self) -> str:
+        """Model, shape and names."""
+        return f"HeadScores({self.model!r}, {self.n_layers} layers x {self.n_heads} heads: {', '.join(self.scores)})"
 
     @property
     def scores(self) -> tuple[str, ...]:

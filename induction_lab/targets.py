@@ -12,8 +12,8 @@ have any, then over prompts:
     current_token     t, for t >= 1
     resting           0, for t >= 1 without an s: where a head rests that finds nothing to copy (Elhage et al. 2021)
 
-An ideal head of the kind scores 1. Pairs number O(n) on repeated tokens and, on text, the sum of the squares of the
-tokens' counts.
+An ideal head of the kind scores 1. Where a token follows itself, `s + 1` may be the query itself. Pairs number O(n) on
+repeated tokens and, on text, the sum of the squares of the tokens' counts.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from induction_lab.model_store import NAMED, cache_folder, is_here
 from induction_lab.results import HeadScores
 
 ABOVE = 0.4  # what people call an induction head
+ENOUGH_PROMPTS = 6  # with fewer no head can pass the test after correction over many heads
 
 
 def show_scores(scores: HeadScores, *, top: int = 8) -> None:
@@ -79,7 +80,11 @@ def _head_count(scores: HeadScores) -> str:
     all_heads = scores.n_layers * scores.n_heads
     text = f"{len(scores.above('prefix_matching', ABOVE))} of {all_heads} heads exceed {ABOVE} in prefix_matching"
     if "prefix_matching" in scores.q_values:
-        text += f", {len(scores.significant('prefix_matching'))} are above chance (5 % false discoveries)"
+        if scores.provenance["prompts"]["n_prompts"] < ENOUGH_PROMPTS:
+            return f"{text}; too few prompts to test them against chance (use {ENOUGH_PROMPTS} or more)."
+        text += (
+            f", {len(scores.significant('prefix_matching'))} are above chance (q ≤ 0.05 and above uniform attention)"
+        )
     return text + "."
 
 

@@ -90,6 +90,10 @@ def test_only_what_was_asked_for_is_kept(llama):
     assert acts["pattern"].untyped_storage().nbytes() == 2 * 3 * 20 * 4  # a copy, not a view of the whole
 
 
+def test_one_position_may_be_given_as_a_number(llama):
+    assert capture(llama, TOKENS, "z", layers=0, positions=-1)["z"].shape == (2, 1, 4, 12)
+
+
 def test_nothing_above_the_last_layer_runs_unless_logits_are_wanted(llama):
     ran = []
     handle = llama.hooked.blocks[1].register_forward_hook(lambda *_: ran.append(1))

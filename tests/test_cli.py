@@ -147,6 +147,8 @@ MISTAKES = {
     "period beyond the context": (["score", "--period", "90"], "context holds 128"),
     "too few repeats": (["score", "--repeats", "1"], "at least 2"),
     "negative prompts": (["score", "--prompts", "-1"], "--prompts must be at least 1"),
+    "no prompts": (["score", "--prompts", "0"], "--prompts must be at least 1"),
+    "length without a text": (["score", "--length", "20"], "--length goes with --text"),
     "text for a model without a tokenizer": (["score", "--text", "text.txt"], "no tokenizer"),
     "text that is not there": (["score", "--text", "none.txt"], "cannot be read as UTF-8"),
     "text that is no text": (["score", "--text", "binary.txt"], "cannot be read as UTF-8"),

@@ -29,7 +29,10 @@ def test_heads_that_the_model_lacks_are_refused():
         parse_head("1.4", n_layers=2, n_heads=4)
 
 
-@pytest.mark.parametrize("several", ["L1H0 0.2", "1.0;0.2", "(1, 0) (0, 2)", ["L1H0", (0, 2)], [Head(1, 0), "0:2"]])
+@pytest.mark.parametrize(
+    "several",
+    ["L1H0 0.2", "1.0;0.2", "L1H0,L0H2", "l1h0, L0H2", "(1, 0) (0, 2)", ["L1H0", (0, 2)], [Head(1, 0), "0:2"]],
+)
 def test_several_heads_keep_their_order(several):
     assert parse_heads(several) == [Head(1, 0), Head(0, 2)]
 

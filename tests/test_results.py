@@ -77,6 +77,10 @@ def test_top_above_of_and_significant_name_the_heads(scores):
     assert len(scores.top("prefix_matching", 100)) == 6
 
 
+def test_scores_show_themselves_in_one_line(scores):
+    assert repr(scores) == "HeadScores('a model', 2 layers x 3 heads: prefix_matching, ov_copying)"
+
+
 def test_unknown_scores_heads_and_tests_are_refused(scores):
     with pytest.raises(ValueError, match="there are prefix_matching, ov_copying"):
         scores["copying"]
