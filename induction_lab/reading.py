@@ -9,7 +9,7 @@ needs O(n^2) memory, for one layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,10 @@ ENGINE = "induction_lab"
 
 class Enough(Exception):
     """A reader raises this when it has seen all it wants: nothing further up runs."""
+
+
+class _AtUnembedding(Exception):
+    """Every layer has run. Not `Enough`: the reader has not asked to stop."""
 
 
 class Stream(NamedTuple):
@@ -46,24 +50,25 @@ def read_attention(
         final: Whether the stream before the last normalisation is wanted too.
 
     Raises:
-        ValueError: If the model's attention can be reached on no route, or is not causal.
+        ValueError: If the model's attention can be reached on no route or is not causal, or if a layer below the last
+            one run showed none.
     """
-    seen: set[int] = set()
+    seen: list[int] = []
 
     def counting(attention: AttentionReading) -> None:
-        seen.add(attention.layer)
+        seen.append(attention.layer)
         reader(attention)
 
+    run = _by_engine if goes_through_interface(model) else _by_hooks
     try:
-        if goes_through_interface(model):
-            stream = _by_engine(model, tokens, counting, final)
-        else:
-            stream = _by_hooks(model, tokens, counting)
+        stream = run(model, tokens, counting, final)
+        n_layers = model.n_layers
     except Enough:
-        return Stream(None, None)
-    if len(seen) != model.n_layers:
+        stream = Stream(None, None)
+        n_layers = seen[-1] + 1
+    if set(seen) != set(range(n_layers)):
         raise ValueError(
-            f"Only {len(seen)} of {model.n_layers} layers of {model.name} showed their attention; "
+            f"Only {len(set(seen))} of {n_layers} layers of {model.name} showed their attention; "
             "models that mix attention with other layers cannot be scored."
         )
     return stream
@@ -80,8 +85,7 @@ def goes_through_interface(model: HookedModel) -> bool:
 def on_engine(model: HookedModel) -> Iterator[None]:
     """Let a transformers model attend with the engine inside the context, and as before afterwards."""
     if isinstance(model.network, AttentionOnlyTransformer):
-        with nullcontext():
-            yield
+        yield
         return
     _register()
     network: Any = model.network
@@ -156,8 +160,32 @@ def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) 
     return Stream(kept[0] if kept else None, normalised)
 
 
-def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader) -> Stream:
+def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> Stream:
     """One layer's matrix at a time, read and thrown away."""
+    end: dict[str, Tensor] = {}
+
+    def keep_final(stream: Tensor, hook: Any) -> None:
+        end["final"] = stream
+
+    def stop(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        end["normalised"] = inputs[0]
+        raise _AtUnembedding
+
+    hooks = _matrix_hooks(model, reader)
+    if final:
+        hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_final))
+    bridge = model.hooked
+    unembedding = bridge.unembed.register_forward_pre_hook(stop)
+    try:
+        with torch.inference_mode(), suppress(_AtUnembedding):
+            bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
+    finally:
+        unembedding.remove()
+        model.release()
+    return Stream(end.get("final"), end["normalised"])
+
+
+def _matrix_hooks(model: HookedModel, reader: Reader) -> list[tuple[str, Callable[..., None]]]:
     half: dict[int, dict[str, Tensor]] = {layer: {} for layer in range(model.n_layers)}
     hooks: list[tuple[str, Callable[..., None]]] = []
     for layer in range(model.n_layers):
@@ -171,18 +199,4 @@ def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader) -> Stream:
                     reader(MaterialisedAttention(layer, all_["pattern"], v, z))
 
             hooks.append((f"blocks.{layer}.attn.hook_{name}", keep))
-    end: dict[str, Tensor] = {}
-
-    def keep_final(stream: Tensor, hook: Any) -> None:
-        end["final"] = stream
-
-    hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_final))
-    bridge = model.hooked
-    unembedding = bridge.unembed.register_forward_pre_hook(lambda _, inputs: end.update(normalised=inputs[0]))
-    try:
-        with torch.inference_mode():
-            bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
-    finally:
-        unembedding.remove()
-        model.release()
-    return Stream(end.get("final"), end["normalised"])
+    return hooks

@@ -6,7 +6,7 @@ import torch
 import transformers as hf
 
 D_VOCAB = 300
-_LLAMA_LIKE = dict(
+LLAMA_LIKE = dict(
     hidden_size=48,
     intermediate_size=96,
     num_hidden_layers=2,
@@ -18,7 +18,7 @@ _LLAMA_LIKE = dict(
     bos_token_id=1,
     eos_token_id=2,
 )
-_WITH_HEAD_DIM = dict(_LLAMA_LIKE, head_dim=12)
+_WITH_HEAD_DIM = dict(LLAMA_LIKE, head_dim=12)
 _GPT2_LIKE = dict(vocab_size=D_VOCAB, n_positions=256, n_embd=48, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
 WINDOW = 7  # shorter than every prompt of the tests
 
@@ -41,10 +41,10 @@ INTERFACE = {
     "gemma3": lambda: hf.Gemma3TextConfig(
         **dict(_WITH_HEAD_DIM, num_hidden_layers=6), sliding_window=WINDOW, query_pre_attn_scalar=12
     ),
-    "qwen2": lambda: hf.Qwen2Config(**_LLAMA_LIKE),
+    "qwen2": lambda: hf.Qwen2Config(**LLAMA_LIKE),
     "qwen3": lambda: hf.Qwen3Config(**_WITH_HEAD_DIM),
-    "phi": lambda: hf.PhiConfig(**_LLAMA_LIKE),
-    "phi3": lambda: hf.Phi3Config(**_LLAMA_LIKE),
+    "phi": lambda: hf.PhiConfig(**LLAMA_LIKE),
+    "phi3": lambda: hf.Phi3Config(**LLAMA_LIKE),
     "opt": lambda: hf.OPTConfig(
         vocab_size=D_VOCAB,
         hidden_size=48,
@@ -54,7 +54,7 @@ INTERFACE = {
         max_position_embeddings=256,
         word_embed_proj_dim=48,
     ),
-    "olmo2": lambda: hf.Olmo2Config(**_LLAMA_LIKE),
+    "olmo2": lambda: hf.Olmo2Config(**LLAMA_LIKE),
     "gpt_oss": lambda: hf.GptOssConfig(  # attention sinks
         **_WITH_HEAD_DIM,
         num_local_experts=2,
@@ -62,8 +62,8 @@ INTERFACE = {
         sliding_window=WINDOW,
         layer_types=["sliding_attention", "full_attention"],
     ),
-    "granite": lambda: hf.GraniteConfig(**_LLAMA_LIKE, residual_multiplier=0.5, logits_scaling=2.0),
-    "cohere": lambda: hf.CohereConfig(**_LLAMA_LIKE),
+    "granite": lambda: hf.GraniteConfig(**LLAMA_LIKE, residual_multiplier=0.5, logits_scaling=2.0),
+    "cohere": lambda: hf.CohereConfig(**LLAMA_LIKE),
 }
 OUTSIDE = {  # architectures that do not go through the attention interface
     "bloom": lambda: hf.BloomConfig(vocab_size=D_VOCAB, hidden_size=48, n_layer=2, n_head=4),

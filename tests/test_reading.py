@@ -1,11 +1,12 @@
 import pytest
 import torch
-from families import FAMILIES, INTERFACE, OUTSIDE, random_network
+import transformers as hf
+from families import FAMILIES, INTERFACE, LLAMA_LIKE, OUTSIDE, random_network
 
 from induction_lab import HookedModel, repeated_tokens, score_heads
 from induction_lab.attention import Attention, MaterialisedAttention, reading
 from induction_lab.prompts import Prompts
-from induction_lab.reading import on_engine, read_attention
+from induction_lab.reading import Enough, on_engine, read_attention
 from induction_lab.targets import ATTENTION_SCORES, attention_targets
 
 
@@ -111,3 +112,39 @@ def test_the_fallback_leaves_no_hook_and_keeps_no_pattern():
 def test_families_outside_the_interface_really_are():
     """If transformers moves one of them onto its interface, the fallback would go untested."""
     assert all(not type(random_network(family))._can_set_attn_implementation() for family in OUTSIDE)
+
+
+@pytest.mark.parametrize("layer_types", [["conv", "full_attention"], ["full_attention", "conv"]])
+@pytest.mark.parametrize("loss", [True, False])
+def test_a_model_that_mixes_attention_with_other_layers_is_refused(layer_types, loss):
+    """Without the loss the run stops in the last layer: what was skipped below must count all the same."""
+    config = hf.Lfm2Config(**LLAMA_LIKE, layer_types=layer_types)
+    model = HookedModel(hf.AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(ValueError, match="Only 1 of 2 layers"):
+        score_heads(model, torch.randint(3, 300, (1, 9)).repeat(1, 2), scores="prefix_matching", loss=loss)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_a_reader_that_has_enough_stops_the_run_and_skips_no_layer_by_that(family):
+    model, seen = HookedModel(random_network(family)), []
+
+    def first_only(attention):
+        seen.append(attention.layer)
+        raise Enough
+
+    assert read_attention(model, torch.randint(3, 300, (1, 9)), first_only) == (None, None)
+    assert seen == [0]
+
+
+def test_the_fallback_does_not_unembed():
+    model, unembedded = HookedModel(random_network("bloom")), []
+    tokens = torch.randint(3, 300, (1, 9))
+    handle = model.hooked.unembed.register_forward_hook(lambda *_: unembedded.append(1))
+    try:
+        stream = read_attention(model, tokens, lambda attention: None)
+        assert not unembedded
+        torch.testing.assert_close(stream.normalised, model.hidden(tokens), atol=1e-5, rtol=1e-4)
+        model.hooked(tokens)
+        assert unembedded  # the control: the hook does see an unembedding
+    finally:
+        handle.remove()
