@@ -139,12 +139,16 @@ class _Cut:
         if self.positions is not None and name != "pos_embed":
             at = self.positions.to(tensor.device)
             tensor = tensor.index_select(2 if name in _HEAD_AXIS else 1, at)
-        if isinstance(key, tuple) and name in HEAD_NAMES and self.heads:
+        heads = self.rows(key[1], tensor.device)["heads"] if isinstance(key, tuple) and name in HEAD_NAMES else None
+        if heads is not None:
             axis = _HEAD_AXIS.get(name, 2)
-            group = self.model.n_heads // tensor.shape[axis]
-            chosen = [head.head // group for head in self.heads[key[1]]]
-            tensor = tensor.index_select(axis, torch.tensor(chosen, device=tensor.device))
+            tensor = tensor.index_select(axis, heads // (self.model.n_heads // tensor.shape[axis]))
         return tensor.detach().clone()
+
+    def rows(self, layer: int, device: torch.device) -> dict[str, Tensor | None]:
+        """The same choice in the form that the engine takes, so that it makes no row that would be cut away."""
+        chosen = torch.tensor([head.head for head in self.heads[layer]], device=device) if self.heads else None
+        return {"heads": chosen, "queries": None if self.positions is None else self.positions.to(device)}
 
 
 def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -> dict[Key, Tensor]:
@@ -192,17 +196,14 @@ def _by_engine(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -
 
     def read(attention: AttentionReading) -> None:
         assert isinstance(attention, Attention)
-        makers: dict[str, Callable[[], Tensor]] = {
-            "rot_q": lambda: attention.q.transpose(1, 2),
-            "rot_k": lambda: attention.k.transpose(1, 2),
-            "v": lambda: attention.v.transpose(1, 2),
-            "z": lambda: attention.z.transpose(1, 2),
-            "attn_scores": attention.scores,
-            "pattern": attention.pattern,
-        }
+        vectors = {"rot_q": attention.q, "rot_k": attention.k, "v": attention.v, "z": attention.z}
+        matrices = {"attn_scores": attention.scores, "pattern": attention.pattern}
         for key in keys:
-            if isinstance(key, tuple) and key[1] == attention.layer and key[0] in makers:
-                found[key] = cut(key, makers[key[0]]())
+            if isinstance(key, tuple) and key[1] == attention.layer:
+                if key[0] in vectors:
+                    found[key] = cut(key, vectors[key[0]].transpose(1, 2))
+                elif key[0] in matrices:
+                    found[key] = matrices[key[0]](**cut.rows(key[1], attention.q.device))
         if attention.layer == last:
             raise Enough
 

@@ -65,15 +65,25 @@ class Attention:
             scores = scores.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else scores + here
         return (scores - lse.index_select(0, q_row)).masked_fill_((key > query)[:, None], -torch.inf).exp_()
 
-    def scores(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
-        """Scaled, capped and masked scores of queries `start` to `stop`; `-inf` where attention may not go."""
-        stop = self.q.shape[2] if stop is None else stop
-        return _score_rows(self.q, self.k, start, stop, scale=self.scale, mask=self.mask, softcap=self.softcap)
+    def scores(
+        self, *, heads: Int[Tensor, " head"] | None = None, queries: Int[Tensor, " query"] | None = None
+    ) -> Float[Tensor, "batch head query key"]:
+        """Scaled, capped and masked scores, `-inf` where attention may not go; of the given heads and queries only."""
+        q, k, mask = _cut(self.q, heads, queries), self.k, self.mask
+        n_queries, n_keys = self.q.shape[2], self.k.shape[2]
+        at = torch.arange(n_queries, device=q.device) if queries is None else queries
+        if heads is not None:
+            k = k.index_select(1, heads // (self.q.shape[1] // k.shape[1]))
+        if mask is not None:
+            mask = _cut(mask, heads if mask.shape[1] > 1 else None, queries)
+        return _score_rows(q, k, at + n_keys - n_queries, scale=self.scale, mask=mask, softcap=self.softcap)
 
-    def pattern(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
-        """All probabilities of queries `start` to `stop`. Rows sum to 1, less what an attention sink takes."""
-        stop = self.q.shape[2] if stop is None else stop
-        return (self.scores(start, stop) - self.lse[:, :, start:stop, None]).exp().to(self.z.dtype)
+    def pattern(
+        self, *, heads: Int[Tensor, " head"] | None = None, queries: Int[Tensor, " query"] | None = None
+    ) -> Float[Tensor, "batch head query key"]:
+        """All probabilities of the given heads and queries. Rows sum to 1, less what an attention sink takes."""
+        scores = self.scores(heads=heads, queries=queries)
+        return (scores - _cut(self.lse, heads, queries)[..., None]).exp().to(self.z.dtype)
 
 
 @dataclass(frozen=True)
@@ -91,9 +101,11 @@ class MaterialisedAttention:
         """The entries of the matrix at each (prompt, query, key)."""
         return self.matrix[prompt, :, query, key]
 
-    def pattern(self, start: int = 0, stop: int | None = None) -> Float[Tensor, "batch head query key"]:
-        """The matrix's rows `start` to `stop`."""
-        return self.matrix[:, :, start:stop]
+    def pattern(
+        self, *, heads: Int[Tensor, " head"] | None = None, queries: Int[Tensor, " query"] | None = None
+    ) -> Float[Tensor, "batch head query key"]:
+        """The matrix of the given heads and queries."""
+        return _cut(self.matrix, heads, queries)
 
 
 AttentionReading = Attention | MaterialisedAttention
@@ -208,7 +220,9 @@ def _blockwise(
     z, lse = [], []
     for start in range(0, n_queries, block):
         stop = min(start + block, n_queries)
-        rows = _score_rows(q, k, start, stop, scale=scale, mask=mask, softcap=softcap)
+        at = torch.arange(start, stop, device=q.device) + k.shape[2] - n_queries
+        here = None if mask is None else mask[..., start:stop, :]
+        rows = _score_rows(q[:, :, start:stop], k, at, scale=scale, mask=here, softcap=softcap)
         row_lse = rows.logsumexp(-1)
         p = (rows - row_lse[..., None]).exp().nan_to_num(0.0).to(v.dtype)
         z.append((p.unflatten(1, (k.shape[1], -1)) @ v_shared).flatten(1, 2))
@@ -217,17 +231,21 @@ def _blockwise(
 
 
 def _score_rows(
-    q: Tensor, k: Tensor, start: int, stop: int, *, scale: float, mask: Tensor | None, softcap: float | None
+    q: Tensor, k: Tensor, at: Tensor, *, scale: float, mask: Tensor | None, softcap: float | None
 ) -> Tensor:
+    """Scores of the queries `q`, which stand at the keys `at`; `mask` holds their rows."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    rows = q[:, :, start:stop].to(wide).unflatten(1, (k.shape[1], -1))
+    rows = q.to(wide).unflatten(1, (k.shape[1], -1))
     scores = _cap((rows @ k.to(wide).unsqueeze(2).mT).flatten(1, 2) * scale, softcap)
     if mask is None:
-        n_queries, n_keys = q.shape[2], k.shape[2]
-        query = torch.arange(start, stop, device=q.device)[:, None] + n_keys - n_queries
-        return scores.masked_fill(torch.arange(n_keys, device=q.device) > query, -torch.inf)
-    here = mask[..., start:stop, :]
-    return scores.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else scores + here
+        mask = torch.arange(k.shape[2], device=q.device) <= at[:, None]
+    return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+
+
+def _cut(x: Tensor, heads: Tensor | None, queries: Tensor | None) -> Tensor:
+    """The given heads (axis 1) and queries (axis 2), all where None."""
+    x = x if queries is None else x.index_select(2, queries)
+    return x if heads is None else x.index_select(1, heads)
 
 
 def _cap(scores: Tensor, softcap: float | None) -> Tensor:

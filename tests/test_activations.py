@@ -1,6 +1,8 @@
 import pytest
 import torch
 from families import D_VOCAB, random_network
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from induction_lab import HookedModel, capture
 from induction_lab.activations import NAMES
@@ -82,6 +84,45 @@ def test_chosen_heads_and_positions_are_cuts_of_the_whole(llama, name):
         cut = full.index_select(axis, torch.tensor([head // group for head in heads]))
         cut = cut.index_select(at, torch.tensor([2, 19]))
         torch.testing.assert_close(some[name, layer], cut, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "gpt2"])  # grouped, window, cap, sinks
+def test_chosen_rows_of_the_matrices_are_those_of_transformers(family):
+    network = random_network(family)
+    with torch.no_grad():
+        wanted = network(TOKENS, output_attentions=True, use_cache=False).attentions
+    acts = capture(
+        HookedModel(network), TOKENS, ["pattern", "attn_scores"], heads=["L1H3", "L0H1", "L1H0"], positions=[2, -1]
+    )
+    for layer, heads in {0: [1], 1: [3, 0]}.items():
+        pattern = wanted[layer][:, heads][:, :, [2, 19]]
+        torch.testing.assert_close(acts["pattern", layer], pattern, atol=1e-5, rtol=1e-4)
+        pattern = pattern / pattern.sum(-1, keepdim=True)  # a sink is no key
+        torch.testing.assert_close(acts["attn_scores", layer].softmax(-1), pattern, atol=1e-5, rtol=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor holds that anything makes inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))])
+        return made
+
+
+@pytest.mark.parametrize("name", ["pattern", "attn_scores"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_no_matrix_is_made_for_a_few_rows_of_it(family, name):
+    model, tokens = HookedModel(random_network(family)), torch.randint(3, D_VOCAB, (1, 256))
+    with Largest() as some:
+        capture(model, tokens, name, heads=["L0H1", "L1H3"], positions=[100, 255])
+    with Largest() as whole:
+        capture(model, tokens, name)
+    assert some.numel < 256 * 256 and whole.numel == model.n_heads * 256 * 256
 
 
 def test_only_what_was_asked_for_is_kept(llama):

@@ -69,6 +69,30 @@ def test_output_and_probabilities_are_those_of_the_softmax_of_the_whole_matrix(c
     assert seen[0].layer == 3
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("heads", [None, [5, 0, 3], [2]])
+@pytest.mark.parametrize("queries", [None, [39, 2, 17], [8]])
+@pytest.mark.parametrize("case", [*CASES, "a mask for each head"])
+def test_chosen_heads_and_queries_are_cut_from_the_softmax_of_the_whole_matrix(case, heads, queries, device):
+    by_head = {"mask": torch.cat([window_mask(40, window) for window in (3, 7, 11, 19, 30, 40)], 1)}
+    extras = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in CASES.get(case, by_head).items()}
+    q, k, v = random_qkv(device=device)
+    seen = []
+    with reading(seen.append):
+        attend(q, k, v, layer=0, scale=0.25, **extras)
+    chosen = {"heads": heads, "queries": queries}
+    chosen = {name: None if at is None else torch.tensor(at, device=device) for name, at in chosen.items()}
+    head_at, query_at = heads or list(range(6)), queries or list(range(40))
+    wanted = plain(q, k, v, 0.25, **extras)[1][:, head_at][:, :, query_at].float()
+    rows = wanted.sum(-1) > 0
+    pattern, scores = seen[0].pattern(**chosen), seen[0].scores(**chosen)
+    assert pattern.shape == scores.shape == wanted.shape
+    torch.testing.assert_close(pattern[rows], wanted[rows], atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        scores.softmax(-1)[rows], (wanted / wanted.sum(-1, keepdim=True))[rows], atol=1e-5, rtol=1e-4
+    )  # without the sink, which is no key
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 70), st.sampled_from([4, 8, 32]))
 def test_every_shape_is_exact(batch, kv_heads, group, n, d):
@@ -150,4 +174,6 @@ def test_a_matrix_that_a_model_built_reads_alike():
     built = MaterialisedAttention(0, pattern.float(), v, z.float())
     at = torch.tensor([0, 1, 1]), torch.tensor([5, 6, 39]), torch.tensor([5, 2, 0])
     torch.testing.assert_close(built.probabilities(*at), pattern[at[0], :, at[1], at[2]].float())
-    torch.testing.assert_close(built.pattern(3, 9), pattern[:, :, 3:9].float())
+    heads, queries = torch.tensor([4, 1]), torch.tensor([3, 39, 9])
+    chosen = built.pattern(heads=heads, queries=queries)
+    torch.testing.assert_close(chosen, pattern[:, heads][:, :, queries].float())
