@@ -68,8 +68,9 @@ def score_heads(
             the reason in `provenance["left_out"]`.
         batch_size: Prompts at a time; by default as many as make 4,096 tokens.
         chance_test: Also run as many prompts of the same length that repeat nothing, and test the scores that look for
-            repeats (`REPEAT_SCORES`) against them. Doubles the time. Six prompts or more; on text the null is random
-            tokens all the same, so it also holds what is not random about text.
+            repeats (`REPEAT_SCORES`) against them. Doubles the time. With fewer prompts than
+            `significance.fewest_prompts` (8 for 270 heads) a lone head cannot pass. On text the null is random tokens
+            all the same, so it also holds what is not random about text.
         loss: Also the loss per position, and on each copy of a repeated block. Without it the unembedding is not run,
             unless a score needs it.
         progress: A progress bar on standard error.

@@ -12,9 +12,9 @@ from rich.table import Table
 from induction_lab.heads import Head
 from induction_lab.model_store import NAMED, cache_folder, is_here
 from induction_lab.results import HeadScores
+from induction_lab.significance import fewest_prompts
 
 ABOVE = 0.4  # what people call an induction head
-ENOUGH_PROMPTS = 6  # with fewer no head can pass the test after correction over many heads
 
 
 def show_scores(scores: HeadScores, *, top: int = 8) -> None:
@@ -80,11 +80,13 @@ def _head_count(scores: HeadScores) -> str:
     all_heads = scores.n_layers * scores.n_heads
     text = f"{len(scores.above('prefix_matching', ABOVE))} of {all_heads} heads exceed {ABOVE} in prefix_matching"
     if "prefix_matching" in scores.q_values:
-        if scores.provenance["prompts"]["n_prompts"] < ENOUGH_PROMPTS:
-            return f"{text}; too few prompts to test them against chance (use {ENOUGH_PROMPTS} or more)."
-        text += (
-            f", {len(scores.significant('prefix_matching'))} are above chance (q ≤ 0.05 and above uniform attention)"
-        )
+        passing = len(scores.significant("prefix_matching"))
+        text += f", {passing} are above chance (q ≤ 0.05 and above uniform attention)"
+        fewest = fewest_prompts(all_heads)
+        if scores.provenance["prompts"]["n_prompts"] < fewest:
+            text += (
+                f"; on so few prompts a lone head could not pass the correction over all heads: use {fewest} or more"
+            )
     return text + "."
 
 

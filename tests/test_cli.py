@@ -44,6 +44,16 @@ def test_the_main_job_says_what_the_model_does_and_where_the_files_went(scored):
     assert all((folder / name).read_bytes()[:4] == PNG for name in files if name.endswith(".png"))
 
 
+@pytest.mark.parametrize(("prompts", "warned"), [("4", True), ("5", False)])
+def test_prompts_too_few_for_a_lone_head_are_pointed_out(tmp_path, prompts, warned):
+    done = run("score", "--prompts", prompts, "--scores", "prefix_matching", "--no-figures", cwd=tmp_path)
+    said = done.stdout.replace("\n", " ")
+    assert re.search(r"\d are above chance", said)
+    assert (
+        "a lone head could not pass the correction over all heads: use 5 or more" in " ".join(said.split())
+    ) == warned
+
+
 def test_output_fits_80_columns_and_is_plain_where_piped(scored):
     _, done = scored
     assert max(map(len, done.stdout.splitlines())) <= 80

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import false_discovery_control, mannwhitneyu
 
-from induction_lab.significance import above_chance
+from induction_lab.significance import above_chance, fewest_prompts
 
 
 def test_heads_with_nothing_to_find_are_called_above_chance_no_more_often_than_allowed():
@@ -40,3 +40,34 @@ def test_ties_everywhere_are_no_evidence_and_no_nan():
 def test_no_prompts_are_refused():
     with pytest.raises(ValueError, match="Both sides need prompts"):
         above_chance(torch.zeros(0, 1, 1), torch.zeros(3, 1, 1))
+
+
+def lone_head_q(n_heads: int, n_prompts: int) -> torch.Tensor:
+    """One head wholly above its null among heads wholly below theirs, whose p-values are 1."""
+    rising = torch.arange(n_prompts, dtype=torch.float)[:, None, None].expand(-1, 1, n_heads)
+    observed = rising.clone()
+    observed[..., 1:] -= 100
+    p_values, q_values = above_chance(observed, rising - 50)
+    assert (p_values[0, 1:] == 1).all()
+    return q_values[0, 0]
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.01])
+@pytest.mark.parametrize("n_heads", [1, 8, 144, 270, 1600, 16128])
+def test_a_lone_head_passes_with_the_fewest_prompts_and_not_with_one_less(n_heads, rate):
+    fewest = fewest_prompts(n_heads, rate)
+    assert lone_head_q(n_heads, fewest) <= rate
+    assert lone_head_q(n_heads, fewest - 1) > rate
+
+
+def test_the_fewest_prompts_that_the_documentation_names():
+    assert (fewest_prompts(8), fewest_prompts(270)) == (5, 8)
+
+
+def test_ties_of_one_head_change_no_other_heads_p_value():
+    generator = torch.Generator().manual_seed(2)
+    observed, null = torch.rand(2, 6, 1, 3, generator=generator)
+    alone, _ = above_chance(observed, null)
+    observed[:, 0, 2] = null[:, 0, 2] = 0.5
+    beside, _ = above_chance(observed, null)
+    torch.testing.assert_close(beside[0, :2], alone[0, :2], atol=0, rtol=0)
