@@ -153,6 +153,7 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
+        _progress("")
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
         sys.exit(2)
     except BrokenPipeError:

@@ -60,23 +60,32 @@ def test_output_fits_80_columns_and_is_plain_where_piped(scored):
     assert "\x1b" not in done.stdout + done.stderr and done.stderr == ""
 
 
-def test_output_is_coloured_on_a_terminal(tmp_path):
+def run_on_terminal(*arguments, cwd) -> tuple[int, bytes]:
+    """Exit code, and all that a terminal was sent."""
     controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "models"],
-        stdout=terminal,
-        stderr=terminal,
-        cwd=tmp_path,
-        env={**os.environ, "TERM": "xterm-256color"},
-    )
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=terminal, stderr=terminal, cwd=cwd, env=environment)
     os.close(terminal)
     shown = io.BytesIO()
     while True:
         try:
             shown.write(os.read(controller, 4096))
-        except OSError:
+        except OSError:  # the command has ended
             break
-    assert process.wait() == 0 and b"\x1b[1m" in shown.getvalue() and b"\x1b[32mready" in shown.getvalue()
+    os.close(controller)
+    return process.wait(), shown.getvalue()
+
+
+def test_output_is_coloured_on_a_terminal(tmp_path):
+    code, shown = run_on_terminal("models", cwd=tmp_path)
+    assert code == 0 and b"\x1b[1m" in shown and b"\x1b[32mready" in shown
+
+
+def test_an_error_on_a_terminal_stands_on_a_line_of_its_own(tmp_path):
+    code, shown = run_on_terminal("score", "./no-model", cwd=tmp_path)
+    assert code == 2
+    loading, error = shown.split(b"\r\x1b[K")[-2:]  # what stands between two erasures of the line
+    assert loading.startswith(b"loading libraries") and re.match(rb"(\x1b\[\d+m)?error: There is no file", error)
 
 
 def test_the_written_scores_are_the_librarys(scored):
