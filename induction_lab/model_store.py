@@ -161,13 +161,14 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils import logging as hf_logging
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable  # the user's own choice
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
+    logging.disable(max(disabled, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()

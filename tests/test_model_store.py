@@ -1,5 +1,6 @@
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -131,6 +132,20 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatch
     monkeypatch.setenv(model_store.CACHE_VARIABLE, str(tmp_path / "file"))
     with pytest.raises(ValueError, match=f"cannot be written.*{model_store.CACHE_VARIABLE}"):
         model_store.get("smollm2-135m")
+
+
+@pytest.mark.parametrize("chosen", [logging.NOTSET, logging.INFO, logging.CRITICAL])
+def test_quiet_libraries_leave_the_users_own_logging_as_it_was(chosen):
+    before = logging.root.manager.disable
+    logging.disable(chosen)
+    try:
+        with pytest.raises(RuntimeError, match="inside"), model_store.quiet_libraries():
+            assert not logging.getLogger("transformers").isEnabledFor(logging.WARNING)
+            assert logging.root.manager.disable >= chosen
+            raise RuntimeError("inside")
+        assert logging.root.manager.disable == chosen
+    finally:
+        logging.disable(before)
 
 
 def test_only_named_models_are_brought(workshop):
