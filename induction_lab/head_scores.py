@@ -14,6 +14,7 @@ et al. (2021), https://transformer-circuits.pub/2021/framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -30,6 +31,7 @@ from induction_lab.output_scores import (
     copying_prompts,
     refuse_changed_outputs,
 )
+from induction_lab.progress import Ticker, progress_bar
 from induction_lab.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
 from induction_lab.provenance import provenance
 from induction_lab.reading import Enough, goes_through_interface, read_attention
@@ -41,8 +43,6 @@ SCORES = (*ATTENTION_SCORES, "copying", "logit_attribution", "ov_copying")
 REPEAT_SCORES = ("prefix_matching", "induction_stripe", "duplicate_token", "anti_induction")
 _TOKENS_A_BATCH = 4096
 _LOGIT_BYTES = 2**26
-
-Ticker = Callable[[int], None]
 
 
 def score_heads(
@@ -86,43 +86,40 @@ def score_heads(
     left_out = _left_out(model, prompts, asked, strict=scores is not None)
     asked = [name for name in asked if name not in left_out]
     batch_size = _batch_size(model, prompts, batch_size)
-    control = None
-    if chance_test:
-        control = _control_prompts(model, prompts)
+    control = _control_prompts(model, prompts) if chance_test else None
     sample = copying_prompts(model, seed=prompts.seed or 0) if "copying" in asked else None
-    total = len(prompts) + len(control or ()) + len(sample or ())
 
-    with _ticking(total, progress) as tick:
+    total = len(prompts) + len(control or ()) + len(sample or ())
+    with progress_bar(total, "scoring prompts", shown=progress) as tick:
         run = _Run(model, prompts, asked, loss=loss, batch_size=batch_size, tick=tick)
-        values = {name: _mean_and_error(per, run.defined[name]) for name, per in run.per_prompt.items()}
-        uniform = dict(run.uniform)
+        measured = run.measured()
         p_values, q_values = {}, {}
         if control is not None:
-            tested = [name for name in asked if name in REPEAT_SCORES]
-            null = _Run(model, control, tested, loss=False, batch_size=batch_size, tick=tick, like=prompts)
-            for name in tested:
-                keep = run.defined[name]
-                p_values[name], q_values[name] = above_chance(run.per_prompt[name][keep], null.per_prompt[name][keep])
+            p_values, q_values = _test_against(control, run, batch_size=batch_size, tick=tick)
         if sample is not None:
-            per_prompt = copying(model, sample)
+            measured["copying"] = _copying(model, sample)
             tick(len(sample))
-            values["copying"] = _mean_and_error(per_prompt, torch.ones(len(sample), dtype=torch.bool))
-            uniform["copying"] = 4 / (COPYING_TOKENS + 1) - 1  # every token of the prompt rises alike
     if "ov_copying" in asked:
-        weights_only = ov_copying(model).cpu()
-        values["ov_copying"] = (weights_only, torch.zeros_like(weights_only))
-        uniform["ov_copying"] = 0.0
+        measured["ov_copying"] = _ov_copying(model)
     return HeadScores(
         model=model.name,
-        values={name: values[name][0] for name in asked},
-        standard_errors={name: values[name][1] for name in asked},
-        uniform={name: uniform[name] for name in asked},
+        values={name: measured[name].mean for name in asked},
+        standard_errors={name: measured[name].error for name in asked},
+        uniform={name: measured[name].uniform for name in asked},
         p_values=p_values,
         q_values=q_values,
         loss_by_copy=run.loss_by_copy,
         loss=run.loss,
         provenance=provenance(model, prompts, left_out=left_out),
     )
+
+
+class _Measured(NamedTuple):
+    """One score: mean over prompts, its standard error, and what uniform attention scores."""
+
+    mean: Float[Tensor, "layer head"]
+    error: Float[Tensor, "layer head"]
+    uniform: float
 
 
 class _Run:
@@ -157,9 +154,14 @@ class _Run:
         if like is None:
             self._check_defined()
         self.uniform = {name: float(torch.cat(per)[self.defined[name]].mean()) for name, per in chance.items()}
-        if self.attribution:
-            self.uniform["logit_attribution"] = 0.0
         self.loss, self.loss_by_copy = _summarise_losses(losses, prompts)
+
+    def measured(self) -> dict[str, _Measured]:
+        """Each score summarised over the prompts that have it; uniform attention attributes no logits."""
+        return {
+            name: _summarise(per_prompt[self.defined[name]], uniform=self.uniform.get(name, 0.0))
+            for name, per_prompt in self.per_prompt.items()
+        }
 
     def _batch(
         self, batch: Prompts, pattern: Prompts, rows: slice, chance: dict[str, list[Tensor]], loss: bool
@@ -263,11 +265,34 @@ def _batch_size(model: HookedModel, prompts: Prompts, batch_size: int | None) ->
     return max(1, by_tokens)
 
 
-def _mean_and_error(per_prompt: Tensor, defined: Tensor) -> tuple[Tensor, Tensor]:
-    kept = per_prompt[defined]
-    if len(kept) < 2:
-        return kept.mean(0), torch.full_like(kept[0], torch.nan)
-    return kept.mean(0), kept.std(0) / len(kept) ** 0.5
+def _summarise(per_prompt: Float[Tensor, "prompt layer head"], *, uniform: float) -> _Measured:
+    mean = per_prompt.mean(0)
+    if len(per_prompt) < 2:
+        return _Measured(mean, torch.full_like(mean, torch.nan), uniform)
+    return _Measured(mean, per_prompt.std(0) / len(per_prompt) ** 0.5, uniform)
+
+
+def _test_against(
+    control: Prompts, run: _Run, *, batch_size: int, tick: Ticker
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """p-values and q-values of the scores that look for repeats, read at the same positions of `control`."""
+    tested = [name for name in run.attention if name in REPEAT_SCORES]
+    null = _Run(run.model, control, tested, loss=False, batch_size=batch_size, tick=tick, like=run.prompts)
+    p_values, q_values = {}, {}
+    for name in tested:
+        keep = run.defined[name]
+        p_values[name], q_values[name] = above_chance(run.per_prompt[name][keep], null.per_prompt[name][keep])
+    return p_values, q_values
+
+
+def _copying(model: HookedModel, sample: Prompts) -> _Measured:
+    all_alike = 4 / (COPYING_TOKENS + 1) - 1  # every token of the prompt rises alike
+    return _summarise(copying(model, sample), uniform=all_alike)
+
+
+def _ov_copying(model: HookedModel) -> _Measured:
+    values = ov_copying(model).cpu()
+    return _Measured(values, torch.zeros_like(values), 0.0)  # from the weights alone: no prompts to differ
 
 
 def _losses(model: HookedModel, batch: Prompts, hidden: Tensor) -> Float[Tensor, "prompt predicted"]:
@@ -297,26 +322,3 @@ def _summarise_losses(losses: list[Tensor], prompts: Prompts) -> tuple[list[floa
         return by_position.tolist(), []
     masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap)
     return by_position.tolist(), [float(by_position[mask].mean()) for mask in masks]
-
-
-class _ticking:
-    """A progress bar over prompts, or nothing."""
-
-    def __init__(self, total: int, shown: bool) -> None:
-        self.total, self.shown = total, shown
-
-    def __enter__(self) -> Ticker:
-        if not self.shown:
-            return lambda n: None
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.bar.start()
-        task = self.bar.add_task("scoring prompts", total=self.total)
-        return lambda n: self.bar.advance(task, n)
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            self.bar.stop()

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["heads", "targets", "prompts", "losses", "significance", "attention"],
+    ["heads", "targets", "prompts", "losses", "significance", "attention", "progress"],
     ["results"],
     ["attention_only", "model_store"],
     ["handbuilt", "models"],
