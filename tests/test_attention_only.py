@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer, rotate
+from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+from induction_lab.layers import rotate
 
 POSITIONS = ["learned", "rotary", "shortformer", "none"]
 

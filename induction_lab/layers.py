@@ -1,0 +1,104 @@
+"""The parts of the small model that are not attention: embeddings, rotation, unembedding, LayerNorm, MLP.
+
+Weights and hook points carry TransformerLens' names and shapes; `x @ W` throughout. Source of the equations: Elhage et
+al. (2021), https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+
+class Embed(nn.Module):
+    """`W_E[token]`."""
+
+    def __init__(self, d_vocab: int, d_model: int) -> None:
+        """Gaussian rows of length about 1."""
+        super().__init__()
+        self.W_E = nn.Parameter(torch.randn(d_vocab, d_model) * d_model**-0.5)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Rows of `W_E`."""
+        return nn.functional.embedding(tokens, self.W_E)  # its gradient, unlike that of indexing, is reproducible
+
+
+class PosEmbed(nn.Module):
+    """`W_pos[position]`."""
+
+    def __init__(self, n_ctx: int, d_model: int) -> None:
+        """Gaussian rows of length about 1."""
+        super().__init__()
+        self.W_pos = nn.Parameter(torch.randn(n_ctx, d_model) * d_model**-0.5)
+
+    def forward(self, n_positions: int) -> Float[Tensor, "pos d_model"]:
+        """The first `n_positions` rows of `W_pos`."""
+        return self.W_pos[:n_positions]
+
+
+class Unembed(nn.Module):
+    """`logits = x W_U`."""
+
+    def __init__(self, d_model: int, d_vocab: int) -> None:
+        """Gaussian columns of length about 1."""
+        super().__init__()
+        self.W_U = nn.Parameter(torch.randn(d_model, d_vocab) * d_model**-0.5)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits of the next token."""
+        return x @ self.W_U
+
+
+class LayerNorm(nn.Module):
+    """`w * (x - mean) / sqrt(variance + eps) + b`."""
+
+    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
+        """Starts as pure normalisation."""
+        super().__init__()
+        self.eps = eps
+        self.w = nn.Parameter(torch.ones(d_model))
+        self.b = nn.Parameter(torch.zeros(d_model))
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Normalise over the last axis."""
+        x = x - x.mean(-1, keepdim=True)
+        scale = self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        return self.hook_normalized(x / scale * self.w + self.b)
+
+
+class MLP(nn.Module):
+    """`gelu(x W_in + b_in) W_out + b_out`."""
+
+    def __init__(self, d_model: int, d_mlp: int) -> None:
+        """Gaussian weights, zero biases."""
+        super().__init__()
+        self.W_in = nn.Parameter(torch.randn(d_model, d_mlp) * d_model**-0.5)
+        self.b_in = nn.Parameter(torch.zeros(d_mlp))
+        self.W_out = nn.Parameter(torch.randn(d_mlp, d_model) * d_mlp**-0.5)
+        self.b_out = nn.Parameter(torch.zeros(d_model))
+        self.hook_pre = HookPoint()
+        self.hook_post = HookPoint()
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the MLP adds to the stream."""
+        return self.hook_post(nn.functional.gelu(self.hook_pre(x @ self.W_in + self.b_in))) @ self.W_out + self.b_out
+
+
+def rotate(
+    x: Float[Tensor, "batch pos head d_head"], *, base: float = 10_000.0
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Rotate pairs (i, i + d_head/2) by `position * base^(-2i/d_head)`, so that q.k depends on the offset alone.
+
+    Source: Su et al. (2021), https://arxiv.org/abs/2104.09864.
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float32, device=x.device) / half)
+    position = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)
+    angle = torch.outer(position, frequency)[:, None]
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
