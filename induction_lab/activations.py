@@ -112,7 +112,7 @@ def capture(
     engine = goes_through_interface(model) and not isinstance(model.network, AttentionOnlyTransformer)
     found: dict[Key, Tensor] = {}
     if engine and not all(_name(key) in _BY_ENGINE for key in keys):
-        # Where a bridge leaves attention to transformers (OPT), its hook_attn_scores shows the pattern: not asked.
+        # A bridge that leaves attention to transformers (OPT) shows the pattern as hook_attn_scores: not asked.
         found = _by_hooks(model, prompts.tokens, [key for key in keys if _name(key) != "attn_scores"], cut)
     elif not engine:
         found = _by_hooks(model, prompts.tokens, keys, cut)
@@ -123,7 +123,8 @@ def capture(
     if absent:
         raise ValueError(
             f"{model.name} ({type(model.network).__name__}) has no {', '.join(absent)}: rot_q and rot_k need rotary "
-            "positions, resid_mid needs attention and MLP one after the other, and some bridges show less."
+            "positions, resid_mid needs attention and MLP one after the other, and some bridges show less "
+            "(no attn_scores where transformers attends by itself)."
         )
     return Activations({key: found[key] for key in keys}, by_layer)
 
@@ -179,7 +180,8 @@ def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) ->
 
 def _keeper(model: HookedModel, key: Key, cut: _Cut, found: dict[Key, Tensor]) -> Callable[[Tensor, Any], None]:
     def keep(tensor: Tensor, hook: Any) -> None:
-        found[key] = cut(key, tensor)
+        if _name(key) != "attn_scores" or not _is_pattern(tensor):
+            found[key] = cut(key, tensor)
 
     def keep_result(z: Tensor, hook: Any) -> None:
         assert isinstance(key, tuple)
@@ -189,6 +191,12 @@ def _keeper(model: HookedModel, key: Key, cut: _Cut, found: dict[Key, Tensor]) -
         found[key] = torch.einsum("bpnh,nhd->bpnd", kept, W_O)
 
     return keep_result if _name(key) == "result" else keep
+
+
+def _is_pattern(scores: Tensor) -> bool:
+    """Whether a bridge shows probabilities as scores (GPT-J, GPT-Neo): it sees what transformers returns, no more."""
+    sums = scores.float().sum(-1)
+    return bool((scores >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
 
 
 def _by_engine(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -> dict[Key, Tensor]:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from families import D_VOCAB, random_network
+from families import D_VOCAB, FAMILIES, random_network
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -29,6 +29,14 @@ def test_what_is_captured_is_what_transformers_computes(family, attention):
         torch.testing.assert_close(acts["z", layer], z, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(acts["resid_pre", layer], wanted.hidden_states[layer], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(acts["logits"], wanted.logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"gptj", "gpt_neo"}))  # refused, see below
+def test_scores_are_what_the_softmax_makes_the_pattern_of_not_the_pattern(family):
+    acts = capture(HookedModel(random_network(family)), TOKENS, ["attn_scores", "pattern"], layers=0)
+    pattern = acts["pattern"] / acts["pattern"].sum(-1, keepdim=True)  # a sink is no key
+    torch.testing.assert_close(acts["attn_scores"].softmax(-1), pattern, atol=1e-5, rtol=1e-4)
+    assert (acts["attn_scores"] < 0).any()
 
 
 @pytest.mark.parametrize("family", sorted(ROTARY))
@@ -167,6 +175,8 @@ def test_our_own_models_show_everything(small):
         ("gpt2", "rot_q", "rotary"),
         ("gpt_neox", "resid_mid", "one after the other"),
         ("llama", "pos_embed", "pos_embed"),
+        ("gptj", "attn_scores", "attends by itself"),
+        ("gpt_neo", "attn_scores", "attends by itself"),
     ],
 )
 def test_what_an_architecture_lacks_is_refused_not_left_out(family, name, reason):
