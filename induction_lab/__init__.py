@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from induction_lab.activations import Activations, capture
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-    from induction_lab.circuits import composition_scores, ov_copying
+    from induction_lab.circuits import (
+        ov_circuit,
+        ov_copying,
+        ov_self_copying,
+        qk_circuit,
+        qk_diagonal,
+        qk_matching,
+    )
+    from induction_lab.composition import composition_baseline, composition_scores
+    from induction_lab.exact_scores import positional_preference
     from induction_lab.handbuilt import head_gallery, induction_circuit
     from induction_lab.head_scores import score_heads
     from induction_lab.heads import Head, parse_head, parse_heads
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     )
     from induction_lab.prompts import Prompts, distinct_tokens, repeated_tokens, text_prompts
     from induction_lab.results import HeadScores
+    from induction_lab.sources import stream_rows
 
 __version__ = "0.1.0"
 
@@ -37,12 +47,15 @@ _HOME = {
     "HookedModel": "models",
     "Prompts": "prompts",
     "capture": "activations",
-    "composition_scores": "circuits",
+    "composition_baseline": "composition",
+    "composition_scores": "composition",
     "distinct_tokens": "prompts",
     "head_gallery": "handbuilt",
     "induction_circuit": "handbuilt",
     "load_model": "models",
+    "ov_circuit": "circuits",
     "ov_copying": "circuits",
+    "ov_self_copying": "circuits",
     "parse_head": "heads",
     "parse_heads": "heads",
     "plot_all_scores": "plots",
@@ -50,8 +63,13 @@ _HOME = {
     "plot_loss": "plots",
     "plot_pattern": "plots",
     "plot_score_by_layer": "plots",
+    "positional_preference": "exact_scores",
+    "qk_circuit": "circuits",
+    "qk_diagonal": "circuits",
+    "qk_matching": "circuits",
     "repeated_tokens": "prompts",
     "score_heads": "head_scores",
+    "stream_rows": "sources",
     "text_prompts": "prompts",
 }
 
@@ -64,12 +82,15 @@ __all__ = [
     "HookedModel",
     "Prompts",
     "capture",
+    "composition_baseline",
     "composition_scores",
     "distinct_tokens",
     "head_gallery",
     "induction_circuit",
     "load_model",
+    "ov_circuit",
     "ov_copying",
+    "ov_self_copying",
     "parse_head",
     "parse_heads",
     "plot_all_scores",
@@ -77,8 +98,13 @@ __all__ = [
     "plot_loss",
     "plot_pattern",
     "plot_score_by_layer",
+    "positional_preference",
+    "qk_circuit",
+    "qk_diagonal",
+    "qk_matching",
     "repeated_tokens",
     "score_heads",
+    "stream_rows",
     "text_prompts",
 ]
 

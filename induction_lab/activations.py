@@ -186,7 +186,7 @@ def _keeper(model: HookedModel, key: Key, cut: _Cut, found: dict[Key, Tensor]) -
     def keep_result(z: Tensor, hook: Any) -> None:
         assert isinstance(key, tuple)
         kept = cut(("z", key[1]), z)
-        W_O = model.hooked.W_O[key[1]]
+        W_O = model.head_weights(key[1]).W_O
         W_O = W_O[[head.head for head in cut.heads[key[1]]]] if cut.heads else W_O
         found[key] = torch.einsum("bpnh,nhd->bpnd", kept, W_O)
 

@@ -1,205 +1,276 @@
-"""What a head would do, from the weights alone. Row convention throughout: a vector `x` is a row, maps act as `x @ W`.
+"""What a head would do, from the weights alone: its QK and OV circuits, and what they say about tokens.
 
-`W_OV = W_V W_O` says what a head writes where it attends. Normalisations are folded in at frozen scale: their gain, and
-for LayerNorm the removal of the mean; biases are left out. Nothing here sees a prompt: a head that would copy need
-never attend. Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
+Row convention throughout: a vector `x` is a row, maps act as `x @ W`.
+
+    OV circuit   rows W_V W_O readers     entry [s, v]: how far attending to s raises v
+    QK circuit   rows W_Q R W_K^T rows^T  entry [t, s]: how far a query at t prefers the key s; R turns by their offset
+
+Rows are what stands in the residual stream: the embeddings of all tokens, their effective embeddings, positions, what
+another head writes about each token, or any vectors. All norms on the way are folded in at frozen scale, biases left
+out, unless `exact` is asked for. No prompt is seen: a head that would copy need never attend. Circuits are
+`FactoredMatrix`es of TransformerLens, d_head wide inside; nothing here builds one of vocabulary by vocabulary.
+Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import get_args
 
 import torch
 from jaxtyping import Complex, Float
-from torch import Tensor, nn
+from torch import Tensor
+from transformer_lens.FactoredMatrix import FactoredMatrix
 
+from induction_lab.exact_scores import queries_and_keys
+from induction_lab.heads import Head, HeadLike, parse_head
 from induction_lab.models import HookedModel
+from induction_lab.norms import folded_weights, unembedding_readers
+from induction_lab.rotary import relative_rotations
+from induction_lab.sources import Source, stream_rows
 
-_PRODUCT_BYTES = 2**26  # of the products of two layers that are held at a time
-
-
-class FrozenNorm(NamedTuple):
-    """A normalisation at frozen scale: `x -> gain * (x - mean(x) if centred else x) / scale + bias`."""
-
-    gain: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"]
-    centred: bool
-
-    def fold(self, readers: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """Directions `r'` with `x @ r' = (norm(x) * scale) @ r`, bias left out."""
-        folded = readers * self.gain
-        return folded - folded.mean(-1, keepdim=True) if self.centred else folded
-
-    def scale(
-        self, x: Float[Tensor, "*batch d_model"], normalised: Float[Tensor, "*batch d_model"]
-    ) -> Float[Tensor, "*batch"]:
-        """By what each row of `x` was divided to give `normalised`; 1 for a norm that does nothing."""
-        inner = (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
-        return inner.square().sum(-1) / (inner * (normalised - self.bias)).sum(-1)
+Side = Source | HeadLike | Float[Tensor, "_ d_model"]
+Offset = int | range
 
 
-def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> FrozenNorm:
-    """Find a normalisation's gain, bias and centring by what it does to a few vectors, whatever it is called.
+def ov_circuit(model: HookedModel, head: HeadLike, *, source: Side = "embedding") -> FactoredMatrix:
+    """What a head writes into the logits about each row: `rows W_V W_O W_U`, `[row, d_vocab]`.
 
-    An alternating vector of +1 and -1 has mean 0 and root mean square 1, so a norm only multiplies it by its gain;
-    LayerNorm sends a constant vector to its bias.
+    >>> circuit = ov_circuit(load_model(), "L1H3")               # doctest: +SKIP
+    >>> circuit[7].AB.argmax()  # the token that attending to token 7 raises most  # doctest: +SKIP
+    tensor(7)
+
+    Args:
+        model: Any model whose weights TransformerLens gives by head.
+        head: Which.
+        source: `embedding`, `effective` (embedding and first MLP), `positions`, another head (what that writes about
+            each token's embedding: a virtual head), or vectors `[row, d_model]`.
 
     Raises:
-        ValueError: If it does neither what LayerNorm nor what RMSNorm does.
+        ValueError: If head or source are not to be had, or the stream is projected before the unembedding.
     """
-    zeros = torch.zeros(d_model, device=like.device, dtype=like.dtype)
-    if norm is None or isinstance(norm, nn.Identity):
-        zeros = zeros.to(torch.promote_types(like.dtype, torch.float32))
-        return FrozenNorm(zeros + 1, zeros, False)
-    signs = (1 - 2 * (torch.arange(d_model, device=like.device) % 2)).to(like.dtype)
-    signs = signs - signs.mean() if d_model % 2 else signs
-    large = 1e3  # so that epsilon vanishes
-    with torch.inference_mode():
-        bias = norm(zeros)
-        gain = (norm(large * signs) - norm(-large * signs)) / 2 / signs * signs.square().mean().sqrt()
-        constant = norm(large * (zeros + 1)) - bias
-    tolerance = 1e-2 * float(gain.abs().max())
-    centred = bool(constant.abs().max() < tolerance)
-    if not centred and not torch.allclose(constant, gain, atol=tolerance):
-        raise ValueError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so it cannot be folded.")
-    wide = torch.promote_types(like.dtype, torch.float32)
-    return FrozenNorm(gain.clone().to(wide), bias.clone().to(wide), centred)
+    layer, index = _head(model, head)
+    _, _, W_V, W_O = folded_weights(model, layer)
+    into = W_V[index // (model.n_heads // model.n_kv_heads)]
+    return FactoredMatrix(side_rows(model, source) @ into, W_O[index] @ unembedding_readers(model).mT)
 
 
-def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
-    """The normalisation before a layer's queries, keys and values; without one, the identity."""
-    block = model.hooked.blocks[layer]
-    norm = getattr(block, "ln1", None)
-    norm = getattr(norm, "original_component", norm)  # what a TransformerLens bridge wraps
-    return frozen_norm(norm, model.d_model, like=model.unembedding)
+def qk_circuit(
+    model: HookedModel,
+    head: HeadLike,
+    *,
+    query: Side = "embedding",
+    key: Side = "embedding",
+    offset: Offset = 0,
+    exact: bool = False,
+) -> FactoredMatrix:
+    """How far a head's query on each row prefers each key row: `query_rows W_Q R W_K^T key_rows^T`, `[query, key]`.
 
+    >>> looked_for = qk_circuit(load_model(), "L1H3", key="L0H3")  # keys that tell the token before  # doctest: +SKIP
+    >>> looked_for.AB[7].argmax()  # a query on token 7 looks for keys after token 7                  # doctest: +SKIP
+    tensor(7)
 
-def final_norm(model: HookedModel) -> FrozenNorm:
-    """The normalisation before the unembedding; without one, the identity."""
-    return frozen_norm(model.final_norm, model.d_model, like=model.unembedding)
-
-
-def ov_eigenvalues(model: HookedModel) -> Complex[Tensor, "layer head d_head"]:
-    """The non-zero eigenvalues of every head's full output circuit `W_E W_V W_O W_U` (vocabulary to vocabulary).
-
-    They equal those of the d_head x d_head matrix `W_O (W_U W_E) W_V`, so no vocabulary-sized matrix is built. Computed
-    in float64.
+    Args:
+        model: Any model whose weights TransformerLens gives by head.
+        head: Which.
+        query: What stands at the query, as `source` of `ov_circuit`.
+        key: What stands at the key.
+        offset: Query less key position, for rotary models; a range stands for the mean rotation over it. Models that
+            are not rotary give the same at every offset.
+        exact: Attention scores as the model computes them before soft cap and mask, had the stream held these rows:
+            each row normalised at its own scale, biases in, scaled. Those of layer 0 are the model's own.
 
     Raises:
-        ValueError: If TransformerLens cannot give the model's weights by head, or embedding and stream differ in width.
+        ValueError: If head, rows or offset are not to be had.
     """
-    W_V, W_O, W_E = (getattr(model.hooked, name).detach() for name in ("W_V", "W_O", "W_E"))
-    if W_E.shape[1] != model.d_model or model.unembedding.shape[1] != model.d_model:
-        raise ValueError(f"{model.name} projects its embedding, so its output circuits are not W_E W_OV W_U.")
-    readers = final_norm(model).fold(model.unembedding.to(model.wide))
-    through = readers.T.double() @ W_E.double()  # W_U W_E: from what is written to what the embedding of it reads
-    group = model.n_heads // W_V.shape[1]
+    layer, index = _head(model, head)
+    R = rotation(model, offset)[layer]
+    rows = (side_rows(model, query), side_rows(model, key))
+    if exact:
+        q, k = queries_and_keys(model, layer, *rows)
+    else:
+        W_Q, W_K, _, _ = folded_weights(model, layer)
+        q, k = rows[0] @ W_Q, rows[1] @ W_K
+    return FactoredMatrix(q[index] @ R, k[index // (model.n_heads // model.n_kv_heads)].mT)
+
+
+def side_rows(model: HookedModel, side: Side) -> Float[Tensor, "row d_model"]:
+    """The vectors that a `source`, `query` or `key` stands for."""
+    if isinstance(side, Tensor):
+        return side
+    if isinstance(side, str) and side in get_args(Source):
+        return stream_rows(model, side)  # type: ignore[arg-type]
+    layer, index = _head(model, side)
+    _, _, W_V, W_O = folded_weights(model, layer)
+    return stream_rows(model) @ W_V[index // (model.n_heads // model.n_kv_heads)] @ W_O[index]
+
+
+def rotation(model: HookedModel, offset: Offset) -> Float[Tensor, "layer d_head d_head"]:
+    """`R` of every layer at an offset, or its mean over a range of them."""
+    return relative_rotations(model, [offset] if isinstance(offset, int) else offset).mean(1)
+
+
+def ov_eigenvalues(model: HookedModel, *, source: Side = "embedding") -> Complex[Tensor, "layer head d_head"]:
+    """The non-zero eigenvalues of every head's output circuit `rows W_V W_O W_U` (vocabulary to vocabulary).
+
+    They equal those of the d_head x d_head matrix `W_O (W_U rows) W_V`, so no vocabulary-sized matrix is built.
+    Computed in float64. `source` gives one row a token: `embedding` or `effective`.
+    """
+    rows = _token_rows(model, source)
+    through = unembedding_readers(model).mT.double() @ rows.double()  # from what is written to what its embedding is
+    group = model.n_heads // model.n_kv_heads
     found = []
     for layer in range(model.n_layers):
-        norm = attention_norm(model, layer)
-        inputs = norm.fold(W_V[layer].to(model.wide).mT).mT.double().repeat_interleave(group, 0)
-        found.append(torch.linalg.eigvals(W_O[layer].double() @ through @ inputs))
+        _, _, W_V, W_O = folded_weights(model, layer)
+        found.append(torch.linalg.eigvals(W_O.double() @ through @ W_V.double().repeat_interleave(group, 0)))
     return torch.stack(found)
 
 
-def ov_copying(model: HookedModel) -> Float[Tensor, "layer head"]:
+def ov_copying(model: HookedModel, *, source: Side = "embedding") -> Float[Tensor, "layer head"]:
     """How far tokens on the whole raise themselves through a head: `Re(sum of eigenvalues) / sum of their moduli`.
 
     1: copies, -1: suppresses what it attends to, about 0: random weights. A head that writes nothing scores 0.
     Not specific to induction heads. Source: Elhage et al. (2021), "Summarizing OV/QK matrices".
     """
-    eigenvalues = ov_eigenvalues(model)
+    return positive_share(ov_eigenvalues(model, source=source))
+
+
+def qk_eigenvalues(
+    model: HookedModel,
+    previous_token: Float[Tensor, "layer head"],
+    *,
+    offset: Offset = 0,
+    source: Side = "embedding",
+) -> Complex[Tensor, "layer head d_head"]:
+    """The non-zero eigenvalues of every head's query circuit against keys that say which token came before.
+
+    `rows W_Q R W_K^T (rows sum_h w_h W_V^h W_O^h)^T`, the sum running over the heads of earlier layers, weighted by
+    `previous_token`: what they write at a position is about the token before it. Zero where no layer is earlier.
+    """
+    rows = _token_rows(model, source).double()
+    gram = rows.mT @ rows
+    R, group = rotation(model, offset).double(), model.n_heads // model.n_kv_heads
+    found = []
+    for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
+        keys = (written.double() @ W_K.double()).repeat_interleave(group, 0)  # [head, d_model, d_head]
+        found.append(torch.linalg.eigvals(keys.mT @ gram @ W_Q.double() @ R[layer]))
+    return torch.stack(found)
+
+
+def qk_matching(
+    model: HookedModel,
+    previous_token: Float[Tensor, "layer head"],
+    *,
+    offset: Offset = 0,
+    source: Side = "embedding",
+) -> Float[Tensor, "layer head"]:
+    """How far a head's queries look for keys whose *previous* token is their own: the share of `qk_eigenvalues`.
+
+    1: prefix matching, -1: avoids it, about 0: random weights. For rotary models at one offset, or over a range.
+
+    Args:
+        model: Any model whose weights TransformerLens gives by head.
+        previous_token: Weight of each head as a previous-token head: `score_heads(…)["previous_token"]`.
+        offset: Query less key position; a range stands for the mean rotation over it.
+        source: `embedding`, `effective`, or a row for each token.
+    """
+    return positive_share(qk_eigenvalues(model, previous_token, offset=offset, source=source))
+
+
+def positive_share(eigenvalues: Complex[Tensor, "*heads d_head"]) -> Float[Tensor, "*heads"]:
+    """`Re(sum of eigenvalues) / sum of their moduli`, in [-1, 1]; 0 where there are none."""
     total = eigenvalues.abs().sum(-1)
     share = eigenvalues.real.sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
     return torch.where(total > 1e-12, share, 0.0).float()
 
 
-def composition_scores(
-    model: HookedModel, kind: str = "K", *, subtract_baseline: bool = True
-) -> Float[Tensor, "layer_1 head_1 layer_2 head_2"]:
-    """How much of what one head writes a later head reads, against random matrices; for all pairs of heads.
+def ov_self_copying(
+    model: HookedModel, *, k: int = 1, source: Side = "embedding", n_tokens: int = 256, seed: int = 0
+) -> Float[Tensor, "layer head"]:
+    """Share of tokens that are among the `k` tokens they raise most themselves, through each head's output circuit.
 
-    In row convention, with `OV = W_V W_O` of the earlier and `QK = W_Q W_K^T` of the later head, over the product of
-    the two factors' Frobenius norms:
-
-        K: |OV QK^T|      Q: |OV QK|      V: |OV OV'|
-
-    less what Gaussian matrices of the same shapes give (`composition_baseline`), sign kept: many lie below it.
-    0 where the second head is in no later layer, so that it cannot read. Gains and centring of each head's own norm are
-    folded in; rotary positions are taken at offset 0. Weights only: a high score is no proof that it matters.
-    Source: Elhage et al. (2021), "Three kinds of composition".
-
-    Args:
-        model: Any model whose weights TransformerLens gives by head.
-        kind: Which input of the later head.
-        subtract_baseline: False gives the plain ratio, in [0, 1].
-
-    Raises:
-        ValueError: If `kind` is none of the three, or the weights are not to be had.
+    In [0, 1]; chance is `k / d_vocab`. Over `n_tokens` random tokens (all, if the vocabulary is no larger) against the
+    whole vocabulary, so with a standard error of at most `1 / (2 sqrt(n_tokens))`.
     """
-    if kind not in ("Q", "K", "V"):
-        raise ValueError(f"`kind` must be Q, K or V, got {kind!r}.")
-    writers, readers, strength = _composition_factors(model, kind)
-    n_layers, n_heads, d_head = writers.shape[:3]
-    baseline = composition_baseline(model.d_model, d_head)[0] if subtract_baseline else 0.0
-    scores = torch.zeros(n_layers, n_heads, n_layers, n_heads)
-    step = max(1, _PRODUCT_BYTES // (4 * (n_heads * d_head) ** 2))
-    for layer in range(n_layers - 1):
-        written = writers[layer].flatten(0, 1)  # [head_1 d_head, d_model]
-        for first in range(layer + 1, n_layers, step):
-            read = readers[first : first + step]  # [layer_2, d_model, head_2 d_head]
-            products = (written @ read).unflatten(-1, (n_heads, d_head)).unflatten(1, (n_heads, d_head))
-            norms = products.square().sum((2, 4)).sqrt()  # [layer_2, head_1, head_2]
-            scores[layer, :, first : first + step] = norms.transpose(0, 1).cpu()
-    own = torch.linalg.matrix_norm(writers).cpu()
-    scores /= (own[:, :, None, None] * strength.cpu()).clamp(min=torch.finfo(scores.dtype).tiny)
-    later = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
-    return torch.where(later[:, None, :, None], scores - baseline, 0.0)
-
-
-def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed: int = 0) -> tuple[float, float]:
-    """What Gaussian matrices of these shapes score in composition, and the standard error of that mean.
-
-    About `1 / sqrt(d_model)`; the same for Q, K and V, whose products have the same shapes.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def factors() -> tuple[Tensor, Tensor]:
-        left, right = torch.randn(2, d_model, d_head, generator=generator)
-        return torch.linalg.qr(left, mode="r").R, right
-
-    ratios = []
-    for _ in range(n_samples):
-        (R_V, W_O), (R_Q, W_K) = factors(), factors()
-        written, read = R_V @ W_O.T, W_K @ R_Q.T
-        ratios.append((written @ read).norm() / written.norm() / read.norm())
-    drawn = torch.stack(ratios)
-    return float(drawn.mean()), float(drawn.std() / n_samples**0.5)
-
-
-def _composition_factors(
-    model: HookedModel, kind: str
-) -> tuple[
-    Float[Tensor, "layer head d_head d_model"], Float[Tensor, "layer d_model head_d_head"], Float[Tensor, "layer head"]
-]:
-    """Narrow factors with the norms of the wide products, because `|W_V X| = |R_V X|` where `W_V = Q_V R_V`.
-
-    Returns what each head writes, what each head's input reads (its heads side by side), and that reader's norm.
-    """
-    hooked = model.hooked
-    writers, readers, strength = [], [], []
+    rows, readers = _token_rows(model, source), unembedding_readers(model)
+    tokens = _sample(model, k, n_tokens, seed)
+    group = model.n_heads // model.n_kv_heads
+    result = torch.zeros(model.n_layers, model.n_heads)
     for layer in range(model.n_layers):
-        norm = attention_norm(model, layer)
-        inputs = {}
-        for name in ("W_Q", "W_K", "W_V"):
-            weights = getattr(hooked, name)[layer].detach().to(model.wide)
-            group = model.n_heads // weights.shape[0]
-            inputs[name] = norm.fold(weights.mT).mT.repeat_interleave(group, 0)  # grouped-query heads share
-        W_O = hooked.W_O[layer].detach().to(model.wide)
-        narrow = {name: torch.linalg.qr(weights, mode="r").R for name, weights in inputs.items()}
-        narrow["W_O"] = torch.linalg.qr(W_O.mT, mode="r").R
-        writers.append(narrow["W_V"] @ W_O)
-        reads, other = {"Q": ("W_Q", "W_K"), "K": ("W_K", "W_Q"), "V": ("W_V", "W_O")}[kind]
-        readers.append((inputs[reads] @ narrow[other].mT).transpose(0, 1).flatten(1))
-        strength.append(torch.linalg.matrix_norm(narrow[reads] @ narrow[other].mT))
-    return torch.stack(writers), torch.stack(readers), torch.stack(strength)
+        _, _, W_V, W_O = folded_weights(model, layer)
+        for head in range(model.n_heads):
+            result[layer, head] = _among_first(rows[tokens] @ W_V[head // group], W_O[head] @ readers.mT, tokens, k)
+    return result
+
+
+def qk_diagonal(
+    model: HookedModel,
+    previous_token: Float[Tensor, "layer head"] | None = None,
+    *,
+    k: int = 1,
+    offset: Offset = 0,
+    source: Side = "embedding",
+    n_tokens: int = 256,
+    seed: int = 0,
+) -> Float[Tensor, "layer head"]:
+    """Share of tokens whose own key is among the `k` best for their query, over all tokens' keys.
+
+    With `previous_token` weights the keys are those that say which token came before (`qk_matching`): induction.
+    Without, those of the tokens themselves: heads that look for their own token. In [0, 1]; chance is `k / d_vocab`;
+    sampled as in `ov_self_copying`. 0 where keys have no earlier layer to read.
+    """
+    rows = _token_rows(model, source)
+    tokens = _sample(model, k, n_tokens, seed)
+    R, group = rotation(model, offset), model.n_heads // model.n_kv_heads
+    result = torch.zeros(model.n_layers, model.n_heads)
+    for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
+        keys = rows @ (W_K if previous_token is None else written @ W_K)  # [kv_head, token, d_head]
+        for head in range(model.n_heads):
+            queries = rows[tokens] @ W_Q[head] @ R[layer]
+            result[layer, head] = _among_first(queries, keys[head // group].mT, tokens, k)
+    return result
+
+
+def _query_sides(
+    model: HookedModel, previous_token: Tensor | None
+) -> list[tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "kv d_model d_head"], Float[Tensor, "wide wide"]]]:
+    """Each layer's W_Q and W_K, and the weighted sum of what the heads of all earlier layers write."""
+    shape = (model.n_layers, model.n_heads)
+    if previous_token is not None and tuple(previous_token.shape) != shape:
+        raise ValueError(f"`previous_token` must be [layer, head] = {shape}, got {tuple(previous_token.shape)}.")
+    written = torch.zeros(model.d_model, model.d_model, dtype=model.wide, device=model.device)
+    sides = []
+    for layer in range(model.n_layers):
+        W_Q, W_K, W_V, W_O = folded_weights(model, layer)
+        sides.append((W_Q, W_K, written))
+        if previous_token is not None:
+            weights = previous_token[layer].to(written)[:, None, None]
+            W_V = W_V.repeat_interleave(model.n_heads // model.n_kv_heads, 0)
+            written = written + torch.einsum("hdn,hne->de", W_V, weights * W_O)
+    return sides
+
+
+def _among_first(
+    left: Float[Tensor, "token d_head"], right: Float[Tensor, "d_head d_vocab"], tokens: Tensor, k: int
+) -> float:
+    """Share of rows of `left @ right` in which the entry of the row's own token is among the k largest; ties lose."""
+    entries = left @ right
+    own = entries.gather(1, tokens[:, None])
+    return float(((entries >= own).sum(1) <= k).float().mean())
+
+
+def _token_rows(model: HookedModel, source: Side) -> Float[Tensor, "d_vocab d_model"]:
+    rows = side_rows(model, source)
+    if len(rows) != model.d_vocab:
+        raise ValueError(f"One row for each of the {model.d_vocab} tokens is wanted, got {len(rows)} rows.")
+    return rows
+
+
+def _sample(model: HookedModel, k: int, n_tokens: int, seed: int) -> Tensor:
+    if not 1 <= k < model.d_vocab or n_tokens < 1:
+        raise ValueError(f"`k` must lie in 1 … {model.d_vocab - 1} and `n_tokens` be positive, got {k} and {n_tokens}.")
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(model.d_vocab, generator=generator)[:n_tokens].to(model.device)
+
+
+def _head(model: HookedModel, head: HeadLike) -> Head:
+    return parse_head(head, n_layers=model.n_layers, n_heads=model.n_heads)

@@ -21,9 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention import AttentionReading
-from induction_lab.circuits import final_norm, ov_copying
+from induction_lab.circuits import ov_copying
 from induction_lab.losses import copy_masks, loss_per_token
 from induction_lab.models import HookedModel
+from induction_lab.norms import final_norm
 from induction_lab.output_scores import (
     COPYING_TOKENS,
     LogitAttribution,

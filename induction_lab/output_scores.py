@@ -14,10 +14,10 @@ from torch import Tensor
 
 from induction_lab.attention import AttentionReading
 from induction_lab.attention_only import AttentionOnlyTransformer
-from induction_lab.circuits import final_norm
 from induction_lab.models import HookedModel
+from induction_lab.norms import final_norm
 from induction_lab.prompts import Prompts, distinct_tokens
-from induction_lab.reading import read_attention
+from induction_lab.reading import Enough, read_attention
 from induction_lab.targets import copyable
 
 COPYING_TOKENS, COPYING_PROMPTS = 25, 10
@@ -50,12 +50,14 @@ def copying(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt layer
     def read(attention: AttentionReading) -> None:
         attended = attention.pattern()[..., 1:].to(model.wide).sum(-2)  # A summed over queries: [prompt, head, source]
         v = attention.v[:, :, 1:].to(model.wide).repeat_interleave(group, 1)
-        W_O = model.hooked.W_O[attention.layer].detach().to(model.wide)
+        W_O = model.head_weights(attention.layer).W_O.to(model.wide)
         asked = torch.einsum("bvd,nhd->bnvh", readers, W_O)
         raised = torch.einsum("bnsh,bnvh->bnsv", v, asked).relu() * attended[..., None]
         own, all_ = raised.diagonal(dim1=-2, dim2=-1).sum(-1), raised.sum((-2, -1))
         share = own / (own + all_).clamp(min=torch.finfo(own.dtype).tiny)
         result[:, attention.layer] = (4 * share - 1).cpu()
+        if attention.layer == model.n_layers - 1:
+            raise Enough
 
     read_attention(model, prompts.tokens, read)
     return result
@@ -89,7 +91,7 @@ class LogitAttribution:
 
     def read(self, attention: AttentionReading) -> None:
         """Take one layer's share."""
-        W_O = self.model.hooked.W_O[attention.layer].detach().to(self.model.wide)
+        W_O = self.model.head_weights(attention.layer).W_O.to(self.model.wide)
         z = attention.z[self.prompt, :, self.query].to(self.model.wide)
         asked = torch.einsum("qd,nhd->qnh", self.directions, W_O)
         self.per_query[:, attention.layer] = (z * asked).sum(-1)

@@ -1,0 +1,136 @@
+"""Normalisations at frozen scale, folded into the weights that read from them or write into them.
+
+With its scale held fixed a LayerNorm or RMSNorm is linear: it removes the mean (LayerNorm), and multiplies by its gain.
+Both are found by what a norm does to a few vectors, so Gemma's `1 + weight` and every other spelling come out right.
+Source: Elhage et al. (2021), "Handling layer normalization", https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from induction_lab.models import HeadWeights, HookedModel
+
+
+class FrozenNorm(NamedTuple):
+    """A normalisation at frozen scale: `x -> gain * (x - mean(x) if centred else x) / scale + bias`."""
+
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    centred: bool
+
+    def fold(self, readers: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Directions `r'` with `x @ r' = (norm(x) * scale) @ r`, bias left out."""
+        folded = readers * self.gain
+        return folded - folded.mean(-1, keepdim=True) if self.centred else folded
+
+    def apply(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """`norm(x) * scale`, bias left out."""
+        return (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
+
+    def scale(
+        self, x: Float[Tensor, "*batch d_model"], normalised: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch"]:
+        """By what each row of `x` was divided to give `normalised`; 1 for a norm that does nothing."""
+        inner = self.apply(x)
+        return inner.square().sum(-1) / (inner * (normalised - self.bias)).sum(-1)
+
+
+def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> FrozenNorm:
+    """Find a normalisation's gain, bias and centring by what it does to a few vectors, whatever it is called.
+
+    An alternating vector of +1 and -1 has mean 0 and root mean square 1, so a norm only multiplies it by its gain;
+    LayerNorm sends a constant vector to its bias.
+
+    Raises:
+        ValueError: If it does neither what LayerNorm nor what RMSNorm does.
+    """
+    zeros = torch.zeros(d_model, device=like.device, dtype=like.dtype)
+    if norm is None or isinstance(norm, nn.Identity):
+        zeros = zeros.to(torch.promote_types(like.dtype, torch.float32))
+        return FrozenNorm(zeros + 1, zeros, False)
+    signs = (1 - 2 * (torch.arange(d_model, device=like.device) % 2)).to(like.dtype)
+    signs = signs - signs.mean() if d_model % 2 else signs
+    large = 1e3  # so that epsilon vanishes
+    with torch.inference_mode():
+        bias = norm(zeros)
+        gain = (norm(large * signs) - norm(-large * signs)) / 2 / signs * signs.square().mean().sqrt()
+        constant = norm(large * (zeros + 1)) - bias
+    tolerance = 1e-2 * float(gain.abs().max())
+    centred = bool(constant.abs().max() < tolerance)
+    if not centred and not torch.allclose(constant, gain, atol=tolerance):
+        raise ValueError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so it cannot be folded.")
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return FrozenNorm(gain.clone().to(wide), bias.clone().to(wide), centred)
+
+
+def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
+    """The normalisation before a layer's queries, keys and values; without one, the identity."""
+    return _block_norm(model, layer, "ln1")
+
+
+def final_norm(model: HookedModel) -> FrozenNorm:
+    """The normalisation before the unembedding; without one, the identity."""
+    return frozen_norm(model.final_norm, model.d_model, like=model.unembedding)
+
+
+def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
+    """`W_U` as rows with the final norm folded in: `x @ row` is a token's logit at frozen scale, biases left out.
+
+    Raises:
+        ValueError: If the stream is projected before the unembedding.
+    """
+    if model.unembedding.shape[1] != model.d_model:
+        raise ValueError(f"{model.name} projects its stream before the unembedding, so logits are not x W_U.")
+    return final_norm(model).fold(model.unembedding.to(model.wide))
+
+
+def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
+    """A layer's weights as the residual stream meets them: every norm on the way folded in, biases left out.
+
+    Those are the norm before the heads (`x @ W_Q` stands for `norm(x) * scale @ W_Q`), a norm of queries or keys (Qwen
+    3, Gemma 3, OLMo-2), and a norm of the heads' sum before it is added to the stream (Gemma 2 and 3, OLMo-2).
+
+    Raises:
+        ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
+    """
+    into, out = attention_norm(model, layer), _block_norm(model, layer, "ln1_post")
+    W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in model.head_weights(layer))
+    W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
+    W_Q, W_K = _fold_head_norm(model, layer, "q_norm", W_Q), _fold_head_norm(model, layer, "k_norm", W_K)
+    return HeadWeights(W_Q, W_K, W_V, out.apply(W_O))
+
+
+def head_norm(model: HookedModel, layer: int, name: str) -> nn.Module | None:
+    """The module `q_norm` or `k_norm` of a layer, where it has one."""
+    attention = model.hooked.blocks[layer].attn
+    norm = getattr(getattr(attention, "original_component", attention), name, None)
+    return getattr(norm, "original_component", norm)
+
+
+def _block_norm(model: HookedModel, layer: int, name: str) -> FrozenNorm:
+    norm = getattr(model.hooked.blocks[layer], name, None)
+    norm = getattr(norm, "original_component", norm)  # what a TransformerLens bridge wraps
+    return frozen_norm(norm, model.d_model, like=model.unembedding)
+
+
+def _fold_head_norm(
+    model: HookedModel, layer: int, name: str, weights: Float[Tensor, "head d_model d_head"]
+) -> Float[Tensor, "head d_model d_head"]:
+    norm = head_norm(model, layer, name)
+    if norm is None:
+        return weights
+    n_heads, _, d_head = weights.shape
+    weight = next(norm.parameters(), None)
+    width = d_head if weight is None else weight.numel()
+    if width == d_head:
+        return frozen_norm(norm, d_head, like=weights).apply(weights)
+    if width == n_heads * d_head and weight is not None and weight.ndim == 1:
+        frozen = frozen_norm(norm, width, like=weights)
+        if not frozen.centred:
+            return weights * frozen.gain.view(n_heads, 1, d_head)
+    raise ValueError(f"{name} of {model.name} ({type(norm).__name__}) is none that can be folded into single heads.")

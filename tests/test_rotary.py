@@ -1,0 +1,68 @@
+import pytest
+import torch
+from families import FAMILIES, INTERFACE, random_network
+
+from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel
+from induction_lab.reading import read_attention
+from induction_lab.rotary import is_rotary, relative_rotations
+
+ROTARY = [
+    "gpt_neox", "llama", "mistral", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "phi", "phi3", "olmo2", "gpt_oss",
+    "granite", "cohere",
+]  # fmt: skip
+
+
+def test_the_list_of_rotary_families_is_whole():
+    models = {family: HookedModel(random_network(family)) for family in FAMILIES}
+    assert [family for family in INTERFACE if is_rotary(models[family])] == ROTARY
+    assert [family for family in FAMILIES if family not in INTERFACE and is_rotary(models[family])] == ["gptj"]
+
+
+@pytest.mark.parametrize("family", ROTARY)
+def test_the_rotation_links_any_two_positions_at_that_offset(family):
+    """The same token alone at two far places: the model's own rotated vectors, one turned by R, is the other."""
+    model = HookedModel(random_network(family))
+    offsets = [0, 1, 2, 9, 70]
+    R = relative_rotations(model, offsets)
+    tokens = torch.tensor([[7]] * len(offsets))
+    seen = {}
+    for place in (0, 30):
+        positions = place + torch.tensor(offsets)[:, None]
+        run = model.network.base_model.forward
+        model.network.base_model.forward = lambda *args, run=run, positions=positions, **kwargs: run(
+            *args, **(kwargs | {"position_ids": positions})
+        )
+        try:
+            read_attention(model, tokens, lambda a, place=place: seen.__setitem__((place, a.layer), (a.q, a.k)))
+        finally:
+            del model.network.base_model.forward
+    for layer in range(model.n_layers):
+        for x in seen[30, layer]:
+            turned = torch.einsum("hi,oij->ohj", x[0, :, 0], R[layer])
+            torch.testing.assert_close(turned, x[:, :, 0], atol=1e-4 * float(x.abs().max()), rtol=1e-4)
+
+
+def test_rotations_of_the_small_model_compose_and_offset_zero_turns_nothing(small):
+    R = relative_rotations(small, [0, 3, 4, 7])[1]
+    torch.testing.assert_close(R[0], torch.eye(small.d_head))
+    torch.testing.assert_close(R[1] @ R[2], R[3], atol=1e-5, rtol=1e-5)
+    assert (R[1] - torch.eye(small.d_head)).abs().max() > 0.5
+
+
+def test_models_without_rotary_positions_turn_nothing():
+    learned = HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(positions="learned")))
+    for model in (learned, HookedModel(random_network("gpt2")), HookedModel(random_network("bloom"))):
+        R = relative_rotations(model, [0, 5])
+        assert R.shape == (model.n_layers, 2, model.d_head, model.d_head)
+        torch.testing.assert_close(R, torch.eye(model.d_head).expand_as(R))
+
+
+@pytest.mark.parametrize("offsets", [[], [-1], [64]])
+def test_offsets_outside_the_context_are_refused(small, offsets):
+    with pytest.raises(ValueError, match="Offsets must lie in 0 … 63"):
+        relative_rotations(small, offsets)
+
+
+def test_a_rotation_that_cannot_be_seen_is_refused():
+    with pytest.raises(ValueError, match="rotates outside the attention interface"):
+        relative_rotations(HookedModel(random_network("gptj")), [1])
