@@ -20,25 +20,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
-
-import torch
-from rich.progress import track
 
 from induction_lab import HookedModel, repeated_tokens, score_heads
 from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.losses import loss_per_token
+from induction_lab.training import tiled_blocks, train
 
 CONFIG = AttentionOnlyConfig(n_layers=2, n_heads=4, d_model=64, d_head=32, d_vocab=256, n_ctx=128, positions="rotary")
 UNSEEN = (20, 33, 50)
 PERIODS = tuple(period for period in range(4, 61) if period not in UNSEEN)
-BATCH, PEAK_RATE, WARM_UP = 48, 3e-3, 50
+BATCHES = partial(tiled_blocks, CONFIG, PERIODS)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     network = AttentionOnlyTransformer(CONFIG, seed=args.seed)
-    history = train(network, steps=args.steps, seed=args.seed, quiet=args.quiet)
+    history = train(network, BATCHES, steps=args.steps, seed=args.seed, look=look, progress=not args.quiet)
     checks = examine(HookedModel(network.eval(), name="attn-only-2l"))
     for name, (value, ok) in checks.items():
         print(f"{'ok  ' if ok else 'FAIL'} {name}: {value:.3f}")
@@ -50,38 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"written to {args.out}")
 
 
-def train(network: AttentionOnlyTransformer, *, steps: int, seed: int, quiet: bool = False) -> list[dict[str, float]]:
-    """AdamW with warm-up, then flat, then linear decay over the last 40 %. Returns what was seen on the way."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / WARM_UP, max(0.02, (steps - step) / (0.4 * steps)))
-    )
-    history = []
-    for step in track(range(1, steps + 1), description="training", disable=quiet):
-        tokens = tiled_blocks(generator)
-        loss = loss_per_token(network(tokens), tokens).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            history.append({"step": step, "train_loss": round(loss.item(), 4), **look(network)})
-    return history
-
-
-def tiled_blocks(generator: torch.Generator) -> torch.Tensor:
-    """`[BOS, u u u …]`: each row a block of random length, drawn with replacement, to the end of the context."""
-    rows = []
-    for pick in torch.randint(len(PERIODS), (BATCH,), generator=generator).tolist():
-        block = torch.randint(1, CONFIG.d_vocab, (PERIODS[pick],), generator=generator)
-        rows.append(block.repeat(CONFIG.n_ctx // len(block) + 1)[: CONFIG.n_ctx - 1])
-    bos = torch.full((BATCH, 1), CONFIG.bos_token_id)
-    return torch.cat([bos, torch.stack(rows)], 1)
-
-
-def look(network: AttentionOnlyTransformer) -> dict[str, float]:
+def look(network: AttentionOnlyTransformer) -> dict[str, int | float]:
     """The best heads and the loss on the second copy, at a period that is not trained on."""
     model = HookedModel(network)
     scores = score_heads(model, repeated_tokens(model, n_prompts=8), scores=["prefix_matching", "previous_token"])

@@ -40,7 +40,7 @@ class AttentionOnlyConfig:
     """The shape of an `AttentionOnlyTransformer`.
 
     Attributes:
-        n_layers: Blocks.
+        n_layers: Blocks; with none the model is a table of what follows each token.
         n_heads: Heads a block.
         d_model: Width of the residual stream.
         d_head: Width of a head's queries, keys and values.
@@ -71,8 +71,9 @@ class AttentionOnlyConfig:
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""
         for name in ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {getattr(self, name)!r}.")
+            least = 0 if name == "n_layers" else 1
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= least):
+                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {getattr(self, name)!r}.")
         if self.positions not in get_args(Positions):
             raise ValueError(f"`positions` must be one of {get_args(Positions)}, got {self.positions!r}.")
         if self.positions == "rotary" and self.d_head % 2:

@@ -63,7 +63,7 @@ class HookedModel:
     ) -> None:
         """Wrap a network."""
         self.network: Any = network
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.revision = revision
         if isinstance(network, AttentionOnlyTransformer):
             self._read_own_config(network)

@@ -51,10 +51,10 @@ def _run(model: HookedModel, tokens: Int[Tensor, " row"], source: Source) -> Flo
         kept["stream"] = tensor[:, 0].to(model.wide)
         raise Enough
 
-    hooks: list[tuple[str, Any]] = [("blocks.0.hook_attn_out", remove)]
-    if "hook_pos_embed" in model.hooked.hook_dict:
-        hooks.append(("hook_pos_embed", remove))
-    hooks.append(("blocks.0.hook_resid_pre" if source == "embedding" else "blocks.0.hook_resid_post", keep))
+    end = "blocks.0.hook_resid_pre" if source == "embedding" else "blocks.0.hook_resid_post"
+    hooks: list[tuple[str, Any]] = [("blocks.0.hook_attn_out", remove), ("hook_pos_embed", remove)]
+    hooks = [(name, hook) for name, hook in hooks if name in model.hooked.hook_dict]
+    hooks.append((end if model.n_layers else "hook_embed", keep))
     _run_hooked(model, tokens[:, None], hooks)
     return kept["stream"]
 

@@ -9,15 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["heads", "targets", "prompts", "losses", "significance", "attention", "progress", "layers"],
+    ["heads", "targets", "prompts", "losses", "significance", "attention", "texts", "progress", "layers"],
     ["results"],
     ["attention_only", "model_store"],
-    ["handbuilt", "models"],
+    ["handbuilt", "models", "training"],
     ["reading", "norms"],
     ["activations", "composition", "output_scores", "provenance", "rotary", "sources"],
-    ["exact_scores"],
+    ["exact_scores", "paths"],
     ["circuits"],
-    ["head_scores"],
+    ["head_scores", "ngrams"],
     ["plots", "terminal"],
     ["cli"],
 ]

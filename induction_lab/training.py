@@ -1,0 +1,82 @@
+"""Train an `AttentionOnlyTransformer` on batches that somebody draws: the loop, and blocks that repeat.
+
+The same seed gives the same weights, bit for bit, on one machine. Recipe: AdamW, warm-up, flat, then linear decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Int
+from rich.progress import track
+from torch import Tensor
+
+from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+from induction_lab.losses import loss_per_token
+
+Batches = Callable[[torch.Generator], Tensor]
+DECAY, LOWEST_RATE = 0.4, 0.02  # the last share of the steps, and where the rate ends, as a part of its peak
+
+
+def train(
+    network: AttentionOnlyTransformer,
+    batches: Batches,
+    *,
+    steps: int,
+    seed: int = 0,
+    peak_rate: float = 3e-3,
+    warm_up: int = 50,
+    look: Callable[[AttentionOnlyTransformer], dict[str, int | float]] | None = None,
+    every: int = 50,
+    progress: bool = False,
+) -> list[dict[str, int | float]]:
+    """Train in place.
+
+    Args:
+        network: To be trained.
+        batches: Draws one batch of tokens `[prompt, pos]` from a random generator.
+        steps: Batches to train on.
+        seed: Of the generator.
+        peak_rate: Learning rate after the warm-up.
+        warm_up: Steps over which the rate rises.
+        look: What else to record about the network every `every` steps.
+        every: Steps between records.
+        progress: A progress bar on the terminal.
+
+    Returns:
+        A record for every `every` steps: `step`, `train_loss` in nats, and what `look` saw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / warm_up, max(LOWEST_RATE, (steps - step) / (DECAY * steps)))
+    )
+    history = []
+    for step in track(range(1, steps + 1), description="training", disable=not progress):
+        tokens = batches(generator)
+        loss = loss_per_token(network(tokens), tokens).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % every == 0:
+            seen = look(network) if look is not None else {}
+            history.append({"step": step, "train_loss": round(loss.item(), 4), **seen})
+    return history
+
+
+def tiled_blocks(
+    config: AttentionOnlyConfig, periods: Sequence[int], generator: torch.Generator, *, n_prompts: int = 48
+) -> Int[Tensor, "prompt pos"]:
+    """`[BOS, u u u …]`: each row a block of random tokens, its length among `periods`, to the end of the context.
+
+    A model that is trained on one length alone learns that distance, not to copy.
+    """
+    rows = []
+    for pick in torch.randint(len(periods), (n_prompts,), generator=generator).tolist():
+        block = torch.randint(1, config.d_vocab, (periods[pick],), generator=generator)
+        rows.append(block.repeat(config.n_ctx // len(block) + 1)[: config.n_ctx - 1])
+    bos = torch.full((n_prompts, 1), config.bos_token_id)
+    return torch.cat([bos, torch.stack(rows)], 1)
