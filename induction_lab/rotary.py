@@ -15,7 +15,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from induction_lab.attention import Attention, AttentionReading, reading
-from induction_lab.attention_only import AttentionOnlyTransformer, rotate
+from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.layers import rotate
 from induction_lab.models import HookedModel, evaluating
 from induction_lab.reading import goes_through_interface, on_engine
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int
-from rich.progress import track
 from torch import Tensor
 
 from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
 from induction_lab.losses import loss_per_token
+from induction_lab.progress import progress_bar
 
 Batches = Callable[[torch.Generator], Tensor]
 DECAY, LOWEST_RATE = 0.4, 0.02  # the last share of the steps, and where the rate ends, as a part of its peak
@@ -53,17 +53,19 @@ def train(
         optimizer, lambda step: min(1, (step + 1) / warm_up, max(LOWEST_RATE, (steps - step) / (DECAY * steps)))
     )
     history = []
-    for step in track(range(1, steps + 1), description="training", disable=not progress):
-        tokens = batches(generator)
-        loss = loss_per_token(network(tokens), tokens).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % every == 0:
-            seen = look(network) if look is not None else {}
-            history.append({"step": step, "train_loss": round(loss.item(), 4), **seen})
+    with progress_bar(steps, "training", shown=progress) as tick:
+        for step in range(1, steps + 1):
+            tokens = batches(generator)
+            loss = loss_per_token(network(tokens), tokens).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            if step % every == 0:
+                seen = look(network) if look is not None else {}
+                history.append({"step": step, "train_loss": round(loss.item(), 4), **seen})
+            tick(1)
     return history
 
 
