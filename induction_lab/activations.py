@@ -15,6 +15,7 @@ from torch import Tensor
 
 from induction_lab.attention import Attention, AttentionReading
 from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.head_weights import head_weights
 from induction_lab.heads import Head, HeadLike, parse_heads
 from induction_lab.models import HookedModel, evaluating
 from induction_lab.prompts import PromptsLike, as_prompts
@@ -186,7 +187,7 @@ def _keeper(model: HookedModel, key: Key, cut: _Cut, found: dict[Key, Tensor]) -
     def keep_result(z: Tensor, hook: Any) -> None:
         assert isinstance(key, tuple)
         kept = cut(("z", key[1]), z)
-        W_O = model.head_weights(key[1]).W_O
+        W_O = head_weights(model, key[1]).W_O
         W_O = W_O[[head.head for head in cut.heads[key[1]]]] if cut.heads else W_O
         found[key] = torch.einsum("bpnh,nhd->bpnd", kept, W_O)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from induction_lab.activations import capture
 from induction_lab.attention import Attention, AttentionReading
 from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.head_weights import head_weights
 from induction_lab.models import HookedModel
 from induction_lab.norms import head_norm
 from induction_lab.reading import Enough, goes_through_interface, read_attention
@@ -70,7 +71,7 @@ def _before_rotation(
     block = model.hooked.blocks[layer]
     norm = getattr(block, "ln1", None)
     norm = getattr(norm, "original_component", norm)
-    weights = model.head_weights(layer)
+    weights = head_weights(model, layer)
     made = []
     with torch.no_grad():
         for rows, W, name in ((query_rows, weights.W_Q, "Q"), (key_rows, weights.W_K, "K")):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,18 +20,6 @@ from torch import Tensor, nn
 
 from induction_lab import model_store
 from induction_lab.attention_only import MODEL_TYPE, AttentionOnlyTransformer
-
-
-class HeadWeights(NamedTuple):
-    """One layer's heads, in row convention: `x @ W`.
-
-    Query head `h` reads key-value head `h // (n_heads // n_kv_heads)`.
-    """
-
-    W_Q: Float[Tensor, "head d_model d_head"]
-    W_K: Float[Tensor, "kv_head d_model d_head"]
-    W_V: Float[Tensor, "kv_head d_model d_head"]
-    W_O: Float[Tensor, "head d_head d_model"]
 
 
 class HookedModel:
@@ -147,15 +135,6 @@ class HookedModel:
                 "What needs its hooks or weights by head cannot be had of this model."
             ) from error
         return bridge
-
-    def head_weights(self, layer: int) -> HeadWeights:
-        """One layer's weights by head; `hooked.W_Q` stacks those of all layers anew whenever it is asked for.
-
-        Raises:
-            ValueError: If TransformerLens cannot give this architecture's weights by head.
-        """
-        attention = self.hooked.blocks[layer].attn
-        return HeadWeights(*(getattr(attention, name).detach() for name in HeadWeights._fields))
 
     @cached_property
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.circuits import Offset, qk_circuit
+from induction_lab.head_weights import head_weights
 from induction_lab.heads import HeadLike, parse_head
 from induction_lab.models import HookedModel
 from induction_lab.norms import final_norm
@@ -135,7 +136,7 @@ def _best_destinations(
 
 def _best_outs(model: HookedModel, head: int, k: int) -> tuple[Float[Tensor, "source k"], Int[Tensor, "source k"]]:
     """For every source the tokens that attending to it raises most, in logits at scale 1."""
-    weights, norm = model.head_weights(0), final_norm(model)
+    weights, norm = head_weights(model, 0), final_norm(model)
     rows = stream_rows(model)
     into = getattr(model.hooked.blocks[0], "ln1", None)
     into = getattr(into, "original_component", into)

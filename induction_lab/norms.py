@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from induction_lab.models import HeadWeights, HookedModel
+from induction_lab.head_weights import HeadWeights, head_weights
+from induction_lab.models import HookedModel
 
 
 class FrozenNorm(NamedTuple):
@@ -99,7 +100,7 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
         ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
     """
     into, out = attention_norm(model, layer), _block_norm(model, layer, "ln1_post")
-    W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in model.head_weights(layer))
+    W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
     W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
     W_Q, W_K = _fold_head_norm(model, layer, "q_norm", W_Q), _fold_head_norm(model, layer, "k_norm", W_K)
     return HeadWeights(W_Q, W_K, W_V, out.apply(W_O))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from induction_lab.attention import AttentionReading
 from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.head_weights import head_weights
 from induction_lab.models import HookedModel
 from induction_lab.norms import final_norm
 from induction_lab.prompts import Prompts, distinct_tokens
@@ -50,7 +51,7 @@ def copying(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt layer
     def read(attention: AttentionReading) -> None:
         attended = attention.pattern()[..., 1:].to(model.wide).sum(-2)  # A summed over queries: [prompt, head, source]
         v = attention.v[:, :, 1:].to(model.wide).repeat_interleave(group, 1)
-        W_O = model.head_weights(attention.layer).W_O.to(model.wide)
+        W_O = head_weights(model, attention.layer).W_O.to(model.wide)
         asked = torch.einsum("bvd,nhd->bnvh", readers, W_O)
         raised = torch.einsum("bnsh,bnvh->bnsv", v, asked).relu() * attended[..., None]
         own, all_ = raised.diagonal(dim1=-2, dim2=-1).sum(-1), raised.sum((-2, -1))
@@ -91,7 +92,7 @@ class LogitAttribution:
 
     def read(self, attention: AttentionReading) -> None:
         """Take one layer's share."""
-        W_O = self.model.head_weights(attention.layer).W_O.to(self.model.wide)
+        W_O = head_weights(self.model, attention.layer).W_O.to(self.model.wide)
         z = attention.z[self.prompt, :, self.query].to(self.model.wide)
         asked = torch.einsum("qd,nhd->qnh", self.directions, W_O)
         self.per_query[:, attention.layer] = (z * asked).sum(-1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from induction_lab.activations import capture
 from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.head_weights import head_weights
 from induction_lab.heads import Head, HeadLike, parse_head
 from induction_lab.models import HookedModel
 from induction_lab.norms import FrozenNorm, attention_norm, final_norm
@@ -123,7 +124,7 @@ def expand_paths(model: HookedModel, tokens: PromptsLike) -> PathTerms:
         norm = attention_norm(model, layer)
         x = acts["resid_pre", layer]
         scale = norm.scale(x, model.hooked.blocks[layer].ln1(x))[..., None].detach()
-        W_V, W_O = model.head_weights(layer)[2:]
+        W_V, W_O = head_weights(model, layer)[2:]
         added: dict[Path, Tensor] = {}
         for head in range(model.n_heads):
             pattern, OV = acts["pattern", layer][:, head], W_V[head] @ W_O[head]

@@ -4,6 +4,7 @@ from families import random_network
 from torch import nn
 
 from induction_lab import HookedModel
+from induction_lab.head_weights import head_weights
 from induction_lab.norms import folded_weights, frozen_norm, head_norm, unembedding_readers
 
 
@@ -64,7 +65,7 @@ def test_folded_weights_are_the_modules_own_norms_at_frozen_scale(family):
     and biases that is the row times the folded weights. Differences of two rows' images lose the biases."""
     model = shaken(family)
     block = model.hooked.blocks[1]
-    folded, bare = folded_weights(model, 1), model.head_weights(1)
+    folded, bare = folded_weights(model, 1), head_weights(model, 1)
     into = getattr(getattr(block, "ln1", None), "original_component", None)
     x = torch.randn(20, model.d_model)
     x = x - x.mean(-1, keepdim=True)
