@@ -179,7 +179,7 @@ def _write(scores: Any, out: Path, format: Format, figures: bool, *, on: str) ->
 def _save_figure(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    from induction_lab.results import writing
+    from induction_lab.tables import writing
 
     with writing(path) as part:
         figure.savefig(part, dpi=150)

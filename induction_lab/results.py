@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.heads import Head, HeadLike, parse_head
+from induction_lab.tables import load_table, save_table
 
-SUFFIXES = (".parquet", ".csv", ".json")
 COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
-_PARQUET_KEY = b"induction_lab"
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,27 +127,7 @@ class HeadScores:
         Raises:
             ValueError: If the suffix is another one or the file cannot be written.
         """
-        path = Path(path)
-        frame, facts = self.to_dataframe(), self._facts()
-        _check_suffix(path)
-        if path.suffix == ".csv":
-            with writing(path) as part:
-                frame.to_csv(part, index=False)
-            with writing(path.with_suffix(".csv.json")) as part:
-                part.write_text(json.dumps(facts, indent=2) + "\n")
-        elif path.suffix == ".json":
-            rows = json.loads(str(frame.to_json(orient="records", double_precision=15)))
-            with writing(path) as part:
-                part.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            metadata = {**(table.schema.metadata or {}), _PARQUET_KEY: json.dumps(facts).encode()}
-            with writing(path) as part:
-                pq.write_table(table.replace_schema_metadata(metadata), part)
-        return path
+        return save_table(self.to_dataframe(), self._facts(), Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
@@ -163,16 +137,10 @@ class HeadScores:
             ValueError: If the file is not there or holds no head scores.
         """
         path = Path(path)
-        _check_suffix(path)
-        if not path.is_file():
-            raise ValueError(f"There is no file {path}.")
         try:
-            frame, facts = _read(path)
-            missing = {"model", "layer", "head", "score", "value"} - set(frame.columns)
-            if missing or frame.empty:
-                raise ValueError(f"it lacks the columns {sorted(missing)}" if missing else "it has no rows")
+            frame, facts = load_table(path, {"model", "layer", "head", "score", "value"}, what="head scores")
             return cls._from_table(frame, facts)
-        except (ValueError, KeyError, OSError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no readable head scores: {error}") from error
 
     @classmethod
@@ -200,55 +168,3 @@ class HeadScores:
 
     def _facts(self) -> dict[str, Any]:
         return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "provenance": self.provenance}
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes it when all went well, so that no half-written file is left.
-
-    Raises:
-        ValueError: If the folder cannot be made or written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(0o666 & ~_umask())
-        part.replace(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"Head scores are kept as {', '.join(SUFFIXES)}, got {path.name!r}.")
-
-
-def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    if path.suffix == ".csv":
-        beside = path.with_suffix(".csv.json")
-        return pd.read_csv(path), json.loads(beside.read_text()) if beside.is_file() else {}
-    if path.suffix == ".json":
-        facts = json.loads(path.read_text())
-        return pd.DataFrame(facts["rows"]), facts
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
-    return table.to_pandas(), json.loads((table.schema.metadata or {}).get(_PARQUET_KEY, b"{}"))

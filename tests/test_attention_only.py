@@ -174,7 +174,7 @@ def test_damaged_or_foreign_folders_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(n_layers=0), "`n_layers` must be"),
+        (dict(n_layers=-1), "`n_layers` must be"),
         (dict(d_head=5), "even `d_head`"),
         (dict(bos_token_id=64), "`bos_token_id` must lie"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["heads", "targets", "prompts", "losses", "significance", "attention", "texts", "progress", "layers"],
+    ["heads", "targets", "prompts", "losses", "significance", "attention", "texts", "progress", "layers", "tables"],
     ["results"],
     ["attention_only", "model_store"],
     ["handbuilt", "models", "training"],
