@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from induction_lab.activations import Activations, capture
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+    from induction_lab.circuit_plots import plot_circuit, plot_composition, plot_eigenvalues
+    from induction_lab.circuit_search import InductionCircuit, find_circuit
     from induction_lab.circuits import (
         ov_circuit,
         ov_copying,
+        ov_eigenvalues,
         ov_self_copying,
         qk_circuit,
         qk_diagonal,
+        qk_eigenvalues,
         qk_matching,
     )
     from induction_lab.composition import composition_baseline, composition_scores
@@ -25,16 +29,13 @@ if TYPE_CHECKING:
     from induction_lab.head_scores import score_heads
     from induction_lab.heads import Head, parse_head, parse_heads
     from induction_lab.models import HookedModel, load_model
-    from induction_lab.plots import (
-        plot_all_scores,
-        plot_head_scores,
-        plot_loss,
-        plot_pattern,
-        plot_score_by_layer,
-    )
+    from induction_lab.ngrams import bigram_logits, skip_trigrams
+    from induction_lab.paths import expand_paths, virtual_pattern
+    from induction_lab.plots import plot_all_scores, plot_head_scores, plot_loss, plot_pattern, plot_score_by_layer
     from induction_lab.prompts import Prompts, distinct_tokens, repeated_tokens, text_prompts
     from induction_lab.results import HeadScores
     from induction_lab.sources import stream_rows
+
 
 __version__ = "0.1.0"
 
@@ -45,20 +46,28 @@ _HOME = {
     "Head": "heads",
     "HeadScores": "results",
     "HookedModel": "models",
+    "InductionCircuit": "circuit_search",
     "Prompts": "prompts",
+    "bigram_logits": "ngrams",
     "capture": "activations",
     "composition_baseline": "composition",
     "composition_scores": "composition",
     "distinct_tokens": "prompts",
+    "expand_paths": "paths",
+    "find_circuit": "circuit_search",
     "head_gallery": "handbuilt",
     "induction_circuit": "handbuilt",
     "load_model": "models",
     "ov_circuit": "circuits",
     "ov_copying": "circuits",
+    "ov_eigenvalues": "circuits",
     "ov_self_copying": "circuits",
     "parse_head": "heads",
     "parse_heads": "heads",
     "plot_all_scores": "plots",
+    "plot_circuit": "circuit_plots",
+    "plot_composition": "circuit_plots",
+    "plot_eigenvalues": "circuit_plots",
     "plot_head_scores": "plots",
     "plot_loss": "plots",
     "plot_pattern": "plots",
@@ -66,11 +75,14 @@ _HOME = {
     "positional_preference": "exact_scores",
     "qk_circuit": "circuits",
     "qk_diagonal": "circuits",
+    "qk_eigenvalues": "circuits",
     "qk_matching": "circuits",
     "repeated_tokens": "prompts",
     "score_heads": "head_scores",
+    "skip_trigrams": "ngrams",
     "stream_rows": "sources",
     "text_prompts": "prompts",
+    "virtual_pattern": "paths",
 }
 
 __all__ = [
@@ -80,20 +92,28 @@ __all__ = [
     "Head",
     "HeadScores",
     "HookedModel",
+    "InductionCircuit",
     "Prompts",
+    "bigram_logits",
     "capture",
     "composition_baseline",
     "composition_scores",
     "distinct_tokens",
+    "expand_paths",
+    "find_circuit",
     "head_gallery",
     "induction_circuit",
     "load_model",
     "ov_circuit",
     "ov_copying",
+    "ov_eigenvalues",
     "ov_self_copying",
     "parse_head",
     "parse_heads",
     "plot_all_scores",
+    "plot_circuit",
+    "plot_composition",
+    "plot_eigenvalues",
     "plot_head_scores",
     "plot_loss",
     "plot_pattern",
@@ -101,11 +121,14 @@ __all__ = [
     "positional_preference",
     "qk_circuit",
     "qk_diagonal",
+    "qk_eigenvalues",
     "qk_matching",
     "repeated_tokens",
     "score_heads",
+    "skip_trigrams",
     "stream_rows",
     "text_prompts",
+    "virtual_pattern",
 ]
 
 

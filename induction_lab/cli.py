@@ -1,4 +1,4 @@
-"""The command `induction-lab`: score a model, list and bring models, draw saved scores."""
+"""The command `induction-lab`: score a model, find its circuit, list and bring models, draw saved scores."""
 
 from __future__ import annotations
 
@@ -95,6 +95,53 @@ def score(
         sys.stdout.write(path.read_text())
 
 
+@app.command(
+    epilog="Examples:  [bold]induction-lab circuit[/bold]   ·   "
+    "[bold]induction-lab circuit smollm2-135m --top 12[/bold]   ·   "
+    "[bold]induction-lab circuit gpt2 --format json > gpt2.json[/bold]"
+)
+def circuit(
+    model: Annotated[
+        str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
+    ] = "attn-only-2l",
+    prompts: Annotated[int, typer.Option(help="How many prompts to see by where heads look.")] = 16,
+    period: Annotated[int, typer.Option(help="Tokens of the repeated block, and the distance to read at.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    top: Annotated[int, typer.Option(help="Edges to list and draw.")] = 8,
+    figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
+    revision: Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("results"),
+    format: Annotated[
+        Format,
+        typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file."),
+    ] = Format.table,
+) -> None:
+    """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
+    _progress("loading libraries and the model …")
+    from induction_lab.circuit_search import find_circuit
+    from induction_lab.models import load_model
+    from induction_lab.prompts import repeated_tokens
+    from induction_lab.terminal import show_circuit, show_files
+
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
+    _progress("")
+    found = find_circuit(loaded, chosen, n=top, progress=sys.stderr.isatty())
+    stem = out / f"{_stem(found.model)}_circuit"
+    written = [found.save(stem.with_name(f"{stem.name}.{'csv' if format is Format.table else format.value}"))]
+    if figures:
+        from induction_lab.circuit_plots import plot_circuit
+
+        written.append(_save_figure(plot_circuit(found, edges=top).figure, stem.with_name(f"{stem.name}.png")))
+    if format is Format.table:
+        show_circuit(found)
+    show_files(written, err=format is not Format.table)
+    if format in (Format.csv, Format.json):
+        sys.stdout.write(written[0].read_text())
+
+
 @app.command(epilog="Example:  [bold]induction-lab models[/bold]")
 def models() -> None:
     """List the models that go by a name here, and what can be loaded besides."""
@@ -161,7 +208,7 @@ def main() -> None:
 
 
 def _write(scores: Any, out: Path, format: Format, figures: bool, *, on: str) -> tuple[Path, list[Path]]:
-    stem = "".join(c if c.isalnum() or c in "-._" else "_" for c in scores.model + on)
+    stem = _stem(scores.model + on)
     path = scores.save(out / f"{stem}.{'csv' if format is Format.table else format.value}")
     if not figures:
         return path, []
@@ -174,6 +221,10 @@ def _write(scores: Any, out: Path, format: Format, figures: bool, *, on: str) ->
     if scores.loss:
         drawn.append(_save_figure(plots.plot_loss(scores).figure, out / f"{stem}_loss.png"))
     return path, drawn
+
+
+def _stem(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
 
 
 def _save_figure(figure: Any, path: Path) -> Path:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from induction_lab.circuit_search import InductionCircuit
 from induction_lab.heads import Head
 from induction_lab.model_store import NAMED, cache_folder, is_here
 from induction_lab.results import HeadScores
@@ -28,6 +29,33 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
     if "prefix_matching" in scores.scores and top > 0:
         out.print()
         out.print(_induction_heads(scores, top))
+
+
+def show_circuit(circuit: InductionCircuit) -> None:
+    """The edges of an induction circuit, strongest first, and what the columns mean."""
+    out = Console(highlight=False)
+    first = circuit.edges.iloc[0]
+    count = circuit.n_layers * circuit.n_heads
+    out.print(
+        f"[bold]{escape(circuit.model)}[/bold], {count} heads: most likely "
+        f"[bold]{first['previous']}[/bold] → keys of [bold]{first['induction']}[/bold]."
+    )
+    out.print(
+        f"Composition above random matrices, which score {circuit.baseline:.4f} ± {circuit.baseline_error:.4f}.\n"
+    )
+    names = {"previous": "writes", "induction": "reads", "previous_token": "previous", "prefix_matching": "prefix"}
+    names |= {"K_rank": "rank", "qk_matching": "QK match", "ov_copying": "OV copy"}
+    columns = [column for column in circuit.edges.columns if column != "strength"]
+    shown = [names.get(str(column), str(column)) for column in columns]
+    table = _table(*shown, right=shown[2:])
+    for row in circuit.edges[columns].itertuples(index=False):
+        table.add_row(*(f"{x:.3f}" if isinstance(x, float) else str(x) for x in row))
+    out.print(table)
+    out.print(
+        "\nprevious, prefix: where the two heads look on repeated tokens (1: ideal). K, Q, V: how much the second "
+        "reads of what the first writes; rank: of that K among all earlier heads. QK match, OV copy: of the "
+        "second's weights alone (1: ideal). Likely, not proven: nothing was ablated."
+    )
 
 
 def show_models() -> None:

@@ -54,6 +54,30 @@ def test_prompts_too_few_for_a_lone_head_are_pointed_out(tmp_path, prompts, warn
     ) == warned
 
 
+def test_the_circuit_is_a_table_a_file_and_a_picture(tmp_path):
+    done = run("circuit", "--top", "3", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "attn-only-2l, 8 heads: most likely L0H3 → keys of L1H3." in done.stdout
+    assert re.search(r"^L0H3 +L1H3 +0\.8\d+ +0\.9\d+ +0\.0\d+ +1 ", done.stdout, re.MULTILINE)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert (tmp_path / "results/attn-only-2l_circuit.png").read_bytes()[:4] == PNG
+    assert len(pd.read_csv(tmp_path / "results/attn-only-2l_circuit.csv")) == 3
+
+
+def test_the_circuit_as_json_is_for_programs(tmp_path):
+    done = run("circuit", "--format", "json", "--no-figures", "--top", "2", cwd=tmp_path)
+    facts = json.loads(done.stdout)
+    assert [row["previous"] for row in facts["rows"]] == ["L0H3", "L0H3"] and facts["baseline"] > 0.1
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["attn-only-2l_circuit.json"]
+
+
+@pytest.mark.parametrize("arguments", [["--top", "0"], ["--period", "1000"], ["no-such-model"]])
+def test_a_circuit_that_cannot_be_found_is_one_message(tmp_path, arguments):
+    done = run("circuit", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_output_fits_80_columns_and_is_plain_where_piped(scored):
     _, done = scored
     assert max(map(len, done.stdout.splitlines())) <= 80

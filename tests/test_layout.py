@@ -19,7 +19,8 @@ FLOORS = [
     ["exact_scores", "paths"],
     ["circuits"],
     ["head_scores", "ngrams"],
-    ["plots", "terminal"],
+    ["circuit_search"],
+    ["circuit_plots", "plots", "terminal"],
     ["cli"],
 ]
 

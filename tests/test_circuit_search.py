@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from induction_lab import (
+    AttentionOnlyConfig,
+    AttentionOnlyTransformer,
+    HookedModel,
+    InductionCircuit,
+    composition_scores,
+    find_circuit,
+    repeated_tokens,
+    score_heads,
+)
+from induction_lab.handbuilt import INDUCTION, PREVIOUS_TOKEN
+
+
+def test_the_handbuilt_circuit_is_found_and_nothing_else_has_strength(circuit):
+    prompts = repeated_tokens(circuit, n_prompts=4, period=20)
+    edges = find_circuit(circuit, prompts).edges
+    assert (edges["previous"][0], edges["induction"][0]) == (str(PREVIOUS_TOKEN), str(INDUCTION))
+    first = edges.iloc[0]
+    assert first["previous_token"] == pytest.approx(1) and first["prefix_matching"] == pytest.approx(1)
+    assert first["qk_matching"] == pytest.approx(1) and first["ov_copying"] == pytest.approx(1)
+    assert first["K_rank"] == 1 and edges["strength"][1:].max() < 0.01 * first["strength"]
+
+
+def test_numbers_of_an_edge_are_those_of_their_own_functions(bundled):
+    found = find_circuit(bundled)
+    scores = score_heads(bundled, scores=["previous_token", "prefix_matching"])
+    K = composition_scores(bundled)
+    assert found.edges["strength"].is_monotonic_decreasing and len(found.edges) == 16
+    for edge in found.edges.to_dict("records"):
+        (l1, h1), (l2, h2) = (tuple(int(i) for i in edge[end][1:].split("H")) for end in ("previous", "induction"))
+        assert (l1, l2) == (0, 1)
+        assert edge["K"] == pytest.approx(float(K[l1, h1, l2, h2]), abs=1e-6)
+        assert edge["K_rank"] == 1 + int((K[0, :, l2, h2] > K[l1, h1, l2, h2]).sum())
+        product = scores["previous_token"][l1, h1] * scores["prefix_matching"][l2, h2] * K[l1, h1, l2, h2]
+        assert edge["strength"] == pytest.approx(float(product), abs=1e-5)
+
+
+def test_on_the_real_model_the_weights_name_the_bottleneck(smollm2):
+    """Known from ablation: the whole circuit hangs on L16H0."""
+    edges = find_circuit(smollm2, repeated_tokens(smollm2, n_prompts=8)).edges
+    assert edges["previous"][0] == "L16H0"
+    assert set(edges["induction"][:5]) == {"L17H3", "L17H4", "L17H5", "L18H6", "L18H7"}
+    top = edges[:5]
+    assert (top["K"] > 2 * top["V"]).all() and (top["K"] > 2 * top["Q"]).all() and (top["K_rank"] <= 2).all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_a_circuit_survives_the_disk(bundled, tmp_path, suffix):
+    found = find_circuit(bundled, n=3)
+    again = InductionCircuit.load(found.save(tmp_path / f"circuit{suffix}"))
+    assert again.baseline == found.baseline and again.provenance == found.provenance
+    torch.testing.assert_close(torch.tensor(again.edges["K"]), torch.tensor(found.edges["K"]))
+    assert list(again.edges["previous"]) == list(found.edges["previous"]) and "3 edges" in repr(again)
+
+
+def test_what_is_no_circuit_is_refused(bundled, tmp_path):
+    scores = score_heads(bundled, scores=["prefix_matching"])
+    with pytest.raises(ValueError, match="holds no readable circuit"):
+        InductionCircuit.load(scores.save(tmp_path / "scores.json"))
+
+
+@pytest.mark.parametrize("n_layers", [0, 1])
+def test_one_layer_has_no_circuit(n_layers):
+    model = HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(n_layers=n_layers)))
+    with pytest.raises(ValueError, match="no head can feed another"):
+        find_circuit(model)
+
+
+def test_prompts_without_a_period_are_refused(bundled):
+    from induction_lab import distinct_tokens
+
+    with pytest.raises(ValueError, match="Repeated prompts are wanted"):
+        find_circuit(bundled, distinct_tokens(bundled, n_prompts=2, length=20))
