@@ -1,11 +1,12 @@
 # make demo   environment, then the main job on the bundled model
 # make test   environment, lint, types, the real model's weights, all tests
+# make claims the experiments that test claims, and the page of their verdicts
 # make bench  the side-by-side comparisons of benchmarks/
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types bench figures clean
+.PHONY: demo test lint types bench claims figures clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -25,6 +26,13 @@ bench: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python benchmarks/score_speed.py
 	$(BIN)/python benchmarks/score_memory.py
+
+claims: $(READY)
+	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python experiments/composition.py
+	$(BIN)/python experiments/ov_eigenvalues.py
+	$(BIN)/python experiments/skip_trigrams.py
+	$(BIN)/python experiments/verdicts.py
 
 figures: $(READY)
 	$(BIN)/induction-lab get smollm2-135m

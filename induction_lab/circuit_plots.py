@@ -59,20 +59,23 @@ def plot_circuit(circuit: InductionCircuit, *, edges: int = 8, ax: Axes | None =
 
 
 def plot_composition(
-    scores: Float[Tensor, "layer_1 head_1 layer_2 head_2"], *, title: str = "", ax: Axes | None = None
+    scores: Float[Tensor, "layer_1 head_1 layer_2 head_2"],
+    *,
+    title: str = "",
+    limit: float | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Heatmap of composition above the baseline: earlier heads down, later heads across, lines between layers.
 
-    White: at the baseline. Pairs that cannot compose are grey.
+    White: at the baseline; colours end at `limit`, by default the largest. Pairs that cannot compose are grey.
     """
     n_layers, n_heads = scores.shape[:2]
     table = scores.flatten(2).flatten(0, 1).numpy().copy()
     layer = np.arange(n_layers * n_heads) // n_heads
     table[layer[:, None] >= layer] = np.nan
-    limit = float(np.nanmax(np.abs(table))) or 1.0
+    limit = limit or float(np.nanmax(np.abs(table))) or 1.0
     ax = ax or plt.subplots(figsize=(5.2, 4.6), layout="constrained")[1]
-    colours = plt.get_cmap("RdBu_r").copy()
-    colours.set_bad("#e8eaee")
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad="#e8eaee")
     table = table[: (n_layers - 1) * n_heads, n_heads:]
     image = ax.imshow(table, vmin=-limit, vmax=limit, cmap=colours, aspect="auto", interpolation="nearest")
     for edge in range(1, n_layers - 1):

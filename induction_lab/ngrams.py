@@ -73,6 +73,7 @@ def skip_trigrams(
     offset: Offset = 0,
     context: int = 64,
     per_source: int = 3,
+    among: Int[Tensor, " some"] | None = None,
 ) -> pd.DataFrame:
     """The strongest skip-trigrams `source … destination → out` of a first-layer head.
 
@@ -87,6 +88,8 @@ def skip_trigrams(
         offset: Destination less source position, for rotary models; a range stands for the mean rotation.
         context: Tokens that share the attention.
         per_source: Destinations, and outs, considered for each source: lists stay varied.
+        among: Tokens to consider in all three places; by default all. What a model says of tokens that it hardly ever
+            saw is strong and means nothing, so give the common ones.
 
     Returns:
         Columns source, destination, out (token numbers), attention, logit, strength; strongest first. With a
@@ -100,16 +103,17 @@ def skip_trigrams(
         raise ValueError(f"Only heads of the first layer read tokens alone, got L{layer}H{index}.")
     if model.d_vocab > _MOST_TOKENS:
         raise ValueError(f"Skip-trigrams are listed up to {_MOST_TOKENS} tokens; {model.name} has {model.d_vocab}.")
-    attention, destination = _best_destinations(model, index, offset, context, per_source)
-    logit, out = _best_outs(model, index, per_source)
-    strength = attention[:, :, None] * logit[:, None] / _stream_scale(model)[destination][:, :, None]
+    tokens = torch.arange(model.d_vocab) if among is None else among.cpu()
+    attention, destination = _best_destinations(model, index, tokens, offset, context, per_source)
+    logit, out = _best_outs(model, index, tokens, per_source)
+    strength = attention[:, :, None] * logit[:, None] / _stream_scale(model)[tokens][destination][:, :, None]
     best = strength.flatten().topk(min(n, strength.numel()))
     source, to, follows = torch.unravel_index(best.indices, strength.shape)
     table = pd.DataFrame(
         {
-            "source": source.numpy(),
-            "destination": destination[source, to].numpy(),
-            "out": out[source, follows].numpy(),
+            "source": tokens[source].numpy(),
+            "destination": tokens[destination[source, to]].numpy(),
+            "out": tokens[out[source, follows]].numpy(),
             "attention": attention[source, to].numpy(),
             "logit": (best.values / attention[source, to]).numpy(),
             "strength": best.values.numpy(),
@@ -121,23 +125,26 @@ def skip_trigrams(
 
 
 def _best_destinations(
-    model: HookedModel, head: int, offset: Offset, context: int, k: int
+    model: HookedModel, head: int, tokens: Tensor, offset: Offset, context: int, k: int
 ) -> tuple[Float[Tensor, "source k"], Int[Tensor, "source k"]]:
     """For every source the destinations that would attend to it most, among `context` average keys."""
     circuit = qk_circuit(model, (0, head), offset=offset, exact=True)
     shares = []
-    for queries in circuit.A.split(_BLOCK):
+    for queries in circuit.A[tokens.to(circuit.A.device)].split(_BLOCK):
         scores = queries @ circuit.B
         rest = scores.logsumexp(1, keepdim=True) - math.log(model.d_vocab) + math.log(context)
         shares.append(torch.sigmoid(scores - rest))
-    best = torch.cat(shares).mT.topk(k)
+    best = torch.cat(shares).mT[tokens.to(circuit.A.device)].topk(k)
     return best.values.cpu(), best.indices.cpu()
 
 
-def _best_outs(model: HookedModel, head: int, k: int) -> tuple[Float[Tensor, "source k"], Int[Tensor, "source k"]]:
+def _best_outs(
+    model: HookedModel, head: int, tokens: Tensor, k: int
+) -> tuple[Float[Tensor, "source k"], Int[Tensor, "source k"]]:
     """For every source the tokens that attending to it raises most, in logits at scale 1."""
     weights, norm = head_weights(model, 0), final_norm(model)
-    rows = stream_rows(model)
+    tokens = tokens.to(model.device)
+    rows = stream_rows(model)[tokens]
     into = getattr(model.hooked.blocks[0], "ln1", None)
     into = getattr(into, "original_component", into)
     with torch.no_grad():
@@ -145,7 +152,7 @@ def _best_outs(model: HookedModel, head: int, k: int) -> tuple[Float[Tensor, "so
         group = model.n_heads // model.n_kv_heads
         written = read @ weights.W_V[head // group] @ weights.W_O[head]
         readers = norm.fold(model.unembedding.to(model.wide))
-        logits = written @ (readers - readers.mean(0)).mT
+        logits = written @ (readers[tokens] - readers.mean(0)).mT
     best = logits.topk(k)
     return best.values.cpu(), best.indices.cpu()
 

@@ -74,11 +74,37 @@ def tiled_blocks(
 ) -> Int[Tensor, "prompt pos"]:
     """`[BOS, u u u …]`: each row a block of random tokens, its length among `periods`, to the end of the context.
 
-    A model that is trained on one length alone learns that distance, not to copy.
+    A model that is trained on one length alone learns that distance, not to copy. With many, small models may still
+    learn another way than induction heads: keys that tell of the token k places back and values of the one k - 1 back.
+    That costs it nothing where blocks repeat to the end; `scattered_copies` make it costly.
     """
     rows = []
     for pick in torch.randint(len(periods), (n_prompts,), generator=generator).tolist():
         block = torch.randint(1, config.d_vocab, (periods[pick],), generator=generator)
         rows.append(block.repeat(config.n_ctx // len(block) + 1)[: config.n_ctx - 1])
+    bos = torch.full((n_prompts, 1), config.bos_token_id)
+    return torch.cat([bos, torch.stack(rows)], 1)
+
+
+def scattered_copies(
+    config: AttentionOnlyConfig,
+    periods: Sequence[int],
+    generator: torch.Generator,
+    *,
+    n_prompts: int = 48,
+    longest_gap: int = 8,
+) -> Int[Tensor, "prompt pos"]:
+    """Each row one random block again and again, with 0 to `longest_gap` other random tokens before each copy.
+
+    Only looking right after the last occurrence of the current token predicts a copy from its second token on.
+    """
+    rows = []
+    for pick in torch.randint(len(periods), (n_prompts,), generator=generator).tolist():
+        block = torch.randint(1, config.d_vocab, (periods[pick],), generator=generator)
+        gaps = torch.randint(longest_gap + 1, (config.n_ctx // len(block) + 1,), generator=generator).tolist()
+        parts = [
+            part for gap in gaps for part in (torch.randint(1, config.d_vocab, (gap,), generator=generator), block)
+        ]
+        rows.append(torch.cat(parts)[: config.n_ctx - 1])
     bos = torch.full((n_prompts, 1), config.bos_token_id)
     return torch.cat([bos, torch.stack(rows)], 1)

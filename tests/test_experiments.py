@@ -1,7 +1,9 @@
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +17,8 @@ def script(name: str):
     """An experiment as a module."""
     spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    if str(EXPERIMENTS) not in sys.path:
+        sys.path.append(str(EXPERIMENTS))  # scripts import their neighbours
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
@@ -54,3 +58,79 @@ def test_an_untrained_model_fails_the_examination_and_is_not_written(tmp_path):
 
 def test_the_bundled_model_passes_the_examination(bundled):
     assert all(ok for _, ok in script("train_bundled_model").examine(bundled).values())
+
+
+def verdicts_of(path: Path) -> list[dict]:
+    found = json.loads(path.read_text())
+    for verdict in found:
+        assert verdict["numbers"] and verdict["criterion"] and verdict["control"] and verdict["source"]
+    return found
+
+
+def test_composition_writes_every_pair_a_verdict_and_pictures(tmp_path):
+    script("composition").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "composition.csv", "composition.json", "composition_small.png", "composition_pairs.png",
+        "composition_circuit_attn-only-2l.png",
+    }  # fmt: skip
+    table = pd.read_csv(tmp_path / "composition.csv")
+    assert list(table["previous"]) == ["L0H3"] * 4 and set(table["induction"]) == {"L1H0", "L1H1", "L1H2", "L1H3"}
+    assert verdicts_of(tmp_path / "composition.json")[0]["outcome"] == "holds"
+
+
+def test_a_verdict_on_composition_fails_where_values_compose(tmp_path):
+    module = script("composition")
+    model = load_model()
+    table = module.read_pairs(model)
+    assert module.verdict(table, []).outcome == "holds"
+    assert module.verdict(table.assign(V=table["K"]), ["another"]).outcome == "does not hold here"
+
+
+def test_ov_eigenvalues_writes_every_head_verdicts_and_pictures(tmp_path):
+    script("ov_eigenvalues").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "ov_eigenvalues.csv")
+    assert len(table[table["model"] == "attn-only-2l"]) == 8
+    corner, match = verdicts_of(tmp_path / "ov_eigenvalues.json")
+    assert corner["outcome"] == "holds" and "random weights" not in corner["numbers"]
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_skip_trigrams_reads_models_of_no_one_and_two_layers(tmp_path, monkeypatch):
+    module = script("skip_trigrams")
+    monkeypatch.setattr(sys.modules["small_models"], "RUNS", tmp_path / "runs")
+    module.main(["--steps", "20", "--out", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "skip_trigrams.csv")
+    assert set(table["head"]) == {f"L0H{head}" for head in range(8)} and table["text"].str.contains(" → ").all()
+    bigrams, _, paths = verdicts_of(tmp_path / "skip_trigrams.json")
+    assert bigrams["outcome"] == "does not hold here"  # after 20 steps
+    assert paths["outcome"] == "holds" and len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_a_small_model_is_trained_once_and_kept(tmp_path, monkeypatch):
+    module = script("small_models")
+    monkeypatch.setattr(module, "RUNS", tmp_path)
+    first = module.scattered_model(0, steps=2).network.W_Q
+    folder = next(tmp_path.iterdir())
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert torch.equal(module.scattered_model(0, steps=2).network.W_Q, first)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert not torch.equal(module.scattered_model(1, steps=2).network.W_Q, first)
+
+
+def test_the_page_of_verdicts_is_built_from_the_files_and_is_what_is_committed(tmp_path):
+    module = script("verdicts")
+    claims = [module.Verdict("It rains", "a proverb", "drops > 3", {"today": "5 drops"}, "a roof: 0", "holds")]
+    module.save_verdicts(claims, tmp_path / "weather.json")
+    page = module.page(tmp_path)
+    assert "## `weather.py`" in page and "| today | 5 drops |" in page and "**Holds.**" in page
+    assert (EXPERIMENTS / "README.md").read_text() == module.page(EXPERIMENTS.parent / "figures")
+    with pytest.raises(ValueError, match="An outcome is one of"):
+        module.save_verdicts([claims[0]._replace(outcome="maybe")], tmp_path / "weather.json")
+
+
+@pytest.mark.parametrize(
+    ("passed", "expected"),
+    [([True], "holds"), ([True, True, False], "holds with a caveat"), ([True, False], "does not hold here")],
+)
+def test_an_outcome_says_how_many_passed(passed, expected):
+    assert script("verdicts").outcome(passed) == expected

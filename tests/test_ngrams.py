@@ -63,6 +63,10 @@ def test_skip_trigrams_are_the_strongest_of_all_triples():
         triple[1:] for triple in triples[:10]
     ]
     assert table["strength"].tolist() == pytest.approx([triple[0] for triple in triples[:10]], rel=1e-3)
+    some = torch.tensor([9, 2, 5])
+    few = skip_trigrams(model, "L0H2", n=5, offset=3, per_source=3, among=some)
+    kept = [triple for triple in triples if set(triple[1:]) <= set(some.tolist())]
+    assert few["strength"].tolist() == pytest.approx([triple[0] for triple in kept[:5]], rel=1e-3)
     assert (table["attention"] * table["logit"]).tolist() == pytest.approx(table["strength"].tolist(), rel=1e-5)
 
 

@@ -3,7 +3,7 @@ from functools import partial
 import torch
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.training import tiled_blocks, train
+from induction_lab.training import scattered_copies, tiled_blocks, train
 
 CONFIG = AttentionOnlyConfig()
 
@@ -29,3 +29,15 @@ def test_blocks_repeat_with_the_given_periods_after_bos():
     for row in tiled_blocks(CONFIG, (4, 7), torch.Generator().manual_seed(0)):
         assert row[0] == CONFIG.bos_token_id and (row[1:] > 0).all()
         assert any(torch.equal(row[1 + p :], row[1:-p]) for p in (4, 7))
+
+
+def test_scattered_copies_hold_one_block_after_gaps_of_several_lengths():
+    rows = scattered_copies(CONFIG, (5,), torch.Generator().manual_seed(0))
+    distances = set()
+    for row in rows:
+        assert row[0] == CONFIG.bos_token_id and len(row) == CONFIG.n_ctx and (row[1:] > 0).all()
+        windows = row[1:].unfold(0, 5, 1)
+        same = (windows[:, None] == windows).all(-1).triu(1)
+        assert same.any()  # some block of five comes again
+        distances |= {int(d) for d in (same.nonzero()[:, 1] - same.nonzero()[:, 0])}
+    assert {5, 9, 13} <= distances  # no gap, some gap, the longest
