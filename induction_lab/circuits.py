@@ -25,6 +25,7 @@ from induction_lab.exact_scores import queries_and_keys
 from induction_lab.heads import Head, HeadLike, parse_head
 from induction_lab.models import HookedModel
 from induction_lab.norms import folded_weights, unembedding_readers
+from induction_lab.progress import progress_bar
 from induction_lab.rotary import relative_rotations
 from induction_lab.sources import Source, stream_rows
 
@@ -184,7 +185,13 @@ def positive_share(eigenvalues: Complex[Tensor, "*heads d_head"]) -> Float[Tenso
 
 
 def ov_self_copying(
-    model: HookedModel, *, k: int = 1, source: Side = "embedding", n_tokens: int = 256, seed: int = 0
+    model: HookedModel,
+    *,
+    k: int = 1,
+    source: Side = "embedding",
+    n_tokens: int = 256,
+    seed: int = 0,
+    progress: bool = False,
 ) -> Float[Tensor, "layer head"]:
     """Share of tokens that are among the `k` tokens they raise most themselves, through each head's output circuit.
 
@@ -195,10 +202,12 @@ def ov_self_copying(
     tokens = _sample(model, k, n_tokens, seed)
     group = model.n_heads // model.n_kv_heads
     result = torch.zeros(model.n_layers, model.n_heads)
-    for layer in range(model.n_layers):
-        _, _, W_V, W_O = folded_weights(model, layer)
-        for head in range(model.n_heads):
-            result[layer, head] = _among_first(rows[tokens] @ W_V[head // group], W_O[head] @ readers.mT, tokens, k)
+    with progress_bar(model.n_layers, "output circuits", shown=progress) as tick:
+        for layer in range(model.n_layers):
+            _, _, W_V, W_O = folded_weights(model, layer)
+            for head in range(model.n_heads):
+                result[layer, head] = _among_first(rows[tokens] @ W_V[head // group], W_O[head] @ readers.mT, tokens, k)
+            tick(1)
     return result
 
 
@@ -211,6 +220,7 @@ def qk_diagonal(
     source: Side = "embedding",
     n_tokens: int = 256,
     seed: int = 0,
+    progress: bool = False,
 ) -> Float[Tensor, "layer head"]:
     """Share of tokens whose own key is among the `k` best for their query, over all tokens' keys.
 
@@ -222,11 +232,13 @@ def qk_diagonal(
     tokens = _sample(model, k, n_tokens, seed)
     R, group = rotation(model, offset), model.n_heads // model.n_kv_heads
     result = torch.zeros(model.n_layers, model.n_heads)
-    for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
-        keys = rows @ (W_K if previous_token is None else written @ W_K)  # [kv_head, token, d_head]
-        for head in range(model.n_heads):
-            queries = rows[tokens] @ W_Q[head] @ R[layer]
-            result[layer, head] = _among_first(queries, keys[head // group].mT, tokens, k)
+    with progress_bar(model.n_layers, "query circuits", shown=progress) as tick:
+        for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
+            keys = rows @ (W_K if previous_token is None else written @ W_K)  # [kv_head, token, d_head]
+            for head in range(model.n_heads):
+                queries = rows[tokens] @ W_Q[head] @ R[layer]
+                result[layer, head] = _among_first(queries, keys[head // group].mT, tokens, k)
+            tick(1)
     return result
 
 
