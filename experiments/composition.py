@@ -23,6 +23,7 @@ from small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, t
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import (
+    HeadScores,
     HookedModel,
     composition_baseline,
     composition_scores,
@@ -49,9 +50,11 @@ def main(argv: list[str] | None = None) -> None:
     small += [scattered_model(seed) for seed in seeds]
     small += [tiled_model(seed, positions) for positions in ("rotary", "learned") for seed in seeds]
     named = [load_model(name) for name in args.models]
-    table = pd.concat([read_pairs(model) for model in (*small, *named)], ignore_index=True)
+    models = {model.name: model for model in (*small, *named)}
+    looked = {name: looks(model) for name, model in models.items()}
+    table = pd.concat([read_pairs(model, looked[name]) for name, model in models.items()], ignore_index=True)
     table.round(5).to_csv(args.out / "composition.csv", index=False)
-    without = [model.name for model in (*small, *named) if model.name not in set(table["model"])]
+    without = {name: looked[name] for name in models if name not in set(table["model"])}
     found = verdict(table, without)
     written = [args.out / "composition.csv", save_verdicts([found], args.out / "composition.json")]
     figures: dict[str, Any] = {"small": draw_all_pairs([*small, *named][0]), "pairs": draw_pairs(table)}
@@ -63,10 +66,13 @@ def main(argv: list[str] | None = None) -> None:
     show_files(written)
 
 
-def read_pairs(model: HookedModel) -> pd.DataFrame:
-    """K, Q and V of the best previous-token head of an earlier layer and each induction head, and what others score."""
+def looks(model: HookedModel) -> HeadScores:
     prompts = repeated_tokens(model, period=20 if (model.n_ctx or 0) < 101 else 50)
-    scores = score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
+    return score_heads(model, prompts, scores=["previous_token", "prefix_matching"])
+
+
+def read_pairs(model: HookedModel, scores: HeadScores) -> pd.DataFrame:
+    """K, Q and V of the best previous-token head of an earlier layer and each induction head, and what others score."""
     composition = {kind: composition_scores(model, kind) for kind in "KQV"}
     mean, error = composition_baseline(model.d_model, model.d_head)
     rows = []
@@ -85,18 +91,21 @@ def read_pairs(model: HookedModel) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict(table: pd.DataFrame, without: list[str]) -> Verdict:
+def verdict(table: pd.DataFrame, without: dict[str, HeadScores]) -> Verdict:
     """K-composition only; models in which no induction head formed say nothing about it, and are named."""
-    numbers, passed = {}, []
+    numbers, passed = {}, {}
     for name, rows in table.groupby("model", sort=False):
         limit = SPREADS * rows["spread"].iloc[0]
         ok = bool((rows["K"] > limit).all() and (rows["Q"].mean() < limit) and (rows["V"].mean() < limit))
-        passed.append(ok)
+        passed[str(name)] = ok
         spans = ", ".join(f"{kind} {rows[kind].min():+.3f} … {rows[kind].max():+.3f}" for kind in "KQV")
         ranks = f"K rank 1 of {rows['n_earlier'].iloc[0]} earlier heads in {(rows['K_rank'] == 1).sum()} of {len(rows)}"
         text = f"{rows['previous'].iloc[0]} → {len(rows)} induction heads: {spans} (limit ±{limit:.3f}); {ranks}"
         numbers[str(name)] = f"{text}: {'passes' if ok else 'fails'}"
-    numbers |= {name: "no induction head formed: it goes on with blocks in another way" for name in without}
+    for name, scores in without.items():
+        best, loss = scores.top("prefix_matching", 1)[0][1], scores.loss_by_copy[1]
+        facts = f"best prefix_matching {best:.2f}, loss on the second copy {loss:.2f}"
+        numbers[name] = f"no induction head ({facts}): not read"
     medians = ", ".join(f"{kind} {table[f'{kind}_median'].mean():+.3f}" for kind in "KQV")
     return Verdict(
         claim="An induction head composes with the previous-token head through its keys, not its queries or values",
@@ -106,7 +115,7 @@ def verdict(table: pd.DataFrame, without: list[str]) -> Verdict:
         "mean Q and mean V not",
         numbers=numbers,
         control=f"the median over all earlier heads that the same induction heads could read: {medians}",
-        outcome=outcome(passed),
+        **outcome(passed),
     )
 
 

@@ -98,18 +98,19 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
     heads = table[table["prefix_matching"] > INDUCTION]
     others = table[(table["prefix_matching"] <= INDUCTION) & (table["model"] != "random weights")]
     random = table[table["model"] == "random weights"]
-    corner, match, passed_corner, passed_match = {}, {}, [], []
+    corner, match, passed_corner, passed_match = {}, {}, {}, {}
     without = [name for name in dict.fromkeys(others["model"]) if name not in set(heads["model"])]
     for name, rows in heads.groupby("model", sort=False):
         in_corner = (rows["ov_copying"] > CORNER) & (rows["qk_matching"] > CORNER)
         ov = f"ov_copying {rows['ov_copying'].min():.2f} … {rows['ov_copying'].max():.2f}"
         qk = f"qk_matching {rows['qk_matching'].min():.2f} … {rows['qk_matching'].max():.2f}"
         corner[str(name)] = f"{in_corner.sum()} of {len(rows)} induction heads in the corner: {ov}, {qk}"
-        passed_corner.append(bool(in_corner.all()))
+        passed_corner[str(name)] = bool(in_corner.all())
         best = rows["qk_diagonal"]
         match[str(name)] = f"{len(rows)} induction heads: {best.min():.2f} … {best.max():.2f} of tokens"
-        passed_match.append(bool((best > CORNER).all()))
-    missing = {str(name): "no induction head formed" for name in without}
+        passed_match[str(name)] = bool((best > CORNER).all())
+    best = {name: rows["prefix_matching"].max() for name, rows in others.groupby("model")}
+    missing = {str(name): f"no induction head (best prefix_matching {best[name]:.2f}): not read" for name in without}
     return [
         Verdict(
             claim="Induction heads sit in the extreme corner: their OV circuits copy, their QK circuits match prefixes",
@@ -117,7 +118,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
             criterion=f"ov_copying and qk_matching above {CORNER} for every head with prefix_matching > {INDUCTION}",
             numbers=corner | missing,
             control=f"means of other heads: {_means(others)}; of random weights: {_means(random)}",
-            outcome=outcome(passed_corner),
+            **outcome(passed_corner),
         ),
         Verdict(
             claim="Through the previous-token heads an induction head's query is matched best by its own token",
@@ -125,7 +126,7 @@ def verdicts(table: pd.DataFrame) -> list[Verdict]:
             criterion=f"for more than {CORNER} of tokens, for every head with prefix_matching > {INDUCTION}",
             numbers=match | missing,
             control=f"random weights: {random['qk_diagonal'].mean():.3f} of tokens",
-            outcome=outcome(passed_match),
+            **outcome(passed_match),
         ),
     ]
 
@@ -161,13 +162,13 @@ def draw_distance(models: list[HookedModel]) -> Figure:
         rows = stream_rows(model)
         distances = [1, 2, 4, 8, 16, 32, 64, *([128, 256, 512, 1024] if (model.n_ctx or 0) > 1024 else [100])]
         shares = torch.stack([qk_matching(model, scores["previous_token"], offset=d, source=rows) for d in distances])
-        for head, _ in scores.top("prefix_matching", 5):
+        for head in scores.above("prefix_matching", INDUCTION)[:8]:
             left.plot(distances, shares[:, head.layer, head.head], "o-", ms=3, lw=1, label=str(head))
         left.set(xscale="log", ylim=(-1.05, 1.05), ylabel="qk_matching", title=f"{model.name}: induction heads")
         near = range(0, 21)
         preference = positional_preference(model, near, source=rows)
-        for head, value in scores.top("previous_token", 5):
-            line = preference[:, head.layer, head.head]
+        for head in scores.above("previous_token", INDUCTION)[:8]:
+            line, value = preference[:, head.layer, head.head], float(scores["previous_token"][head])
             right.plot(near, line - line.max(), "o-", ms=3, lw=1, label=f"{head} ({value:.2f})")
         right.set(ylabel="mean score less its maximum, nats", title="previous-token heads (their previous_token)")
         for ax in (left, right):

@@ -109,7 +109,7 @@ def bigram_verdict(model: HookedModel, counts: torch.Tensor) -> Verdict:
         criterion="KL(text | model) below a tenth of what ignoring the token before costs",
         numbers={model.name: f"KL {own:.3f} nats a token; ignoring the token before costs {unigram:.3f}"},
         control=f"a model that knows only how often tokens are: {unigram:.3f} nats",
-        outcome=outcome([own < 0.1 * unigram]),
+        **outcome({model.name: own < 0.1 * unigram}),
     )
 
 
@@ -126,26 +126,26 @@ def trigram_verdict(table: pd.DataFrame) -> Verdict:
             f"median ×{np.exp(np.median(lift)):.1f}"
         },
         control=f"the same with outs exchanged among them: {control:.0%}; median ×{np.exp(np.median(exchanged)):.2f}",
-        outcome=outcome([share > 0.9]),
-        caveat="A head's reading is one part of what the model says: other heads and the direct path can outweigh it.",
+        outcome=outcome({"all": share > 0.9})["outcome"],
+        caveat="One head is one part of what the model says: other heads and the direct path can outweigh it.",
     )
 
 
 def path_verdict(models: list[HookedModel]) -> Verdict:
-    numbers, passed = {}, []
+    numbers, passed = {}, {}
     for model in models:
         prompts = repeated_tokens(model, period=20, n_prompts=4)
         terms, logits = expand_paths(model, prompts), model.logits(prompts.tokens)
         error = float((terms.total() - logits).abs().max() / logits.abs().max())
         numbers[model.name] = f"{len(terms)} paths, largest error {error:.1e} of the largest logit"
-        passed.append(error < 1e-5)
+        passed[model.name] = error < 1e-5
     return Verdict(
         claim="An attention-only model is the sum of its paths: direct, through each head, through each virtual head",
         source="Elhage et al. 2021",
         criterion="with patterns and norms held, the paths add up to the logits within 1e-5 of the largest",
         numbers=numbers,
         control="every single path left out moves the logits (tests/test_paths.py)",
-        outcome=outcome(passed),
+        **outcome(passed),
     )
 
 

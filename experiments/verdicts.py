@@ -37,11 +37,11 @@ def save_verdicts(verdicts: list[Verdict], path: Path) -> Path:
     return path
 
 
-def outcome(passed: list[bool]) -> str:
-    """Holds if every seed or model passes, does not if none or half do not; between, with a caveat."""
-    if all(passed):
-        return OUTCOMES[0]
-    return OUTCOMES[1] if sum(passed) > len(passed) / 2 else OUTCOMES[2]
+def outcome(passed: dict[str, bool]) -> dict[str, str]:
+    """Holds if every seed or model passes, with a caveat if more than half do, else not; failures are named."""
+    failed = [name for name, ok in passed.items() if not ok]
+    which = OUTCOMES[0] if not failed else OUTCOMES[1] if len(failed) < len(passed) / 2 else OUTCOMES[2]
+    return {"outcome": which, "caveat": f"Fails for {', '.join(failed)}." if failed else ""}
 
 
 def page(figures: Path) -> str:

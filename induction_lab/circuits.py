@@ -97,7 +97,9 @@ def qk_circuit(
 def side_rows(model: HookedModel, side: Side) -> Float[Tensor, "row d_model"]:
     """The vectors that a `source`, `query` or `key` stands for."""
     if isinstance(side, Tensor):
-        return side
+        if side.ndim != 2 or side.shape[1] != model.d_model:
+            raise ValueError(f"Rows must be [row, d_model = {model.d_model}], got {tuple(side.shape)}.")
+        return side.to(model.device, model.wide)
     if isinstance(side, str) and side in get_args(Source):
         return stream_rows(model, side)  # type: ignore[arg-type]
     layer, index = _head(model, side)

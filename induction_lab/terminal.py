@@ -36,10 +36,11 @@ def show_circuit(circuit: InductionCircuit) -> None:
     out = Console(highlight=False)
     first = circuit.edges.iloc[0]
     count = circuit.n_layers * circuit.n_heads
-    out.print(
-        f"[bold]{escape(circuit.model)}[/bold], {count} heads: most likely "
-        f"[bold]{first['previous']}[/bold] → keys of [bold]{first['induction']}[/bold]."
-    )
+    edge = f"[bold]{first['previous']}[/bold] → keys of [bold]{first['induction']}[/bold]"
+    verdict = f"most likely {edge}."
+    if min(first["previous_token"], first["prefix_matching"]) < ABOVE or first["K"] <= 0:
+        verdict = f"no induction circuit shows: the nearest to one is {edge}."
+    out.print(f"[bold]{escape(circuit.model)}[/bold], {count} heads: {verdict}")
     out.print(
         f"Composition above random matrices, which score {circuit.baseline:.4f} ± {circuit.baseline_error:.4f}.\n"
     )

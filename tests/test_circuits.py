@@ -233,8 +233,21 @@ def test_trained_induction_heads_match_prefixes_and_the_first_layer_does_not_cop
         (lambda m: qk_matching(m, torch.ones(3, 4)), "must be \\[layer, head\\]"),
         (lambda m: ov_self_copying(m, k=0), "`k` must lie in"),
         (lambda m: ov_copying(m, source=torch.ones(5, 64)), "One row for each of the 100 tokens"),
+        (lambda m: ov_circuit(m, "L0H0", source=torch.ones(5, 3)), "Rows must be"),
     ],
 )
 def test_what_cannot_be_had_is_named(small, call, message):
     with pytest.raises(ValueError, match=message):
         call(small)
+
+
+def test_circuits_of_half_precision_weights_are_computed_in_float32(small):
+    half = HookedModel(AttentionOnlyTransformer(small.network.cfg, seed=3).to(torch.bfloat16))
+    full = HookedModel(AttentionOnlyTransformer(small.network.cfg, seed=3).to(torch.bfloat16).float())
+    for call in (
+        lambda m: qk_circuit(m, "L1H0", key="L0H1", offset=2).AB,
+        lambda m: ov_circuit(m, "L1H0").AB,
+        lambda m: qk_matching(m, torch.ones(2, 4), offset=1),
+        ov_copying,
+    ):
+        torch.testing.assert_close(call(half), call(full), rtol=1e-3, atol=1e-3)

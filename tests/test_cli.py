@@ -12,7 +12,7 @@ import pytest
 import transformers as hf
 from families import random_network
 
-from induction_lab import HeadScores
+from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HeadScores
 from induction_lab.cli import main
 from induction_lab.model_store import CACHE_VARIABLE
 
@@ -69,6 +69,13 @@ def test_the_circuit_as_json_is_for_programs(tmp_path):
     facts = json.loads(done.stdout)
     assert [row["previous"] for row in facts["rows"]] == ["L0H3", "L0H3"] and facts["baseline"] > 0.1
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["attn-only-2l_circuit.json"]
+
+
+def test_a_model_without_a_circuit_is_said_to_have_none(tmp_path):
+    config = AttentionOnlyConfig(d_vocab=200, n_ctx=128)
+    AttentionOnlyTransformer(config).save(tmp_path / "untrained")
+    done = run("circuit", "untrained", "--no-figures", cwd=tmp_path)
+    assert done.returncode == 0 and "no induction circuit shows: the nearest to one is" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [["--top", "0"], ["--period", "1000"], ["no-such-model"]])

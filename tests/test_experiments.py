@@ -81,9 +81,11 @@ def test_composition_writes_every_pair_a_verdict_and_pictures(tmp_path):
 def test_a_verdict_on_composition_fails_where_values_compose(tmp_path):
     module = script("composition")
     model = load_model()
-    table = module.read_pairs(model)
-    assert module.verdict(table, []).outcome == "holds"
-    assert module.verdict(table.assign(V=table["K"]), ["another"]).outcome == "does not hold here"
+    scores = module.looks(model)
+    table = module.read_pairs(model, scores)
+    assert module.verdict(table, {}).outcome == "holds"
+    swapped = module.verdict(table.assign(V=table["K"]), {"another": scores})
+    assert swapped.outcome == "does not hold here" and "not read" in swapped.numbers["another"]
 
 
 def test_ov_eigenvalues_writes_every_head_verdicts_and_pictures(tmp_path):
@@ -129,8 +131,12 @@ def test_the_page_of_verdicts_is_built_from_the_files_and_is_what_is_committed(t
 
 
 @pytest.mark.parametrize(
-    ("passed", "expected"),
-    [([True], "holds"), ([True, True, False], "holds with a caveat"), ([True, False], "does not hold here")],
+    ("passed", "expected", "caveat"),
+    [
+        ({"a": True}, "holds", ""),
+        ({"a": True, "b": True, "c": False}, "holds with a caveat", "Fails for c."),
+        ({"a": True, "b": False}, "does not hold here", "Fails for b."),
+    ],
 )
-def test_an_outcome_says_how_many_passed(passed, expected):
-    assert script("verdicts").outcome(passed) == expected
+def test_an_outcome_says_how_many_passed_and_names_the_rest(passed, expected, caveat):
+    assert script("verdicts").outcome(passed) == {"outcome": expected, "caveat": caveat}
