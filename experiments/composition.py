@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     named = [load_model(name) for name in args.models]
     models = {model.name: model for model in (*small, *named)}
     looked = {name: looks(model) for name, model in models.items()}
+    if not any(scores.above("prefix_matching", INDUCTION) for scores in looked.values()):
+        raise SystemExit("None of these models has an induction head, so there is no pair to read: add --models.")
     table = pd.concat([read_pairs(model, looked[name]) for name, model in models.items()], ignore_index=True)
     table.round(5).to_csv(args.out / "composition.csv", index=False)
     without = {name: looked[name] for name in models if name not in set(table["model"])}

@@ -71,7 +71,9 @@ def text_model(n_layers: int, seed: int = 0, *, text: Text | None = None, steps:
 def _kept(name: str, config: AttentionOnlyConfig, batches: Callable, *, steps: int, seed: int) -> HookedModel:
     folder = RUNS / name
     if (folder / "model.safetensors").exists():
-        return HookedModel(AttentionOnlyTransformer.load(folder), name=name)
+        kept = AttentionOnlyTransformer.load(folder)
+        if kept.cfg == config:
+            return HookedModel(kept, name=name)
     print(f"training {name}", file=sys.stderr)
     network = AttentionOnlyTransformer(config, seed=seed)
     torch.set_num_threads(1)  # such small matrices gain nothing from a second thread, and sums keep their order

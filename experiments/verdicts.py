@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-OUTCOMES = ("holds", "holds with a caveat", "does not hold here")
+OUTCOMES = ("holds", "holds with a caveat", "does not hold here", "not tested")
 
 
 class Verdict(NamedTuple):
@@ -39,6 +39,8 @@ def save_verdicts(verdicts: list[Verdict], path: Path) -> Path:
 
 def outcome(passed: dict[str, bool]) -> dict[str, str]:
     """Holds if every seed or model passes, with a caveat if more than half do, else not; failures are named."""
+    if not passed:
+        return {"outcome": OUTCOMES[3], "caveat": "No model here has what the claim is about."}
     failed = [name for name, ok in passed.items() if not ok]
     which = OUTCOMES[0] if not failed else OUTCOMES[1] if len(failed) < len(passed) / 2 else OUTCOMES[2]
     return {"outcome": which, "caveat": f"Fails for {', '.join(failed)}." if failed else ""}

@@ -96,7 +96,7 @@ def plot_eigenvalues(eigenvalues: Complex[Tensor, " d_head"], *, title: str = ""
     Copying puts them right of 0 (red), suppression left (blue); the share of both is in the title.
     """
     ax = ax or plt.subplots(figsize=(2.6, 2.6), layout="constrained", subplot_kw={"projection": "polar"})[1]
-    size, angle = eigenvalues.abs().double().numpy(), eigenvalues.angle().double().numpy()
+    size, angle = eigenvalues.abs().double().cpu().numpy(), eigenvalues.angle().double().cpu().numpy()
     largest = float(size.max()) if size.size and size.max() > 0 else 1.0
     decades = 4
     radius = np.clip(np.log10(np.maximum(size, 1e-30) / largest) + decades, 0, None)
@@ -120,6 +120,8 @@ def plot_eigenvalue_grid(
     """One plane for each of some heads."""
     n_layers, n_heads = eigenvalues.shape[:2]
     chosen = [parse_head(head, n_layers=n_layers, n_heads=n_heads) for head in heads]
+    if not chosen:
+        raise ValueError("One head or more is wanted to draw, got none.")
     columns = min(columns, len(chosen))
     rows = -(-len(chosen) // columns)
     figure, axes = plt.subplots(

@@ -41,10 +41,10 @@ class InductionCircuit:
     Attributes:
         model: The model's name.
         n_layers, n_heads: Its shape.
-        edges: One row an edge: `previous`, `induction` (heads), `strength` (previous_token x prefix_matching x K),
-            `previous_token` of the first and `prefix_matching` of the second, `K`, `Q`, `V` (composition less its
-            baseline), `K_rank` (of the first among all earlier heads that the second's keys could read, 1 the best),
-            and `qk_matching`, `ov_copying` of the second.
+        edges: One row an edge: `previous`, `induction` (heads), `strength` (previous_token x prefix_matching x K, 0
+            below its baseline), `previous_token` of the first and `prefix_matching` of the second, `K`, `Q`, `V`
+            (composition less its baseline), `K_rank` (of the first among all earlier heads that the second's keys could
+            read, 1 the best), and `qk_matching`, `ov_copying` of the second.
         baseline, baseline_error: What Gaussian matrices score in composition, and the standard error of that.
         provenance: Model, prompts, seed, versions.
     """
@@ -142,9 +142,11 @@ def _edges(
     K = composition["K"]
     layer = torch.arange(len(previous))
     earlier = (layer[:, None] < layer)[:, None, :, None].expand_as(K)
-    strength = (previous[:, :, None, None] * prefix * K).masked_fill(~earlier, -torch.inf)
+    looks = previous[:, :, None, None] * prefix
+    strength = looks * K.clamp(min=0)
+    order = (strength + 1e-9 * looks).masked_fill(~earlier, -torch.inf)  # what lies below the baseline comes last
     rows = []
-    for flat in strength.flatten().topk(min(n, int(earlier.sum()))).indices.tolist():
+    for flat in order.flatten().topk(min(n, int(earlier.sum()))).indices.tolist():
         l1, h1, l2, h2 = (int(i) for i in torch.unravel_index(torch.tensor(flat), strength.shape))
         a, b, pair = (l1, h1), (l2, h2), (l1, h1, l2, h2)
         rank = 1 + int((K[:l2, :, l2, h2] > K[pair]).sum())

@@ -14,7 +14,8 @@ Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-from typing import get_args
+from operator import index
+from typing import SupportsIndex, get_args
 
 import torch
 from jaxtyping import Complex, Float
@@ -30,7 +31,7 @@ from induction_lab.rotary import relative_rotations
 from induction_lab.sources import Source, stream_rows
 
 Side = Source | HeadLike | Float[Tensor, "_ d_model"]
-Offset = int | range
+Offset = SupportsIndex | range
 
 
 def ov_circuit(model: HookedModel, head: HeadLike, *, source: Side = "embedding") -> FactoredMatrix:
@@ -49,10 +50,10 @@ def ov_circuit(model: HookedModel, head: HeadLike, *, source: Side = "embedding"
     Raises:
         ValueError: If head or source are not to be had, or the stream is projected before the unembedding.
     """
-    layer, index = _head(model, head)
+    layer, number = _head(model, head)
     _, _, W_V, W_O = folded_weights(model, layer)
-    into = W_V[index // (model.n_heads // model.n_kv_heads)]
-    return FactoredMatrix(side_rows(model, source) @ into, W_O[index] @ unembedding_readers(model).mT)
+    into = W_V[number // (model.n_heads // model.n_kv_heads)]
+    return FactoredMatrix(side_rows(model, source) @ into, W_O[number] @ unembedding_readers(model).mT)
 
 
 def qk_circuit(
@@ -83,15 +84,17 @@ def qk_circuit(
     Raises:
         ValueError: If head, rows or offset are not to be had.
     """
-    layer, index = _head(model, head)
+    layer, number = _head(model, head)
     R = rotation(model, offset)[layer]
     rows = (side_rows(model, query), side_rows(model, key))
+    kv_index = number // (model.n_heads // model.n_kv_heads)
     if exact:
-        q, k = queries_and_keys(model, layer, *rows)
+        all_q, all_k = queries_and_keys(model, layer, *rows)
+        q, k = all_q[number], all_k[kv_index]
     else:
         W_Q, W_K, _, _ = folded_weights(model, layer)
-        q, k = rows[0] @ W_Q, rows[1] @ W_K
-    return FactoredMatrix(q[index] @ R, k[index // (model.n_heads // model.n_kv_heads)].mT)
+        q, k = rows[0] @ W_Q[number], rows[1] @ W_K[kv_index]
+    return FactoredMatrix(q @ R, k.mT)
 
 
 def side_rows(model: HookedModel, side: Side) -> Float[Tensor, "row d_model"]:
@@ -102,14 +105,17 @@ def side_rows(model: HookedModel, side: Side) -> Float[Tensor, "row d_model"]:
         return side.to(model.device, model.wide)
     if isinstance(side, str) and side in get_args(Source):
         return stream_rows(model, side)  # type: ignore[arg-type]
-    layer, index = _head(model, side)
+    try:
+        layer, number = _head(model, side)
+    except ValueError as error:
+        raise ValueError(f"Rows are {', '.join(get_args(Source))}, a head, or vectors: {error}") from error
     _, _, W_V, W_O = folded_weights(model, layer)
-    return stream_rows(model) @ W_V[index // (model.n_heads // model.n_kv_heads)] @ W_O[index]
+    return stream_rows(model) @ W_V[number // (model.n_heads // model.n_kv_heads)] @ W_O[number]
 
 
 def rotation(model: HookedModel, offset: Offset) -> Float[Tensor, "layer d_head d_head"]:
     """`R` of every layer at an offset, or its mean over a range of them."""
-    return relative_rotations(model, [offset] if isinstance(offset, int) else offset).mean(1)
+    return relative_rotations(model, offset if isinstance(offset, range) else [index(offset)]).mean(1)
 
 
 def ov_eigenvalues(model: HookedModel, *, source: Side = "embedding") -> Complex[Tensor, "layer head d_head"]:
@@ -124,7 +130,7 @@ def ov_eigenvalues(model: HookedModel, *, source: Side = "embedding") -> Complex
     found = []
     for layer in range(model.n_layers):
         _, _, W_V, W_O = folded_weights(model, layer)
-        found.append(torch.linalg.eigvals(W_O.double() @ through @ W_V.double().repeat_interleave(group, 0)))
+        found.append(torch.linalg.eigvals(W_O.double() @ through @ W_V.double().repeat_interleave(group, 0)).cpu())
     return torch.stack(found)
 
 
@@ -155,7 +161,7 @@ def qk_eigenvalues(
     found = []
     for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
         keys = (written.double() @ W_K.double()).repeat_interleave(group, 0)  # [head, d_model, d_head]
-        found.append(torch.linalg.eigvals(keys.mT @ gram @ W_Q.double() @ R[layer]))
+        found.append(torch.linalg.eigvals(keys.mT @ gram @ W_Q.double() @ R[layer]).cpu())
     return torch.stack(found)
 
 

@@ -107,7 +107,8 @@ def _factors(
 
 
 def _narrow(weights: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "head d_head d_head"]:
-    return torch.linalg.qr(weights, mode="r").R
+    R = torch.linalg.qr(weights, mode="r").R
+    return torch.nn.functional.pad(R, (0, 0, 0, R.shape[-1] - R.shape[-2]))  # heads wider than the stream
 
 
 def _ratios(

@@ -62,7 +62,7 @@ def positional_preference(
     for layer in range(model.n_layers):
         q, k = (x.mean(1) for x in queries_and_keys(model, layer, rows, rows))
         found.append(torch.einsum("hi,oij,hj->oh", q, R[layer], k.repeat_interleave(group, 0)))
-    return torch.stack(found, 1)
+    return torch.stack(found, 1).cpu()
 
 
 def _before_rotation(

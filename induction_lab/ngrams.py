@@ -19,7 +19,8 @@ from induction_lab.circuits import Offset, qk_circuit
 from induction_lab.head_weights import head_weights
 from induction_lab.heads import HeadLike, parse_head
 from induction_lab.models import HookedModel
-from induction_lab.norms import final_norm
+from induction_lab.norms import final_norm, unembedding_readers
+from induction_lab.output_scores import refuse_changed_outputs
 from induction_lab.sources import stream_rows
 
 _BLOCK = 256  # rows of a circuit at a time
@@ -44,7 +45,13 @@ def bigram_logits(model: HookedModel, tokens: Int[Tensor, " row"] | None = None)
 
 
 def bigram_counts(tokens: Int[Tensor, " pos"], d_vocab: int) -> Float[Tensor, "d_vocab d_vocab"]:
-    """How often each token follows each in a text."""
+    """How often each token follows each in a text.
+
+    Raises:
+        ValueError: If a token lies outside the vocabulary.
+    """
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < d_vocab:
+        raise ValueError(f"Tokens must lie in [0, {d_vocab}), got {int(tokens.min())} … {int(tokens.max())}.")
     pairs = tokens[:-1] * d_vocab + tokens[1:]
     return torch.bincount(pairs, minlength=d_vocab**2).view(d_vocab, d_vocab).float()
 
@@ -58,7 +65,7 @@ def bigram_divergence(
     """
     joint = counts / counts.sum()
     given = joint / joint.sum(1, keepdim=True).clamp(min=1e-30)
-    cross = -(joint * logits.log_softmax(-1)).sum()
+    cross = -(joint * logits.log_softmax(-1))[joint > 0].sum()
     entropy = -(joint * given.clamp(min=1e-30).log()).sum()
     followers = joint.sum(0)
     unigram = -(followers * followers.clamp(min=1e-30).log()).sum()
@@ -96,14 +103,19 @@ def skip_trigrams(
         tokenizer also `text`, the three as people read them.
 
     Raises:
-        ValueError: If the head is not in the first layer or the vocabulary exceeds 8,192 tokens.
+        ValueError: If the head is not in the first layer, the vocabulary exceeds 8,192 tokens, or heads' outputs do not
+            reach the stream unchanged.
     """
     layer, index = parse_head(head, n_layers=model.n_layers, n_heads=model.n_heads)
     if layer != 0:
         raise ValueError(f"Only heads of the first layer read tokens alone, got L{layer}H{index}.")
     if model.d_vocab > _MOST_TOKENS:
         raise ValueError(f"Skip-trigrams are listed up to {_MOST_TOKENS} tokens; {model.name} has {model.d_vocab}.")
+    refuse_changed_outputs(model, "a skip-trigram")
     tokens = torch.arange(model.d_vocab) if among is None else among.cpu()
+    if n < 1 or per_source < 1 or not len(tokens) or not 0 <= int(tokens.min()) <= int(tokens.max()) < model.d_vocab:
+        raise ValueError(f"`n` and `per_source` must be at least 1, `among` some tokens in [0, {model.d_vocab}).")
+    per_source = min(per_source, len(tokens))
     attention, destination = _best_destinations(model, index, tokens, offset, context, per_source)
     logit, out = _best_outs(model, index, tokens, per_source)
     strength = attention[:, :, None] * logit[:, None] / _stream_scale(model)[tokens][destination][:, :, None]
@@ -142,26 +154,28 @@ def _best_outs(
     model: HookedModel, head: int, tokens: Tensor, k: int
 ) -> tuple[Float[Tensor, "source k"], Int[Tensor, "source k"]]:
     """For every source the tokens that attending to it raises most, in logits at scale 1."""
-    weights, norm = head_weights(model, 0), final_norm(model)
+    weights = head_weights(model, 0)
     tokens = tokens.to(model.device)
     rows = stream_rows(model)[tokens]
     into = getattr(model.hooked.blocks[0], "ln1", None)
     into = getattr(into, "original_component", into)
     with torch.no_grad():
-        read = rows if into is None else into(rows[None])[0]
+        rows = rows.to(model.dtype)
+        read = (rows if into is None else into(rows[None])[0]).to(model.wide)
         group = model.n_heads // model.n_kv_heads
-        written = read @ weights.W_V[head // group] @ weights.W_O[head]
-        readers = norm.fold(model.unembedding.to(model.wide))
+        written = read @ weights.W_V[head // group].to(model.wide) @ weights.W_O[head].to(model.wide)
+        readers = unembedding_readers(model)
         logits = written @ (readers[tokens] - readers.mean(0)).mT
     best = logits.topk(k)
     return best.values.cpu(), best.indices.cpu()
 
 
 def _stream_scale(model: HookedModel) -> Float[Tensor, " row"]:
-    """By what the final norm divides each token's embedding; 1 without a norm."""
+    """By what the final norm divides each token's embedding; 1 without a norm, infinite where that is all zeros."""
     rows = stream_rows(model)
     with torch.no_grad():
-        return final_norm(model).scale(rows, model.final_norm(rows[None])[0]).cpu()
+        normalised = model.final_norm(rows[None].to(model.dtype))[0].to(model.wide)
+        return final_norm(model).scale(rows, normalised).nan_to_num(nan=torch.inf).cpu()
 
 
 def _shown(model: HookedModel, source: int, destination: int, out: int) -> str:

@@ -80,21 +80,22 @@ def final_norm(model: HookedModel) -> FrozenNorm:
 
 
 def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
-    """`W_U` as rows with the final norm folded in: `x @ row` is a token's logit at frozen scale, biases left out.
+    """`W_U` as rows, final norm and logit scale folded in: `x @ row` is a token's logit at frozen scale, less biases.
 
     Raises:
         ValueError: If the stream is projected before the unembedding.
     """
     if model.unembedding.shape[1] != model.d_model:
         raise ValueError(f"{model.name} projects its stream before the unembedding, so logits are not x W_U.")
-    return final_norm(model).fold(model.unembedding.to(model.wide))
+    return final_norm(model).fold(model.unembedding.to(model.wide)) * model.logit_scale
 
 
 def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     """A layer's weights as the residual stream meets them: every norm on the way folded in, biases left out.
 
     Those are the norm before the heads (`x @ W_Q` stands for `norm(x) * scale @ W_Q`), a norm of queries or keys (Qwen
-    3, Gemma 3, OLMo-2), and a norm of the heads' sum before it is added to the stream (Gemma 2 and 3, OLMo-2).
+    3, Gemma 3, OLMo-2), and a norm of the heads' sum before it is added to the stream (Gemma 2 and 3, OLMo-2) or a
+    factor in its place (Granite).
 
     Raises:
         ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
@@ -103,7 +104,8 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
     W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
     W_Q, W_K = _fold_head_norm(model, layer, "q_norm", W_Q), _fold_head_norm(model, layer, "k_norm", W_K)
-    return HeadWeights(W_Q, W_K, W_V, out.apply(W_O))
+    factor = getattr(getattr(model.network, "config", None), "residual_multiplier", None) or 1.0
+    return HeadWeights(W_Q, W_K, W_V, out.apply(W_O) * factor)
 
 
 def head_norm(model: HookedModel, layer: int, name: str) -> nn.Module | None:

@@ -122,21 +122,21 @@ def expand_paths(model: HookedModel, tokens: PromptsLike) -> PathTerms:
     constant = torch.zeros_like(start)
     for layer in range(model.n_layers):
         norm = attention_norm(model, layer)
-        x = acts["resid_pre", layer]
-        scale = norm.scale(x, model.hooked.blocks[layer].ln1(x))[..., None].detach()
-        W_V, W_O = head_weights(model, layer)[2:]
+        x, patterns = acts["resid_pre", layer], acts["pattern", layer].to(model.wide)
+        scale = norm.scale(x.to(model.wide), model.hooked.blocks[layer].ln1(x).to(model.wide))[..., None].detach()
+        W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer)[2:])
         added: dict[Path, Tensor] = {}
         for head in range(model.n_heads):
-            pattern, OV = acts["pattern", layer][:, head], W_V[head] @ W_O[head]
+            pattern, OV = patterns[:, head], W_V[head] @ W_O[head]
             for path, stream in streams.items():
                 added[*path, Head(layer, head)] = pattern @ (norm.apply(stream) / scale @ OV)
         read = norm.apply(constant) / scale + norm.bias
-        each = (acts["pattern", layer] @ (read[:, None] @ W_V)) @ W_O
+        each = (patterns @ (read[:, None] @ W_V)) @ W_O
         streams, constant = streams | added, constant + each.sum(1)
-    end = acts["resid_post", model.n_layers - 1] if model.n_layers else start
+    end = acts["resid_post", model.n_layers - 1] if model.n_layers else start.to(model.dtype)
     norm = final_norm(model)
-    scale = norm.scale(end, network.ln_final(end)).detach()
-    return PathTerms(prompts, streams, constant, norm, scale, network.W_U.detach())
+    scale = norm.scale(end.to(model.wide), network.ln_final(end).to(model.wide)).detach()
+    return PathTerms(prompts, streams, constant, norm, scale, network.W_U.detach().to(model.wide))
 
 
 def virtual_pattern(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention import Attention, AttentionReading, reading
@@ -60,13 +60,22 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
             f"{type(model.network).__name__} rotates outside the attention interface of transformers; its rotation "
             "cannot be read."
         )
-    return torch.stack([_rotation(samples) for samples in _turned_samples(model, offsets)])
+    if not any(offsets):
+        return eye.expand(model.n_layers, len(offsets), -1, -1)
+    # Variants for long contexts turn by other angles once a far position is in sight: so that is another run.
+    far = _turned_samples(model, [int(_FAR * ((model.n_ctx or 4096) - 1))])
+    samples = _turned_samples(model, offsets)
+    noise = 8 * torch.finfo(model.dtype).eps
+    found, pairs = [], None
+    for layer in range(model.n_layers):
+        pairs = _pairs(far[layer], noise, first_guess=pairs)
+        found.append(_matrix(samples[layer], *pairs)[0])
+    return torch.stack(found)
 
 
 def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor, "sample pos d_head"]]:
-    """Each layer's queries and keys at positions 0, a far one, and the offsets, all alike before they were turned."""
-    far = int(_FAR * ((model.n_ctx or 4096) - 1))
-    positions = torch.tensor([0, far, *offsets], device=model.device)
+    """Each layer's queries and keys at position 0 and at the offsets, all alike before they were turned."""
+    positions = torch.tensor([0, *offsets], device=model.device)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.d_vocab, (_PROBES, 1), generator=generator).to(model.device)
     tokens, positions = tokens.repeat_interleave(len(positions), 0), positions.repeat(_PROBES)[:, None]
@@ -84,32 +93,34 @@ def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor
     return [seen[layer] for layer in range(model.n_layers)]
 
 
-def _rotation(samples: Float[Tensor, "sample pos d_head"]) -> Float[Tensor, "offset d_head d_head"]:
-    """Pairs of dimensions and their turns, from vectors at positions 0, a far one, and the offsets."""
+Pairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
+
+
+def _pairs(samples: Float[Tensor, "sample 2 d_head"], noise: float, *, first_guess: Pairs | None) -> Pairs:
+    """Which dimensions turn together: halves or neighbours among the first of them, as many as explain the samples."""
     d_head = samples.shape[-1]
-    start, moved = samples[:, 0], samples[:, 1] - samples[:, 0]
-    turning = (moved.square().mean(0) > 1e-6 * start.square().mean()).nonzero()[:, 0]
-    rotation = torch.eye(d_head, dtype=samples.dtype, device=samples.device).repeat(samples.shape[1] - 2, 1, 1)
-    if not len(turning):
-        return rotation
-    if len(turning) % 2 == 0:
-        half = len(turning) // 2
-        for first, second in ((turning[:half], turning[half:]), (turning[::2], turning[1::2])):
-            turns, error = _turns(samples, first, second)
-            if error < 1e-3:
-                cos, sin = turns[2:].real, turns[2:].imag
-                rotation[:, first, first] = rotation[:, second, second] = cos
-                rotation[:, first, second], rotation[:, second, first] = sin, -sin
-                return rotation
+    none = torch.arange(0, device=samples.device)
+    guesses = [] if first_guess is None else [first_guess]
+    guesses.append((none, none))
+    for n in range(d_head - d_head % 2, 0, -2):
+        turning = torch.arange(n, device=samples.device)
+        guesses += [(turning[: n // 2], turning[n // 2 :]), (turning[::2], turning[1::2])]
+    for guess in guesses:
+        if _matrix(samples, *guess)[1] < max(noise, 1e-4):
+            return guess
     raise ValueError("Queries and keys are not turned in pairs of dimensions, so there is no rotation to read.")
 
 
-def _turns(
+def _matrix(
     samples: Float[Tensor, "sample pos d_head"], first: Int[Tensor, " pair"], second: Int[Tensor, " pair"]
-) -> tuple[Complex[Tensor, "pos pair"], float]:
-    """The turn of each pair from position 0 to each other, by least squares, and what that leaves unexplained."""
+) -> tuple[Float[Tensor, "offset d_head d_head"], float]:
+    """The rotation from position 0 to each other, pair by pair by least squares, and what that leaves unexplained."""
+    d_head = samples.shape[-1]
     pairs = torch.complex(samples[..., first], samples[..., second])
-    start = pairs[:, :1]
-    turns = (start.conj() * pairs).sum(0) / start.abs().square().sum(0)
+    turns = (pairs[:, :1].conj() * pairs[:, 1:]).sum(0)
     turns = turns / turns.abs()
-    return turns, float((pairs - start * turns).abs().square().sum() / pairs.abs().square().sum()) ** 0.5
+    rotation = torch.eye(d_head, dtype=samples.dtype, device=samples.device).repeat(len(turns), 1, 1)
+    rotation[:, first, first] = rotation[:, second, second] = turns.real
+    rotation[:, first, second], rotation[:, second, first] = turns.imag, -turns.imag
+    missed = samples[:, 1:] - torch.einsum("si,oij->soj", samples[:, 0], rotation)
+    return rotation, float(missed.square().sum() / samples[:, 1:].square().sum()) ** 0.5

@@ -34,11 +34,13 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
 def show_circuit(circuit: InductionCircuit) -> None:
     """The edges of an induction circuit, strongest first, and what the columns mean."""
     out = Console(highlight=False)
-    first = circuit.edges.iloc[0]
+    shown_by = circuit.edges[["previous_token", "prefix_matching"]].min(axis=1) >= ABOVE
+    likely = circuit.edges[shown_by & (circuit.edges["K"] > 0)]
+    first = (likely if len(likely) else circuit.edges).iloc[0]
     count = circuit.n_layers * circuit.n_heads
     edge = f"[bold]{first['previous']}[/bold] → keys of [bold]{first['induction']}[/bold]"
     verdict = f"most likely {edge}."
-    if min(first["previous_token"], first["prefix_matching"]) < ABOVE or first["K"] <= 0:
+    if not len(likely):
         verdict = f"no induction circuit shows: the nearest to one is {edge}."
     out.print(f"[bold]{escape(circuit.model)}[/bold], {count} heads: {verdict}")
     out.print(

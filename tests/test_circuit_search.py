@@ -34,7 +34,7 @@ def test_numbers_of_an_edge_are_those_of_their_own_functions(bundled):
         assert (l1, l2) == (0, 1)
         assert edge["K"] == pytest.approx(float(K[l1, h1, l2, h2]), abs=1e-6)
         assert edge["K_rank"] == 1 + int((K[0, :, l2, h2] > K[l1, h1, l2, h2]).sum())
-        product = scores["previous_token"][l1, h1] * scores["prefix_matching"][l2, h2] * K[l1, h1, l2, h2]
+        product = scores["previous_token"][l1, h1] * scores["prefix_matching"][l2, h2] * K[l1, h1, l2, h2].clamp(min=0)
         assert edge["strength"] == pytest.approx(float(product), abs=1e-5)
 
 

@@ -38,7 +38,9 @@ def test_eigenvalues_are_those_of_the_dense_output_circuit(family, small):
             centre = torch.eye(model.d_model).double() - 1 / model.d_model
             before = (centre if into.centred else torch.eye(model.d_model).double()) @ into.gain.double().diag()
             after = (centre if out.centred else torch.eye(model.d_model).double()) @ out.gain.double().diag()
-            dense = stream_rows(model).double() @ before @ W_OV @ after @ model.unembedding.double().T
+            dense = (
+                stream_rows(model).double() @ before @ W_OV @ after @ model.unembedding.double().T * model.logit_scale
+            )
             full = torch.linalg.eigvals(dense)
             largest = full[full.abs().argsort(descending=True)[: model.d_head]]
             share = largest.real.sum() / largest.abs().sum()
@@ -106,7 +108,7 @@ def test_ov_circuits_are_the_dense_products_also_through_another_head(family, sm
     model = made(family, small)
     E, out = stream_rows(model), final_norm(model)
     centre = torch.eye(model.d_model) - (1 / model.d_model if out.centred else 0)
-    logits = centre @ out.gain.diag() @ model.unembedding.T
+    logits = centre @ out.gain.diag() @ model.unembedding.T * model.logit_scale
     for source, rows in {"embedding": E, "L0H1": dense_ov(model, (0, 1), E)}.items():
         expected = dense_ov(model, (1, 2), rows) @ logits
         found = ov_circuit(model, "L1H2", source=source).AB
@@ -229,6 +231,7 @@ def test_trained_induction_heads_match_prefixes_and_the_first_layer_does_not_cop
         (lambda m: ov_circuit(m, "L7H0"), "L7H0"),
         (lambda m: ov_circuit(m, "L0H0", source="nothing"), "nothing"),
         (lambda m: qk_circuit(m, "L0H0", key="positions"), "no position vectors"),
+        (lambda m: qk_circuit(m, "L0H0", key="embeddings"), "Rows are embedding, effective, positions, a head"),
         (lambda m: qk_circuit(m, "L0H0", offset=99), "Offsets must lie in 0 … 63"),
         (lambda m: qk_matching(m, torch.ones(3, 4)), "must be \\[layer, head\\]"),
         (lambda m: ov_self_copying(m, k=0), "`k` must lie in"),

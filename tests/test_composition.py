@@ -76,6 +76,17 @@ def test_random_weights_lie_at_the_baseline():
         assert abs(float(pairs.mean())) < 0.01 and float(pairs.abs().max()) < 0.05
 
 
+def test_heads_wider_than_the_stream_compose_too():
+    model = HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(d_model=12, d_head=20, layer_norm=False)))
+    for kind in "QKV":
+        torch.testing.assert_close(
+            composition_scores(model, kind, subtract_baseline=False),
+            dense_composition(model, kind),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+
 def test_no_head_reads_what_a_later_layer_writes(small):
     scores = composition_scores(small, "V")
     assert scores[0, :, 0].abs().max() == scores[1].abs().max() == 0

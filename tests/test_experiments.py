@@ -133,6 +133,7 @@ def test_the_page_of_verdicts_is_built_from_the_files_and_is_what_is_committed(t
 @pytest.mark.parametrize(
     ("passed", "expected", "caveat"),
     [
+        ({}, "not tested", "No model here has what the claim is about."),
         ({"a": True}, "holds", ""),
         ({"a": True, "b": True, "c": False}, "holds with a caveat", "Fails for c."),
         ({"a": True, "b": False}, "does not hold here", "Fails for b."),

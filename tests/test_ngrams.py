@@ -1,7 +1,9 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from families import random_network
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel
 from induction_lab.circuits import ov_circuit, qk_circuit
@@ -26,11 +28,11 @@ def test_bigrams_are_counted():
 
 
 def test_the_texts_own_table_diverges_by_nothing_and_its_unigrams_by_the_mutual_information():
-    counts = torch.randint(0, 50, (6, 6)).float() + 1
+    counts = torch.randint(0, 3, (6, 6)).float() * 20 + torch.eye(6)  # some pairs never occur
     own, unigram = bigram_divergence(counts, counts.log())
     assert own == pytest.approx(0, abs=1e-5)
     joint = (counts / counts.sum()).double()
-    information = (joint * (joint / joint.sum(1, keepdim=True) / joint.sum(0)).log()).sum()
+    information = (joint * (joint / joint.sum(1, keepdim=True) / joint.sum(0)).log())[joint > 0].sum()
     assert unigram == pytest.approx(float(information), abs=1e-5)
     ignoring = counts.sum(0).log().expand(6, 6)
     assert bigram_divergence(counts, ignoring)[0] == pytest.approx(unigram, abs=1e-5)
@@ -86,7 +88,37 @@ def test_a_planted_skip_trigram_is_found():
     assert first["attention"] > 0.1 and first["logit"] == pytest.approx(4 - 4 / 12, rel=1e-4)
 
 
+def test_tokens_without_an_embedding_are_no_destination_and_numbers_are_finite():
+    model = HookedModel(random_network("llama"))  # the row of its padding token is zero
+    table = skip_trigrams(model, "L0H0", n=20, offset=1)
+    assert np.isfinite(table["strength"]).all() and not (table["destination"] == 0).any()
+
+
+def test_strengths_are_in_the_models_own_logits():
+    """Cohere scales its logits: the same weights with another scale."""
+    model = HookedModel(random_network("cohere"))
+    before = skip_trigrams(model, "L0H0", n=3, offset=1)["strength"]
+    model.network.config.logit_scale *= 2
+    after = skip_trigrams(model, "L0H0", n=3, offset=1)["strength"]
+    assert after.tolist() == pytest.approx((2 * before).tolist(), rel=1e-4)
+
+
+def test_half_precision_is_read_too():
+    model = HookedModel(random_network("gpt2").to(torch.bfloat16))
+    assert np.isfinite(skip_trigrams(model, "L0H0", n=3)["strength"]).all()
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"per_source": 0}, {"among": torch.tensor([5, 300])}])
+def test_impossible_lists_are_refused(small, wrong):
+    with pytest.raises(ValueError, match="must be at least 1, `among` some tokens"):
+        skip_trigrams(small, "L0H0", **wrong)
+    with pytest.raises(ValueError, match=r"Tokens must lie in \[0, 5\)"):
+        bigram_counts(torch.tensor([1, 7]), 5)
+
+
 def test_readings_that_do_not_hold_are_refused(small, smollm2):
+    with pytest.raises(ValueError, match="normalised before they are added"):
+        skip_trigrams(HookedModel(random_network("gemma2")), "L0H0")
     with pytest.raises(ValueError, match="Only heads of the first layer"):
         skip_trigrams(small, "L1H0")
     with pytest.raises(ValueError, match="up to 8192 tokens"):

@@ -36,12 +36,21 @@ def test_the_paths_add_up_to_the_models_logits(n_layers, positions, layer_norm):
     torch.testing.assert_close(terms.total(), model.logits(prompts.tokens), atol=1e-4, rtol=1e-4)
 
 
+def test_half_precision_adds_up_within_its_rounding():
+    network = AttentionOnlyTransformer(AttentionOnlyConfig(), seed=1).to(torch.bfloat16)
+    prompts = repeated_tokens(HookedModel(network), n_prompts=2, period=10)
+    logits = HookedModel(network).logits(prompts.tokens).float()
+    error = (expand_paths(HookedModel(network), prompts).total() - logits).abs().max()
+    assert error < 0.05 * logits.abs().max()
+
+
 def test_leaving_a_path_out_is_noticed():
     model = random_model(n_heads=3)
     prompts = repeated_tokens(model, n_prompts=2, period=10)
     terms = expand_paths(model, prompts)
+    total, logits = terms.total(), model.logits(prompts.tokens)
     for path in terms:
-        assert (terms[path] - terms[path].mean(-1, keepdim=True)).abs().max() > 1e-3
+        assert (total - terms[path] - logits).abs().max() > 1e-3
 
 
 @torch.no_grad()

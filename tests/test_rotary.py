@@ -1,8 +1,16 @@
 import pytest
 import torch
+import transformers as hf
 from families import FAMILIES, INTERFACE, random_network
 
-from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel
+from induction_lab import (
+    AttentionOnlyConfig,
+    AttentionOnlyTransformer,
+    HookedModel,
+    capture,
+    qk_circuit,
+    stream_rows,
+)
 from induction_lab.reading import read_attention
 from induction_lab.rotary import is_rotary, relative_rotations
 
@@ -40,6 +48,44 @@ def test_the_rotation_links_any_two_positions_at_that_offset(family):
         for x in seen[30, layer]:
             turned = torch.einsum("hi,oij->ohj", x[0, :, 0], R[layer])
             torch.testing.assert_close(turned, x[:, :, 0], atol=1e-4 * float(x.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "phi", "qwen3"])
+def test_half_precision_shows_the_same_rotation_within_its_rounding(family):
+    full = relative_rotations(HookedModel(random_network(family)), [0, 3, 50])
+    half = relative_rotations(HookedModel(random_network(family).to(torch.bfloat16)), [0, 3, 50])
+    torch.testing.assert_close(half, full, atol=0.03, rtol=0)
+
+
+def exact_error(config, offset=10):
+    """How far the first layer's own scores on a short prompt are from those of the circuit, of the largest."""
+    torch.manual_seed(0)
+    model = HookedModel(hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    tokens = torch.randint(3, 300, (1, 20))
+    scores = capture(model, tokens, "attn_scores", layers=0)["attn_scores", 0][0, 0]
+    rows = stream_rows(model)[tokens[0]]
+    found = qk_circuit(model, "L0H0", query=rows, key=rows, offset=offset, exact=True).AB.diagonal(-offset)
+    return float((found - scores.diagonal(-offset)).abs().max() / scores.tril().abs().max())
+
+
+def test_a_rotation_that_changes_with_the_prompts_length_is_that_of_short_prompts():
+    half = 6
+    scaling = {"rope_type": "longrope", "short_factor": [1.0] * half, "long_factor": [20.0] * half, "rope_theta": 1e4}
+    scaling |= {"original_max_position_embeddings": 128}
+    base = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=300)
+    config = hf.Phi3Config(
+        **base, max_position_embeddings=4096, original_max_position_embeddings=128, rope_parameters=scaling,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    assert exact_error(config) < 1e-4
+
+
+def test_rotations_too_slow_to_be_seen_do_not_hide_the_others():
+    config = hf.LlamaConfig(
+        hidden_size=128, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, vocab_size=300,
+        max_position_embeddings=256, rope_parameters={"rope_type": "default", "rope_theta": 5e5}, pad_token_id=0,
+    )  # fmt: skip
+    assert exact_error(config) < 1e-4
 
 
 def test_rotations_of_the_small_model_compose_and_offset_zero_turns_nothing(small):
