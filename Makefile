@@ -26,6 +26,7 @@ bench: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python benchmarks/score_speed.py
 	$(BIN)/python benchmarks/score_memory.py
+	$(BIN)/python benchmarks/composition_speed.py
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
