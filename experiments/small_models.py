@@ -26,6 +26,7 @@ from induction_lab.training import scattered_copies, tiled_blocks, train
 RUNS = Path(__file__).parents[1] / "runs"
 SEEDS = (0, 1, 2)
 REPEATS_SEEDS = (0, 2)  # the bundled model is seed 1
+SNAPSHOT_EVERY = 100
 PERIODS = tuple(period for period in range(4, 32) if period != 20)
 TEXT_VOCABULARY, TEXT_CONTEXT = 1024, 64
 
@@ -34,6 +35,30 @@ def repeats_model(seed: int, *, steps: int = 1500) -> HookedModel:
     """The bundled model's own recipe with another seed (its own is 1) and fewer steps."""
     config = train_bundled_model.CONFIG
     return _kept(f"repeats-{steps}-seed{seed}", config, train_bundled_model.BATCHES, steps=steps, seed=seed)
+
+
+def repeats_snapshots(seed: int, *, steps: int = 1500) -> dict[int, HookedModel]:
+    """The same run again, every `SNAPSHOT_EVERY` steps: by step, the untrained model at 0."""
+    name = f"repeats-{steps}-seed{seed}"
+    config, batches = train_bundled_model.CONFIG, train_bundled_model.BATCHES
+    wanted = range(0, steps + 1, SNAPSHOT_EVERY)
+    folders = {step: RUNS / f"{name}-step{step}" for step in wanted}
+    if not all((folder / "model.safetensors").exists() for folder in folders.values()):
+        print(f"training {name} with snapshots", file=sys.stderr)
+        network = AttentionOnlyTransformer(config, seed=seed)
+        network.save(folders[0])
+        saved = iter(folders[step] for step in wanted if step)
+
+        def save(network: AttentionOnlyTransformer) -> dict[str, int | float]:
+            network.save(next(saved))
+            return {}
+
+        torch.set_num_threads(1)
+        progress = sys.stderr.isatty()
+        train(network, batches, steps=steps, seed=seed, look=save, every=SNAPSHOT_EVERY, progress=progress)
+    return {
+        step: HookedModel(AttentionOnlyTransformer.load(folder), name=folder.name) for step, folder in folders.items()
+    }
 
 
 def scattered_model(seed: int, *, steps: int = 2000) -> HookedModel:

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from induction_lab.ablation_sweep import ablation_sweep, attribution_patching
     from induction_lab.activations import Activations, capture
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
     from induction_lab.circuit_plots import plot_circuit, plot_composition, plot_eigenvalues
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
         qk_matching,
     )
     from induction_lab.composition import composition_baseline, composition_scores
+    from induction_lab.effects import Effects
     from induction_lab.exact_scores import positional_preference
     from induction_lab.handbuilt import head_gallery, induction_circuit
     from induction_lab.head_scores import score_heads
     from induction_lab.heads import Head, parse_head, parse_heads
+    from induction_lab.interventions import ablate
     from induction_lab.models import HookedModel, load_model
     from induction_lab.ngrams import bigram_logits, skip_trigrams
+    from induction_lab.path_patching import input_shares, patch_paths
     from induction_lab.paths import expand_paths, virtual_pattern
     from induction_lab.plots import plot_all_scores, plot_head_scores, plot_loss, plot_pattern, plot_score_by_layer
     from induction_lab.prompts import Prompts, distinct_tokens, repeated_tokens, text_prompts
@@ -43,11 +47,15 @@ _HOME = {
     "Activations": "activations",
     "AttentionOnlyConfig": "attention_only",
     "AttentionOnlyTransformer": "attention_only",
+    "Effects": "effects",
     "Head": "heads",
     "HeadScores": "results",
     "HookedModel": "models",
     "InductionCircuit": "circuit_search",
     "Prompts": "prompts",
+    "ablate": "interventions",
+    "ablation_sweep": "ablation_sweep",
+    "attribution_patching": "ablation_sweep",
     "bigram_logits": "ngrams",
     "capture": "activations",
     "composition_baseline": "composition",
@@ -57,6 +65,7 @@ _HOME = {
     "find_circuit": "circuit_search",
     "head_gallery": "handbuilt",
     "induction_circuit": "handbuilt",
+    "input_shares": "path_patching",
     "load_model": "models",
     "ov_circuit": "circuits",
     "ov_copying": "circuits",
@@ -64,6 +73,7 @@ _HOME = {
     "ov_self_copying": "circuits",
     "parse_head": "heads",
     "parse_heads": "heads",
+    "patch_paths": "path_patching",
     "plot_all_scores": "plots",
     "plot_circuit": "circuit_plots",
     "plot_composition": "circuit_plots",
@@ -89,11 +99,15 @@ __all__ = [
     "Activations",
     "AttentionOnlyConfig",
     "AttentionOnlyTransformer",
+    "Effects",
     "Head",
     "HeadScores",
     "HookedModel",
     "InductionCircuit",
     "Prompts",
+    "ablate",
+    "ablation_sweep",
+    "attribution_patching",
     "bigram_logits",
     "capture",
     "composition_baseline",
@@ -103,6 +117,7 @@ __all__ = [
     "find_circuit",
     "head_gallery",
     "induction_circuit",
+    "input_shares",
     "load_model",
     "ov_circuit",
     "ov_copying",
@@ -110,6 +125,7 @@ __all__ = [
     "ov_self_copying",
     "parse_head",
     "parse_heads",
+    "patch_paths",
     "plot_all_scores",
     "plot_circuit",
     "plot_composition",

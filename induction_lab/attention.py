@@ -11,14 +11,16 @@ materialised, and a model that hands over an n x n mask (sliding windows, paddin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
 ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
@@ -42,6 +44,7 @@ class Attention:
     scale: float
     mask: Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | None = None
     softcap: float | None = None
+    sinks: Float[Tensor, " head"] | None = None
 
     def probabilities(
         self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
@@ -85,6 +88,29 @@ class Attention:
         scores = self.scores(heads=heads, queries=queries)
         return (scores - _cut(self.lse, heads, queries)[..., None]).exp().to(self.z.dtype)
 
+    def mix(
+        self,
+        *,
+        heads: Int[Tensor, " head"] | None = None,
+        q: Float[Tensor, "batch head query d_key"] | None = None,
+        k: Float[Tensor, "batch _ key d_key"] | None = None,
+        v: Float[Tensor, "batch _ key d_head"] | None = None,
+    ) -> Float[Tensor, "batch head query d_head"]:
+        """What the given heads would put out with these queries, keys or values in place of their own.
+
+        Where heads are given, so are keys and values: one for each of them. O(n) memory.
+        """
+        sinks, mask = self.sinks, self.mask
+        shared = None if heads is None else heads // (self.q.shape[1] // self.k.shape[1])
+        q = _cut(self.q, heads, None) if q is None else q
+        k = _cut(self.k, shared, None) if k is None else k
+        v = _cut(self.v, shared, None) if v is None else v
+        if heads is not None:
+            mask = _cut(mask, heads, None) if mask is not None and mask.shape[1] > 1 else mask
+            sinks = None if sinks is None else sinks[heads]
+        how = {"scale": self.scale, "mask": mask, "softcap": self.softcap, "sinks": sinks}
+        return attention_with_lse(q, k, v, **how)[0]
+
 
 @dataclass(frozen=True)
 class MaterialisedAttention:
@@ -108,9 +134,20 @@ class MaterialisedAttention:
         return _cut(self.matrix, heads, queries)
 
 
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What the heads of a layer put out, and perhaps their values, where attention itself happens out of sight."""
+
+    layer: int
+    z: Float[Tensor, "batch head query d_head"]
+    v: Float[Tensor, "batch kv_head key d_head"] | None = None
+
+
 AttentionReading = Attention | MaterialisedAttention
 Reader = Callable[[AttentionReading], None]
+Edit = Callable[[Any], Any]  # one layer's attention (or HeadOutputs) in, what goes on in its place out
 _reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
+_edits: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -123,11 +160,37 @@ def reading(reader: Reader) -> Iterator[None]:
         _reader.reset(token)
 
 
-def report(attention: AttentionReading) -> None:
-    """Show one layer's attention to whoever is `reading`, if anyone is."""
+@contextmanager
+def editing(modules: Iterable[nn.Module], edit: Edit) -> Iterator[None]:
+    """Let `edit` change what the attention of these modules passes on; of several edits the last one has its way."""
+    edited_modules = list(modules)
+    for module in edited_modules:
+        _edits[module] = (*_edits.get(module, ()), edit)
+    try:
+        yield
+    finally:
+        for module in edited_modules:
+            left = tuple(other for other in _edits[module] if other is not edit)
+            if left:
+                _edits[module] = left
+            else:
+                del _edits[module]
+
+
+def edited(attention: Any, owner: nn.Module | None) -> Any:
+    """What a layer's attention is after the edits of its module; they may be asked more than once."""
+    for edit in _edits.get(owner, ()) if owner is not None else ():
+        attention = edit(attention)
+    return attention
+
+
+def pass_on(attention: AttentionReading, owner: nn.Module | None = None) -> Float[Tensor, "batch head query d_head"]:
+    """One layer's output: edited, shown to whoever is `reading`, returned."""
+    attention = edited(attention, owner)
     reader = _reader.get()
     if reader is not None:
         reader(attention)
+    return attention.z
 
 
 def attend(
@@ -140,8 +203,9 @@ def attend(
     mask: Tensor | None = None,
     softcap: float | None = None,
     sinks: Float[Tensor, " head"] | None = None,
+    owner: nn.Module | None = None,
 ) -> Float[Tensor, "batch head query d_head"]:
-    """Causal attention; whoever is `reading` sees it. Returns `softmax(scale * q k^T) v` for every head.
+    """Causal attention; whoever is `reading` sees it. Returns `softmax(scale * q k^T) v` for every head, or its edit.
 
     Args:
         q: Queries, rotated already where the model rotates.
@@ -153,10 +217,10 @@ def attend(
             the causal mask and must not allow keys after the query.
         softcap: Scores become `softcap * tanh(scores / softcap)` (Gemma 2).
         sinks: One extra score a head that takes probability and gives nothing (gpt-oss).
+        owner: The module that attends, by which `editing` knows it.
     """
     z, lse = attention_with_lse(q, k, v, scale=scale, mask=mask, softcap=softcap, sinks=sinks)
-    report(Attention(layer, q, k, v, z, lse, scale, mask, softcap))
-    return z
+    return pass_on(Attention(layer, q, k, v, z, lse, scale, mask, softcap, sinks), owner)
 
 
 def attention_with_lse(

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from induction_lab.attention import MaterialisedAttention, attend, report
+from induction_lab.attention import MaterialisedAttention, attend, edited, pass_on
 from induction_lab.layers import MLP, Embed, LayerNorm, PosEmbed, Unembed, rotate
 
 Positions = Literal["learned", "rotary", "shortformer", "none"]
@@ -140,13 +140,13 @@ class AttentionLayer(nn.Module):
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         scale = self.config.d_head**-0.5
         if not (self.hook_pattern.has_hooks() or self.hook_attn_scores.has_hooks()):
-            return attend(q, k, v, layer=self.layer, scale=scale).transpose(1, 2)
+            return attend(q, k, v, layer=self.layer, scale=scale, owner=self).transpose(1, 2)
         future = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
         scores = self.hook_attn_scores((q @ k.mT * scale).masked_fill(future, -torch.inf))
-        pattern = self.hook_pattern(scores.softmax(-1))
-        z = pattern @ v
-        report(MaterialisedAttention(self.layer, pattern, v, z))
-        return z.transpose(1, 2)
+        pattern = scores.softmax(-1)
+        own = edited(MaterialisedAttention(self.layer, pattern, v, pattern @ v), self)
+        pattern = self.hook_pattern(own.matrix)  # forced patterns are what a hook sees
+        return pass_on(MaterialisedAttention(self.layer, pattern, v, pattern @ v), self).transpose(1, 2)
 
     def _smear(self, k: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
         if not self.config.smeared_keys:

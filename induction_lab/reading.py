@@ -142,6 +142,7 @@ def _transformers_attention(
         mask=attention_mask,
         softcap=softcap,
         sinks=s_aux,
+        owner=module,
     )
     return z.transpose(1, 2).contiguous(), None
 

@@ -1,0 +1,256 @@
+"""`ablation_sweep`: what is lost without each head, for all heads in one call; and a quick estimate from gradients.
+
+Every head or group is ablated in a run of its own that starts where its first head stands: the residual stream before
+every layer is stored once, so that half the layers are skipped on average; heads of a layer run together in one batch;
+only positions that the metric reads are unembedded. The numbers are those of one full run a head.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.effects import Effects, effect_row, effects_table
+from induction_lab.heads import Head, parse_heads
+from induction_lab.metrics import MetricLike, as_metric, name_of
+from induction_lab.models import HookedModel, evaluating
+from induction_lab.progress import Ticker, progress_bar
+from induction_lab.prompts import Prompts, PromptsLike, as_prompts
+from induction_lab.provenance import provenance
+from induction_lab.turns import TOKENS_A_RUN, Turn, Turns
+
+Group = tuple[Head, ...]
+
+
+def ablation_sweep(
+    model: HookedModel,
+    prompts: PromptsLike,
+    *,
+    heads: Iterable[Any] | Mapping[str, Any] | None = None,
+    method: str = "mean",
+    metric: MetricLike = "copy_loss",
+    reference: PromptsLike | None = None,
+    seed: int = 0,
+    path: str | Path | None = None,
+    progress: bool = False,
+) -> Effects:
+    """Ablate each head (or group of heads) by itself and measure what is lost.
+
+    >>> ablation_sweep(load_model(), repeated_tokens(load_model(), n_prompts=4))          # doctest: +SKIP
+    Effects('attn-only-2l', 8 rows of mean ablation, copy_loss: L0H3 +3.62)
+
+    Args:
+        model: Any supported model.
+        prompts: What to measure on: `Prompts`, tokens `[prompt, pos]` or text.
+        heads: What to ablate, each by itself: heads, lists of heads (ablated together), or a mapping from names to
+            either. Every head by default.
+        method: As in `ablate`.
+        metric: `copy_loss`, `loss`, `icl_score`, `copy_logit`, `metrics.icl_score(early=…, late=…)`, or a function of
+            one prompt's logits `[pos, d_vocab]` and tokens `[pos]` that returns a number.
+        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+        seed: Of the choice that `resample` makes.
+        path: A file (`.csv`, `.json`, `.parquet`) that the sweep is kept in as it goes on; one that is there already is
+            gone on with.
+        progress: A progress bar on standard error.
+
+    Raises:
+        ValueError: If a head is not there or given twice in a group, a group is given twice, the metric returns no
+            number, the reference does not fit, or `path` holds another sweep.
+    """
+    given = as_prompts(model, prompts)
+    others = None if reference is None else as_prompts(model, reference)
+    groups = _groups(model, heads)
+    chosen = as_metric(metric)
+    facts = provenance(model, given) | {"method": method, "metric": name_of(chosen), "seed": seed}
+    facts["reference"] = None if others is None else provenance(model, others)["prompts"]
+    done = _done(path, facts)
+    left = {name: group for name, group in groups.items() if name not in done}
+    turns = Turns(model, given, method, chosen, reference=others, seed=seed)
+    with progress_bar(len(left) * len(given), "ablating heads", shown=progress) as tick:
+        for batch in _batches(left, len(turns)):
+            done |= _swept(turns, {name: left[name] for name in batch}, tick)
+            if path is not None:
+                Effects(effects_table(done, list(groups)), facts).save(path)
+    return Effects(effects_table(done, list(groups)), facts)
+
+
+def attribution_patching(
+    model: HookedModel,
+    prompts: PromptsLike,
+    *,
+    heads: Iterable[Any] | Mapping[str, Any] | None = None,
+    method: str = "mean",
+    metric: MetricLike = "copy_loss",
+    reference: PromptsLike | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Effects:
+    """Estimate the same effects from gradients, in one forward and one backward pass for all heads.
+
+    To first order the effect is (what a head would put out instead, less what it does) times the metric's gradient. It
+    is a quick look: compare with `ablation_sweep` by `correlation`. Gradients are taken with TransformerLens'
+    `cache_activation_and_gradient`. Source: Nanda (2023), "Attribution patching"; Syed et al. (2023),
+    https://arxiv.org/abs/2310.10348.
+
+    Args:
+        model: Any that TransformerLens can hook.
+        prompts: As in `ablation_sweep`, and so are the rest; `method` is `mean`, `zero` or `resample`.
+        heads: See there.
+        method: See above.
+        metric: See there; a function must be differentiable.
+        reference: See there.
+        seed: See there.
+        progress: A progress bar on standard error.
+
+    Raises:
+        ValueError: As there, and if the method is about patterns.
+    """
+    if method not in ("mean", "zero", "resample"):
+        raise ValueError(f"Gradients estimate what mean, zero or resample ablation does, got {method!r}.")
+    given = as_prompts(model, prompts)
+    others = None if reference is None else as_prompts(model, reference)
+    groups = _groups(model, heads)
+    chosen = as_metric(metric)
+    per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
+    clean: list[Tensor] = []
+    with progress_bar(len(given), "taking gradients", shown=progress) as tick:
+        for turn in Turns(model, given, method, chosen, reference=others, seed=seed):
+            values, change = _first_order(model, turn)
+            clean.append(values)
+            for name, group in groups.items():
+                heads_of = [change[:, head.layer, head.head] for head in group]
+                per_group[name].append(torch.stack(heads_of).sum(0))
+            tick(len(turn.prompts))
+    before = torch.cat(clean)
+    what = (f"{method} ablation, estimated", name_of(chosen), before)
+    rows = {
+        name: effect_row(model.name, name, groups[name], *what, before + torch.cat(changes))
+        for name, changes in per_group.items()
+    }
+    return Effects(effects_table(rows, list(groups)), provenance(model, given))
+
+
+def _swept(turns: Turns, groups: Mapping[str, Group], tick: Ticker) -> dict[str, dict[str, Any]]:
+    """One row of the table for each group."""
+    per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
+    clean: list[Tensor] = []
+    for turn in turns:
+        every = torch.arange(len(turn.prompts))
+        clean.append(turn.measure.clean(turn.streams.normalised))
+        for together in _side_by_side(groups, turn.prompts):
+            members = [groups[name] for name in together]
+            start, rows = _start(members[0]), every.repeat(len(members))
+
+            def edit(attention: Any, members: list[Group] = members, turn: Turn = turn) -> Any:
+                return turn.substitute.edit(attention, members)
+
+            with torch.inference_mode():
+                hidden = turn.streams.run(start, edit, prompts=rows)
+            for name, values in zip(together, turn.measure(hidden, rows).chunk(len(members)), strict=True):
+                per_group[name].append(values)
+            tick(len(rows))
+    what = (f"{turns.method} ablation", name_of(as_metric(turns.metric)), torch.cat(clean))
+    return {
+        name: effect_row(turns.model.name, name, groups[name], *what, torch.cat(values))
+        for name, values in per_group.items()
+    }
+
+
+def _first_order(model: HookedModel, turn: Turn) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt _ _"]]:
+    """The metric of each prompt, and its change to first order when each layer's heads are replaced, one by one."""
+    from transformer_lens.tools.analysis.attribution_patching import cache_activation_and_gradient
+
+    change = torch.zeros(len(turn.prompts), model.n_layers, model.n_heads)
+    values: list[Tensor] = []
+    wanted = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
+    step = max(1, TOKENS_A_RUN // 4 // turn.prompts.tokens.shape[1])  # all layers and logits are kept for the gradient
+    for start in range(0, len(turn.prompts), step):
+        rows = slice(start, start + step)
+        tokens = turn.prompts.tokens[rows].to(model.device)
+
+        def total(logits: Tensor, rows: slice = rows) -> Tensor:
+            values.append(turn.measure.from_logits(logits.float(), rows))
+            return values[-1].nan_to_num(0.0).sum()
+
+        with torch.enable_grad(), evaluating(model.network):
+            found = cache_activation_and_gradient(model.hooked, tokens, total, [*wanted, "hook_embed"])
+        model.release()
+        for layer, name in enumerate(wanted):
+            gradient = found.gradients[name]
+            assert gradient is not None
+            z, gradient = (
+                x.flatten(2).unflatten(2, (model.n_heads, -1)).transpose(1, 2)
+                for x in (found.activations[name], gradient)
+            )
+            outputs = turn.substitute.outputs.get(layer)
+            instead = 0.0 if outputs is None else outputs[rows] if len(outputs) > 1 else outputs
+            change[rows, layer] = ((instead - z) * gradient).sum((2, 3)).float().cpu()
+    return torch.cat([each.detach().float().cpu() for each in values]), change
+
+
+def _groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | None) -> dict[str, Group]:
+    """What is ablated together, by name."""
+    shape = {"n_layers": model.n_layers, "n_heads": model.n_heads}
+    if heads is None:
+        every = itertools.product(range(model.n_layers), range(model.n_heads))
+        return {str(Head(*pair)): (Head(*pair),) for pair in every}
+    if isinstance(heads, Mapping):
+        found = {str(name): tuple(parse_heads(group, **shape)) for name, group in heads.items()}
+    else:
+        items = parse_heads(heads) if isinstance(heads, str) else list(heads)
+        parsed = [tuple(parse_heads(item, **shape)) for item in items]
+        names = [" ".join(map(str, group)) for group in parsed]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"Each head or group may be given once, got {', '.join(twice)} more than once.")
+        found = dict(zip(names, parsed, strict=True))
+    if not found or not all(found.values()):
+        raise ValueError("Heads are wanted, got none. Leave `heads` out to sweep over all of them.")
+    return found
+
+
+def _start(group: Group) -> int:
+    return min(head.layer for head in group)
+
+
+def _batches(groups: Mapping[str, Group], n_turns: int) -> list[list[str]]:
+    """Groups in batches that are finished one after the other; several turns run the prompts anew for each batch."""
+    ordered = sorted(groups, key=lambda name: -_start(groups[name]))
+    if n_turns > 1:
+        return [ordered[start : start + 64] for start in range(0, len(ordered), 64)]
+    return [list(names) for _, names in itertools.groupby(ordered, key=lambda name: _start(groups[name]))]
+
+
+def _side_by_side(groups: Mapping[str, Group], prompts: Prompts) -> list[list[str]]:
+    """Groups that start in one layer and fit into one run."""
+    most = max(1, TOKENS_A_RUN // prompts.tokens.numel())
+    ordered = sorted(groups, key=lambda name: _start(groups[name]))
+    batches = []
+    for _, same in itertools.groupby(ordered, key=lambda name: _start(groups[name])):
+        names = list(same)
+        batches += [names[start : start + most] for start in range(0, len(names), most)]
+    return batches
+
+
+def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows that a sweep which was cut off has left behind.
+
+    Raises:
+        ValueError: If they are of another sweep.
+    """
+    if path is None or not Path(path).exists():
+        return {}
+    found = Effects.load(path)
+    same = ("weights_sha256", "prompts", "reference", "method", "metric", "seed", "dtype")
+    other = [key for key in same if found.provenance.get(key) != facts[key]]
+    if other:
+        raise ValueError(
+            f"{path} holds another sweep (its {', '.join(other)} differ): give another path, or delete it."
+        )
+    return {str(row["label"]): {str(key): x for key, x in row.items()} for row in found.table.to_dict("records")}

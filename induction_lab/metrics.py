@@ -1,0 +1,221 @@
+"""What an intervention is measured by: one number a prompt, from the end of the residual stream or from logits.
+
+    copy_loss   loss in nats on the tokens that copying predicts (`targets.copyable`): later copies of a repeated block
+                without their first token, on text what followed the current token before
+    loss        loss in nats, mean over all tokens
+    icl_score   loss late in the prompt less loss early in it (Olsson et al. 2022: at index 500 and at index 50)
+    copy_logit  the right token's logit less the mean over the vocabulary, where copying is right: needs no logits
+
+Only the positions that a metric reads are unembedded. Any function of one prompt's logits and tokens serves as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lab.models import HookedModel
+from induction_lab.prompts import Prompts
+from induction_lab.targets import copyable
+
+_LOGIT_BYTES = 2**26
+Weights = Callable[[Prompts], Float[Tensor, "prompt query"]]
+Function = Callable[[Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A weighted sum over a prompt's next-token losses, or over its right tokens' logits.
+
+    Attributes:
+        name: How tables call it.
+        weights: What the token after each query counts for, 0 where it is not read; a prompt of nothing but zeros has
+            no value.
+        reads: `loss` in nats, or `logit`, less its mean over the vocabulary.
+    """
+
+    name: str
+    weights: Weights
+    reads: Literal["loss", "logit"] = "loss"
+
+
+MetricLike = str | Metric | Function
+
+
+def icl_score(early: int = 50, late: int = 500, *, window: int = 0) -> Metric:
+    """In-context-learning score: loss on token `late` less loss on token `early`; negative where context helps.
+
+    Args:
+        early: Index of the early token; BOS is 0.
+        late: Index of the late token.
+        window: Take the mean over so many tokens on either side, which steadies it.
+
+    Raises:
+        ValueError: If the indices are out of order.
+    """
+    if not 1 <= early - window <= early + window < late - window:
+        raise ValueError(
+            f"The early tokens must lie in 1 … and before the late ones, got {early=}, {late=}, {window=}."
+        )
+    return Metric(f"icl_score_{early}_{late}", partial(_late_less_early, early, late, window))
+
+
+def as_metric(metric: MetricLike) -> Metric | Function:
+    """A metric by name, or what was given.
+
+    Raises:
+        ValueError: If there is no metric of that name.
+    """
+    named = {
+        "copy_loss": Metric("copy_loss", _where_copying),
+        "loss": Metric("loss", _everywhere),
+        "icl_score": icl_score(),
+        "copy_logit": Metric("copy_logit", _where_copying, reads="logit"),
+    }
+    if isinstance(metric, str):
+        if metric not in named:
+            raise ValueError(f"`metric` must be one of {', '.join(named)} or a function, got {metric!r}.")
+        return named[metric]
+    return metric
+
+
+def name_of(metric: Metric | Function) -> str:
+    """What to call it in a table."""
+    return metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", type(metric).__name__)
+
+
+class Measure:
+    """A metric made ready for some prompts: `measure(hidden, rows)` gives a value for each row.
+
+    Attributes:
+        defined: Which prompts have a value at all.
+
+    Raises:
+        ValueError: If none of them does, or the model's logits cannot be had from its normalised stream.
+    """
+
+    def __init__(self, model: HookedModel, metric: MetricLike, prompts: Prompts) -> None:
+        """Find the positions to read."""
+        self.model, self.metric = model, as_metric(metric)
+        self.tokens, self.lengths = prompts.tokens.to(model.device), prompts.lengths
+        if not model.unembeds_by_parts:
+            raise ValueError(f"{model.name} does more to its logits than unembed the stream: no metric can be read.")
+        self.defined = torch.ones(len(prompts), dtype=torch.bool)
+        if isinstance(self.metric, Metric):
+            weights = self.metric.weights(prompts)
+            self.defined = (weights != 0).any(1)
+            if not self.defined.any():
+                raise ValueError(
+                    f"{self.metric.name} reads nothing on these prompts: no pair of tokens recurs in them. "
+                    "Use repeated_tokens(model), longer text, or another metric."
+                )
+            self.weights = weights.to(model.device)
+
+    def __call__(self, hidden: Float[Tensor, "row pos d_model"], prompts: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        """The metric of each row, `prompts` saying which prompt it is; in float32 on the CPU.
+
+        Raises:
+            ValueError: If a function returns anything but one finite number.
+        """
+        with torch.inference_mode():
+            if isinstance(self.metric, Metric):
+                return self._weighted(self.metric, hidden, prompts.to(self.model.device)).cpu()
+            return torch.tensor([self._called(row, int(p)) for row, p in zip(hidden, prompts, strict=True)])
+
+    def clean(self, hidden: Float[Tensor, "prompt pos d_model"]) -> Float[Tensor, " prompt"]:
+        """The metric of each prompt; NaN where it has none."""
+        values = self(hidden, torch.arange(len(hidden)))
+        return values.masked_fill(~self.defined, torch.nan)
+
+    def from_logits(self, logits: Float[Tensor, "row pos d_vocab"], rows: slice) -> Float[Tensor, " row"]:
+        """The same of some prompts from their logits, differentiable; NaN where there is none."""
+        if not isinstance(self.metric, Metric):
+            values = [self.metric(each, tokens) for each, tokens in zip(logits, self.tokens[rows], strict=True)]
+            return torch.stack([torch.as_tensor(value).reshape(()) for value in values])
+        answers = self.tokens[rows, 1:]
+        right = logits[:, :-1].gather(2, answers[..., None])[..., 0]
+        rest = logits[:, :-1].logsumexp(-1) if self.metric.reads == "loss" else logits[:, :-1].mean(-1)
+        sign = 1 if self.metric.reads == "logit" else -1
+        values = (sign * (right - rest) * self.weights[rows, :-1]).sum(1)
+        return values.masked_fill(~self.defined[rows].to(values.device), torch.nan)
+
+    def _weighted(self, metric: Metric, hidden: Tensor, prompts: Tensor) -> Tensor:
+        weights = self.weights[prompts]
+        row, query = weights.nonzero(as_tuple=True)
+        answer = self.tokens[prompts[row], query + 1]
+        asked = hidden[row, query]
+        read = self._logits_of if metric.reads == "logit" and self._linear else self._by_logits
+        step = max(1, _LOGIT_BYTES // (4 * self.model.d_vocab))
+        parts = [read(x, a, metric.reads) for x, a in zip(asked.split(step), answer.split(step), strict=True)]
+        counted = torch.cat(parts) * weights[row, query]
+        return counted.new_zeros(len(hidden)).index_add_(0, row, counted)
+
+    def _by_logits(self, x: Tensor, answer: Tensor, reads: str) -> Tensor:
+        logits = self.model.unembed(x).float()
+        right = logits.gather(1, answer[:, None])[:, 0]
+        return logits.logsumexp(1) - right if reads == "loss" else right - logits.mean(1)
+
+    def _logits_of(self, x: Tensor, answer: Tensor, reads: str) -> Tensor:
+        """One row of the unembedding a token, and its mean."""
+        rows = self.model.unembedding
+        scaled = (x * (rows[answer] - rows.mean(0))).sum(-1) * self.model.logit_scale
+        bias = self._bias
+        return (scaled if bias is None else scaled + bias[answer] - bias.mean()).float()
+
+    @property
+    def _bias(self) -> Tensor | None:
+        outputs = getattr(self.model.network, "get_output_embeddings", None)
+        return None if outputs is None else getattr(outputs(), "bias", None)
+
+    @property
+    def _linear(self) -> bool:
+        config = getattr(self.model.network, "config", None)
+        text = None if config is None else config.get_text_config(decoder=True)
+        return getattr(text, "final_logit_softcapping", None) is None
+
+    def _called(self, hidden: Tensor, prompt: int) -> float:
+        n_tokens = self.tokens.shape[1] if self.lengths is None else int(self.lengths[prompt])
+        value = self.metric(self.model.unembed(hidden[:n_tokens]), self.tokens[prompt, :n_tokens])  # type: ignore[operator]
+        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if not isinstance(number, int | float) or number != number:
+            got = (
+                f"a tensor of shape {tuple(value.shape)}"
+                if isinstance(value, Tensor) and value.numel() != 1
+                else number
+            )
+            raise ValueError(
+                f"A metric must return one number for a prompt's logits [pos, d_vocab] and tokens [pos]; "
+                f"{name_of(self.metric)} returned {got!r}."
+            )
+        return float(number)
+
+
+def _where_copying(prompts: Prompts) -> Tensor:
+    mask = copyable(prompts.tokens, prompts.lengths).float()
+    return mask / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def _everywhere(prompts: Prompts) -> Tensor:
+    n_prompts, n_pos = prompts.tokens.shape
+    lengths = torch.full((n_prompts,), n_pos) if prompts.lengths is None else prompts.lengths.cpu()
+    mask = (torch.arange(n_pos) < lengths[:, None] - 1).float()
+    return mask / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def _late_less_early(early: int, late: int, window: int, prompts: Prompts) -> Tensor:
+    shortest = prompts.tokens.shape[1] if prompts.lengths is None else int(prompts.lengths.min())
+    if shortest <= late + window:
+        raise ValueError(
+            f"The in-context-learning score reads tokens {early} and {late}, a prompt here has only {shortest}. Use "
+            "longer prompts, or other indices: metrics.icl_score(early=10, late=100)."
+        )
+    weights = torch.zeros(prompts.tokens.shape)
+    for index, sign in ((early, -1.0), (late, 1.0)):
+        weights[:, index - 1 - window : index + window] = sign / (2 * window + 1)
+    return weights
