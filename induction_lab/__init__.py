@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from induction_lab.activations import Activations, capture
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+    from induction_lab.attribution import LogitAttributions, attribute_logits
+    from induction_lab.attribution_plots import plot_logit_attribution, plot_logit_lens
     from induction_lab.circuit_plots import plot_circuit, plot_composition, plot_eigenvalues
     from induction_lab.circuit_search import InductionCircuit, find_circuit
     from induction_lab.circuits import (
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from induction_lab.handbuilt import head_gallery, induction_circuit
     from induction_lab.head_scores import score_heads
     from induction_lab.heads import Head, parse_head, parse_heads
+    from induction_lab.lens import logit_lens
     from induction_lab.models import HookedModel, load_model
     from induction_lab.ngrams import bigram_logits, skip_trigrams
     from induction_lab.paths import expand_paths, virtual_pattern
@@ -47,7 +50,9 @@ _HOME = {
     "HeadScores": "results",
     "HookedModel": "models",
     "InductionCircuit": "circuit_search",
+    "LogitAttributions": "attribution",
     "Prompts": "prompts",
+    "attribute_logits": "attribution",
     "bigram_logits": "ngrams",
     "capture": "activations",
     "composition_baseline": "composition",
@@ -58,6 +63,7 @@ _HOME = {
     "head_gallery": "handbuilt",
     "induction_circuit": "handbuilt",
     "load_model": "models",
+    "logit_lens": "lens",
     "ov_circuit": "circuits",
     "ov_copying": "circuits",
     "ov_eigenvalues": "circuits",
@@ -69,6 +75,8 @@ _HOME = {
     "plot_composition": "circuit_plots",
     "plot_eigenvalues": "circuit_plots",
     "plot_head_scores": "plots",
+    "plot_logit_attribution": "attribution_plots",
+    "plot_logit_lens": "attribution_plots",
     "plot_loss": "plots",
     "plot_pattern": "plots",
     "plot_score_by_layer": "plots",
@@ -93,7 +101,9 @@ __all__ = [
     "HeadScores",
     "HookedModel",
     "InductionCircuit",
+    "LogitAttributions",
     "Prompts",
+    "attribute_logits",
     "bigram_logits",
     "capture",
     "composition_baseline",
@@ -104,6 +114,7 @@ __all__ = [
     "head_gallery",
     "induction_circuit",
     "load_model",
+    "logit_lens",
     "ov_circuit",
     "ov_copying",
     "ov_eigenvalues",
@@ -115,6 +126,8 @@ __all__ = [
     "plot_composition",
     "plot_eigenvalues",
     "plot_head_scores",
+    "plot_logit_attribution",
+    "plot_logit_lens",
     "plot_loss",
     "plot_pattern",
     "plot_score_by_layer",

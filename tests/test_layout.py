@@ -15,12 +15,12 @@ FLOORS = [
     ["handbuilt", "models", "training"],
     ["reading", "head_weights"],
     ["norms"],
-    ["activations", "composition", "output_scores", "provenance", "rotary", "sources"],
-    ["exact_scores", "paths"],
+    ["activations", "answers", "composition", "output_scores", "provenance", "rotary", "sources"],
+    ["attribution", "exact_scores", "lens", "paths"],
     ["circuits"],
     ["head_scores", "ngrams"],
     ["circuit_search"],
-    ["circuit_plots", "plots", "terminal"],
+    ["attribution_plots", "circuit_plots", "plots", "terminal"],
     ["cli"],
 ]
 
