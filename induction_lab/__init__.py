@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from induction_lab.ablation_sweep import ablation_sweep, attribution_patching
     from induction_lab.activations import Activations, capture
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+    from induction_lab.attribution import LogitAttributions, attribute_logits
+    from induction_lab.attribution_plots import plot_logit_attribution, plot_logit_lens
     from induction_lab.circuit_plots import plot_circuit, plot_composition, plot_eigenvalues
     from induction_lab.circuit_search import InductionCircuit, find_circuit
     from induction_lab.circuits import (
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from induction_lab.head_scores import score_heads
     from induction_lab.heads import Head, parse_head, parse_heads
     from induction_lab.interventions import ablate
+    from induction_lab.lens import logit_lens
     from induction_lab.models import HookedModel, load_model
     from induction_lab.ngrams import bigram_logits, skip_trigrams
     from induction_lab.path_patching import input_shares, patch_paths
@@ -52,10 +55,12 @@ _HOME = {
     "HeadScores": "results",
     "HookedModel": "models",
     "InductionCircuit": "circuit_search",
+    "LogitAttributions": "attribution",
     "Prompts": "prompts",
     "ablate": "interventions",
     "ablation_sweep": "ablation_sweep",
     "attribution_patching": "ablation_sweep",
+    "attribute_logits": "attribution",
     "bigram_logits": "ngrams",
     "capture": "activations",
     "composition_baseline": "composition",
@@ -67,6 +72,7 @@ _HOME = {
     "induction_circuit": "handbuilt",
     "input_shares": "path_patching",
     "load_model": "models",
+    "logit_lens": "lens",
     "ov_circuit": "circuits",
     "ov_copying": "circuits",
     "ov_eigenvalues": "circuits",
@@ -79,6 +85,8 @@ _HOME = {
     "plot_composition": "circuit_plots",
     "plot_eigenvalues": "circuit_plots",
     "plot_head_scores": "plots",
+    "plot_logit_attribution": "attribution_plots",
+    "plot_logit_lens": "attribution_plots",
     "plot_loss": "plots",
     "plot_pattern": "plots",
     "plot_score_by_layer": "plots",
@@ -104,10 +112,12 @@ __all__ = [
     "HeadScores",
     "HookedModel",
     "InductionCircuit",
+    "LogitAttributions",
     "Prompts",
     "ablate",
     "ablation_sweep",
     "attribution_patching",
+    "attribute_logits",
     "bigram_logits",
     "capture",
     "composition_baseline",
@@ -119,6 +129,7 @@ __all__ = [
     "induction_circuit",
     "input_shares",
     "load_model",
+    "logit_lens",
     "ov_circuit",
     "ov_copying",
     "ov_eigenvalues",
@@ -131,6 +142,8 @@ __all__ = [
     "plot_composition",
     "plot_eigenvalues",
     "plot_head_scores",
+    "plot_logit_attribution",
+    "plot_logit_lens",
     "plot_loss",
     "plot_pattern",
     "plot_score_by_layer",

@@ -159,6 +159,8 @@ class AttentionLayer(nn.Module):
 class Block(nn.Module):
     """One layer: heads, then the MLP if there is one, each adding to the residual stream."""
 
+    hook_out_is_single_residual_stream = True  # TransformerLens' logit lens asks
+
     def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
         """Build the layer's parts."""
         super().__init__()
@@ -250,6 +252,11 @@ class AttentionOnlyTransformer(HookedRootModule):
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """Unembedding."""
         return self.unembed.W_U
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        """No bias: zeros."""
+        return torch.zeros_like(self.W_U[0])
 
     @property
     def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:

@@ -79,6 +79,16 @@ def final_norm(model: HookedModel) -> FrozenNorm:
     return frozen_norm(model.final_norm, model.d_model, like=model.unembedding)
 
 
+def output_norm(model: HookedModel, layer: int) -> FrozenNorm | None:
+    """The normalisation of what a layer's heads write together, before it enters the stream; None where none is."""
+    return _block_norm(model, layer, "ln1_post") if hasattr(model.hooked.blocks[layer], "ln1_post") else None
+
+
+def residual_factor(model: HookedModel) -> float:
+    """What the architecture multiplies a layer's output by before it enters the stream (Granite); usually 1."""
+    return getattr(getattr(model.network, "config", None), "residual_multiplier", None) or 1.0
+
+
 def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
     """`W_U` as rows, final norm and logit scale folded in: `x @ row` is a token's logit at frozen scale, less biases.
 
@@ -100,12 +110,12 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     Raises:
         ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
     """
-    into, out = attention_norm(model, layer), _block_norm(model, layer, "ln1_post")
+    into, out = attention_norm(model, layer), output_norm(model, layer)
     W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
     W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
     W_Q, W_K = _fold_head_norm(model, layer, "q_norm", W_Q), _fold_head_norm(model, layer, "k_norm", W_K)
-    factor = getattr(getattr(model.network, "config", None), "residual_multiplier", None) or 1.0
-    return HeadWeights(W_Q, W_K, W_V, out.apply(W_O) * factor)
+    W_O = W_O if out is None else out.apply(W_O)
+    return HeadWeights(W_Q, W_K, W_V, W_O * residual_factor(model))
 
 
 def head_norm(model: HookedModel, layer: int, name: str) -> nn.Module | None:

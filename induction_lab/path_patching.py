@@ -29,7 +29,7 @@ from induction_lab.head_weights import head_weights
 from induction_lab.heads import Head, HeadLike, parse_heads
 from induction_lab.metrics import MetricLike, as_metric, name_of
 from induction_lab.models import HookedModel
-from induction_lab.norms import attention_norm, folded_weights
+from induction_lab.norms import attention_norm, folded_weights, output_norm, residual_factor
 from induction_lab.progress import Ticker, progress_bar
 from induction_lab.prompts import PromptsLike, as_prompts
 from induction_lab.provenance import provenance
@@ -226,12 +226,11 @@ def _changes(
 ) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
     """What each sender adds to the stream when it is replaced, less what it adds on its own."""
     streams, instead = turn.streams, turn.substitute.outputs
-    factor = getattr(getattr(model.network, "config", None), "residual_multiplier", None) or 1.0
 
     def heads(layer: int) -> Float[Tensor, "prompt head pos d_model"]:
         z = streams.attention[layer].z
         W_O = head_weights(model, layer).W_O
-        return (instead.get(layer, torch.zeros((), device=z.device)) - z) @ W_O * factor
+        return (instead.get(layer, torch.zeros((), device=z.device)) - z) @ W_O * residual_factor(model)
 
     def stream(layer: int) -> Tensor:
         before = streams.before[layer]
@@ -298,7 +297,7 @@ def _check(model: HookedModel, method: str, component: str) -> None:
             f"{model.name} ({type(model.network).__name__}) attends out of sight of transformers' attention interface, "
             "so single paths cannot be patched; `ablate` works."
         )
-    if hasattr(model.hooked.blocks[0], "ln1_post"):
+    if output_norm(model, 0) is not None:
         raise ValueError(
             f"{model.name} normalises what its heads write together, so that no head's share of it is its own: paths "
             "cannot be patched; `ablate` works."

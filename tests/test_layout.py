@@ -15,13 +15,13 @@ FLOORS = [
     ["handbuilt", "models", "training"],
     ["reading", "head_weights"],
     ["norms"],
-    ["activations", "composition", "output_scores", "provenance", "rotary", "sources", "editing", "metrics"],
-    ["exact_scores", "paths", "substitutes"],
+    ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
+    ["attribution", "exact_scores", "lens", "paths", "substitutes"],
     ["circuits", "interventions", "turns"],
     ["ablation_sweep", "path_patching"],
     ["head_scores", "ngrams"],
     ["circuit_search"],
-    ["circuit_plots", "plots", "terminal"],
+    ["attribution_plots", "circuit_plots", "plots", "terminal"],
     ["cli"],
 ]
 
