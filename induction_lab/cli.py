@@ -1,4 +1,4 @@
-"""The command `induction-lab`: score a model, find its circuit, list and bring models, draw saved scores."""
+"""The command `induction-lab`: score a model, find and explain its circuit, list and bring models, draw scores."""
 
 from __future__ import annotations
 
@@ -138,6 +138,61 @@ def circuit(
     if format is Format.table:
         show_circuit(found)
     show_files(written, err=format is not Format.table)
+    if format in (Format.csv, Format.json):
+        sys.stdout.write(written[0].read_text())
+
+
+@app.command(
+    epilog="Examples:  [bold]induction-lab explain[/bold]   ·   "
+    "[bold]induction-lab explain smollm2-135m --prompts 4[/bold]   ·   "
+    "[bold]induction-lab explain gpt2 --format json > gpt2.json[/bold]"
+)
+def explain(
+    model: Annotated[
+        str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
+    ] = "attn-only-2l",
+    prompts: Annotated[int, typer.Option(help="How many prompts; the time grows with them.")] = 8,
+    period: Annotated[int, typer.Option(help="Tokens of the block, which is written twice.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the random tokens and the random sets of heads.")] = 0,
+    random_sets: Annotated[int, typer.Option("--random", help="Random sets to compare the circuit with.")] = 10,
+    figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
+    revision: Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("results"),
+    format: Annotated[
+        Format,
+        typer.Option(help="table: for people, with a JSON file. Else: printed for programs, and the file."),
+    ] = Format.table,
+) -> None:
+    """Find by ablation and path patching which heads carry MODEL's copying, and test the circuit they make.
+
+    Every head is ablated by itself, then every path to the keys of the induction heads is cut: half an hour for a model
+    of 270 heads on 2 CPU cores with 8 prompts. The sweep is kept in the folder as it goes; a run that was cut off goes
+    on from there.
+    """
+    _progress("loading libraries and the model …")
+    from induction_lab.explanation import explain as explain_model
+    from induction_lab.models import load_model
+    from induction_lab.prompts import repeated_tokens
+    from induction_lab.terminal import show_explanation, show_files
+
+    if random_sets < 0:
+        raise ValueError(f"--random must not be negative, got {random_sets}.")
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
+    _progress("")
+    stem = out / f"{_stem(loaded.name)}_explained"
+    sweep = stem.with_name(f"{stem.name}_sweep_{prompts}x{period}_seed{seed}.parquet")
+    found = explain_model(loaded, chosen, n_random=random_sets, seed=seed, path=sweep, progress=sys.stderr.isatty())
+    written = [found.save(stem.with_name(f"{stem.name}.{'json' if format is Format.table else format.value}"))]
+    if figures:
+        from induction_lab.effect_plots import plot_explanation
+
+        written.append(_save_figure(plot_explanation(found), stem.with_name(f"{stem.name}.png")))
+    if format is Format.table:
+        show_explanation(found)
+    show_files([*written, sweep], err=format is not Format.table)
     if format in (Format.csv, Format.json):
         sys.stdout.write(written[0].read_text())
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from induction_lab.attention import AttentionReading
 from induction_lab.circuits import ov_copying
-from induction_lab.losses import copy_masks, loss_per_token
+from induction_lab.losses import copy_masks
+from induction_lab.metrics import token_losses
 from induction_lab.models import HookedModel
 from induction_lab.norms import final_norm
 from induction_lab.output_scores import (
@@ -190,7 +191,7 @@ class _Run:
             assert stream.final is not None and stream.normalised is not None
             self.per_prompt["logit_attribution"][rows] = attribution.result(stream.final, stream.normalised)
             self.defined["logit_attribution"][rows] = attribution.defined
-        return [] if stream.normalised is None or not loss else [_losses(model, batch, stream.normalised)]
+        return [] if stream.normalised is None or not loss else [token_losses(model, batch, stream.normalised)]
 
     def _attention_reader(self, targets: Targets, rows: slice) -> Callable[[AttentionReading], None]:
         def read(attention: AttentionReading) -> None:
@@ -294,25 +295,6 @@ def _copying(model: HookedModel, sample: Prompts) -> _Measured:
 def _ov_copying(model: HookedModel) -> _Measured:
     values = ov_copying(model).cpu()
     return _Measured(values, torch.zeros_like(values), 0.0)  # from the weights alone: no prompts to differ
-
-
-def _losses(model: HookedModel, batch: Prompts, hidden: Tensor) -> Float[Tensor, "prompt predicted"]:
-    """Loss per predicted token, logits made a few positions at a time; NaN at padding."""
-    tokens = batch.tokens.to(model.device)
-    if model.unembeds_by_parts:
-        step = max(1, _LOGIT_BYTES // (4 * model.d_vocab * len(batch)))
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, tokens.shape[1] - 1, step):
-                logits = model.unembed(hidden[:, start : start + step + 1])
-                parts.append(loss_per_token(logits, tokens[:, start : start + step + 1]))
-        losses = torch.cat(parts, 1).cpu()
-    else:
-        losses = loss_per_token(model.logits(tokens), tokens).cpu()
-    if batch.lengths is not None:
-        predicted = torch.arange(1, tokens.shape[1])
-        losses = losses.masked_fill(predicted >= batch.lengths.cpu()[:, None], torch.nan)
-    return losses
 
 
 def _summarise_losses(losses: list[Tensor], prompts: Prompts) -> tuple[list[float], list[float]]:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lab.losses import loss_per_token
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts
 from induction_lab.targets import copyable
@@ -43,6 +44,34 @@ class Metric:
     name: str
     weights: Weights
     reads: Literal["loss", "logit"] = "loss"
+
+
+def before_and_after(before: HookedModel, after: HookedModel, prompts: Prompts) -> Metric:
+    """Before-and-after attribution: along which way the loss went between two snapshots does an ablation push it.
+
+    With `L` the losses of all tokens of all prompts as one vector, the metric is its product with
+    `(L_after - L_before) / |L_after - L_before|`, in nats. Sweep `after` with it: a head whose ablation undoes what
+    training did between the snapshots has a negative effect. Source: Olsson et al. (2022), "before-and-after ablation
+    attribution".
+
+    Args:
+        before: The earlier snapshot.
+        after: The later one, which is to be ablated.
+        prompts: What both read, and what the sweep is to be run on.
+
+    Raises:
+        ValueError: If the two lose the same everywhere.
+    """
+    losses = [token_losses(model, prompts, model.hidden(prompts.tokens)).nan_to_num(0.0) for model in (before, after)]
+    change = losses[1] - losses[0]
+    if not change.any():
+        raise ValueError("The two snapshots lose the same on every token: there is no way between them.")
+    # Effects are means over prompts, the product is a sum over them.
+    weights = torch.nn.functional.pad(change / change.norm() * len(prompts), (0, 1))
+    by_prompt = {tuple(tokens): row for tokens, row in zip(prompts.tokens.tolist(), weights, strict=True)}
+    return Metric(
+        "before_and_after", lambda some: torch.stack([by_prompt[tuple(tokens)] for tokens in some.tokens.tolist()])
+    )
 
 
 MetricLike = str | Metric | Function
@@ -194,6 +223,33 @@ class Measure:
                 f"{name_of(self.metric)} returned {got!r}."
             )
         return float(number)
+
+
+def token_losses(
+    model: HookedModel, batch: Prompts, hidden: Float[Tensor, "prompt pos d_model"]
+) -> Float[Tensor, "prompt predicted"]:
+    """Loss per predicted token in nats, logits made a few positions at a time; NaN at padding.
+
+    Args:
+        model: Whose loss.
+        batch: The prompts.
+        hidden: Its normalised stream on them, `model.hidden(batch.tokens)`.
+    """
+    tokens = batch.tokens.to(model.device)
+    if model.unembeds_by_parts:
+        step = max(1, _LOGIT_BYTES // (4 * model.d_vocab * len(batch)))
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, tokens.shape[1] - 1, step):
+                logits = model.unembed(hidden[:, start : start + step + 1])
+                parts.append(loss_per_token(logits, tokens[:, start : start + step + 1]))
+        losses = torch.cat(parts, 1).cpu()
+    else:
+        losses = loss_per_token(model.logits(tokens), tokens).cpu()
+    if batch.lengths is not None:
+        predicted = torch.arange(1, tokens.shape[1])
+        losses = losses.masked_fill(predicted >= batch.lengths.cpu()[:, None], torch.nan)
+    return losses
 
 
 def _where_copying(prompts: Prompts) -> Tensor:

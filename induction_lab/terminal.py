@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from induction_lab.circuit_search import InductionCircuit
+from induction_lab.explanation import VERDICTS, Explanation
 from induction_lab.heads import Head
 from induction_lab.model_store import NAMED, cache_folder, is_here
 from induction_lab.results import HeadScores
@@ -59,6 +61,45 @@ def show_circuit(circuit: InductionCircuit) -> None:
         "reads of what the first writes; rank: of that K among all earlier heads. QK match, OV copy: of the "
         "second's weights alone (1: ideal). Likely, not proven: nothing was ablated."
     )
+
+
+def show_explanation(explanation: Explanation) -> None:
+    """Every head that is no bystander, with the evidence; then how much the circuit explains."""
+    out = Console(highlight=False)
+    behaviour, count = explanation.behaviour, explanation.n_layers * explanation.n_heads
+    out.print(
+        f"[bold]{escape(explanation.model)}[/bold], {count} heads: loss {behaviour['first_copy']:.2f} nats on the "
+        f"first copy, [bold]{behaviour['second_copy']:.2f}[/bold] on the second; {behaviour['no_heads']:.2f} on the second "
+        "with all heads mean-ablated.\n"
+    )
+    columns = ("verdict", "ablated, nats", "path to keys", "previous", "prefix", "writes")
+    table = _table("head", *columns, right=columns[1:])
+    shown: Any = explanation.heads.loc[explanation.heads["verdict"] != "bystander"]
+    order = {verdict: place for place, verdict in enumerate(VERDICTS)}
+    rows = sorted(shown.to_dict("records"), key=lambda row: (order[row["verdict"]], -abs(row["effect"])))
+    for row in rows:
+        cells = [_with_error(row[name], row[f"{name}_error"]) for name in ("effect", "to_keys")]
+        looks = [f"{row[name]:.2f}" for name in ("previous_token", "prefix_matching", "logit_attribution")]
+        table.add_row(row["label"], row["verdict"], *cells, *(x.replace("nan", "–") for x in looks))
+    out.print(table)
+    out.print(f"The other {count - len(rows)} heads are bystanders.\n")
+    tests = {row["heads"]: row for row in explanation.tests.to_dict("records")}
+    own = tests.pop("circuit", None)
+    if own is None:
+        out.print("No head carries it: there is no circuit to test.")
+        return
+    size = int(own["n_heads"])
+    heads = "head" if size == 1 else "heads"
+    for name, how in (("faithfulness", "alone keeps"), ("necessity", "is needed for")):
+        others = sorted(float(row[name]) for row in tests.values())
+        beside = f"; {len(others)} random sets of {size}: {others[0]:.2f} … {others[-1]:.2f}" if others else ""
+        out.print(f"{name}: the circuit of {size} {heads} {how} [bold]{own[name]:.2f}[/bold] of it{beside}.")
+    out.print(
+        "\nablated: rise of the second copy's loss without the head. path to keys: the same with only its direct path "
+        "to the keys of the induction heads cut. previous, prefix: where it looks. writes: logits for the right token."
+    )
+    for name, reason in explanation.provenance.get("left_out", {}).items():
+        out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
 
 
 def show_models() -> None:
@@ -146,6 +187,10 @@ def _number(scores: HeadScores, name: str, head: Head, *, digits: int) -> str:
     error = float(scores.standard_errors[name][head])
     value = f"{float(scores[name][head]):.{digits}f}"
     return f"{value}±{error:.{digits}f}" if error > 0 else value
+
+
+def _with_error(value: float, error: float) -> str:
+    return "–" if value != value else f"{value:+.3f}±{error:.3f}"
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

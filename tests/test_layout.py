@@ -18,10 +18,10 @@ FLOORS = [
     ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
     ["attribution", "exact_scores", "lens", "paths", "substitutes"],
     ["circuits", "interventions", "turns"],
-    ["ablation_sweep", "path_patching"],
+    ["ablations", "path_patching", "terms"],
     ["head_scores", "ngrams"],
-    ["circuit_search"],
-    ["attribution_plots", "circuit_plots", "plots", "terminal"],
+    ["circuit_search", "explanation"],
+    ["attribution_plots", "circuit_plots", "effect_plots", "plots", "terminal"],
     ["cli"],
 ]
 
@@ -73,6 +73,12 @@ def test_every_public_name_is_there():
         assert getattr(induction_lab, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = induction_lab.nothing
+
+
+def test_no_public_name_is_a_module_s_which_would_hide_it():
+    import induction_lab
+
+    assert not set(induction_lab.__all__) & {path.stem for path in PACKAGE.glob("*.py")}
 
 
 @pytest.mark.parametrize("start", ["import induction_lab", "from induction_lab.cli import app"])
