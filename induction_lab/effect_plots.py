@@ -61,16 +61,14 @@ def plot_effects(
 
 def plot_explanation(explanation: Explanation) -> Figure:
     """The circuit on the left: who tells whose keys what, who writes the answer; how much it explains on the right."""
-    high = explanation.n_layers
-    figure, (left, right) = plt.subplots(
-        1,
-        2,
-        figsize=(10.5, 2.8 + min(4.0, 0.19 * high)),
-        layout="constrained",
-        width_ratios=(2.4, 1),
-    )
+    height = 3.0 + min(4.0, 0.19 * explanation.n_layers)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, height), layout="constrained", width_ratios=(2.4, 1))
     _draw_circuit(explanation, left)
     _draw_tests(explanation, right)
+    found = set(explanation.heads["verdict"])
+    for verdict in (verdict for verdict in COLOURS if verdict in found):
+        left.plot([], [], "o", color=COLOURS[verdict], label=verdict)
+    figure.legend(frameon=False, fontsize=8, ncols=6, loc="outside lower left", handletextpad=0)
     return figure
 
 
@@ -90,6 +88,7 @@ def plot_term_importance(tables: dict[str, pd.DataFrame], *, ax: Axes | None = N
 
 def _draw_circuit(explanation: Explanation, ax: Axes) -> None:
     n_layers, n_heads = explanation.n_layers, explanation.n_heads
+    top = n_layers - 1 + max(0.8, 0.06 * n_layers)
     rows: Any = explanation.heads.to_dict("records")
     edges: Any = explanation.edges.loc[explanation.edges["effect"] > 0].to_dict("records")
     widest = max((edge["effect"] for edge in edges), default=1.0)
@@ -102,7 +101,7 @@ def _draw_circuit(explanation: Explanation, ax: Axes) -> None:
     for row in rows:
         at, colour = (row["head"], row["layer"]), COLOURS[row["verdict"]]
         if row["verdict"] in CIRCUIT and row["logit_attribution"] >= 0.05 * most:
-            _arrow(ax, at, (at[0], n_layers + 0.6), row["logit_attribution"] / most, COLOURS["copy"])
+            _arrow(ax, at, (at[0], top), row["logit_attribution"] / most, COLOURS["copy"])
         named = row["verdict"] != "bystander"
         size = 3 + (9 * (abs(row["effect"]) / largest) ** 0.5 if named else 0)
         ax.plot(*at, "o", ms=size, color=colour, zorder=3 if named else 1)
@@ -111,19 +110,17 @@ def _draw_circuit(explanation: Explanation, ax: Axes) -> None:
                 row["label"], at, xytext=(0, -4 - size / 2), textcoords="offset points", ha="center", va="top",
                 fontsize=6, color=colour, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
-    ax.axhline(n_layers + 0.6, color=_QUIET, lw=0.8)
-    ax.text(n_heads - 0.4, n_layers + 0.7, "logits", ha="right", va="bottom", fontsize=7, color=_QUIET)
-    found = set(explanation.heads["verdict"])
-    for verdict in (verdict for verdict in COLOURS if verdict in found):
-        ax.plot([], [], "o", color=COLOURS[verdict], label=verdict)
-    ax.legend(frameon=False, fontsize=7, ncols=6, loc="upper center", bbox_to_anchor=(0.5, -0.13), handletextpad=0)
-    ax.set(xlabel="head", ylabel="layer", xlim=(-0.8, n_heads - 0.2), ylim=(-1.2, n_layers + 1.6))
+    ax.axhline(top, color=_QUIET, lw=0.8)
+    ax.text(n_heads - 0.4, top, "logits", ha="right", va="bottom", fontsize=7, color=_QUIET)
+    step = max(1, n_layers // 10)
+    ax.set(xlabel="head", ylabel="layer", xlim=(-0.8, n_heads - 0.2), ylim=(-0.06 * top - 0.4, 1.06 * top))
+    ax.set_yticks(range(0, n_layers, step))
     ax.set_title(
         f"{explanation.model}: dots by effect of ablation; grey arrows: told to keys\n"
         f"(widest {widest:.2f} nats), yellow: written for the right token (widest {most:.2f} logits)",
         fontsize=9,
     )
-    ax.yaxis.set_major_locator(MaxNLocator(10, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.spines[["top", "right"]].set_visible(False)
 
 

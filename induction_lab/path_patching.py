@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention import Attention
+from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.editing import Streams
 from induction_lab.effects import Effects, effect_row, effects_table
 from induction_lab.head_weights import head_weights
@@ -278,9 +279,10 @@ def _senders(
     """In the order of layers, so that each layer's outputs are made once."""
     top = max((head.layer for head in receivers), default=model.n_layers)
     if senders is None:
+        has_mlps = not (isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.attn_only)
         every = [Sender(-1, -1)]
         for layer in range(top):
-            every += [Sender(layer, head) for head in range(model.n_heads)] + [Sender(layer, -1)]
+            every += [Sender(layer, head) for head in range(model.n_heads)] + [Sender(layer, -1)] * has_mlps
         return every
     asked = parse_heads(senders, n_layers=model.n_layers, n_heads=model.n_heads)
     above = [str(head) for head in asked if head.layer >= top]

@@ -69,7 +69,7 @@ def show_explanation(explanation: Explanation) -> None:
     behaviour, count = explanation.behaviour, explanation.n_layers * explanation.n_heads
     out.print(
         f"[bold]{escape(explanation.model)}[/bold], {count} heads: loss {behaviour['first_copy']:.2f} nats on the "
-        f"first copy, [bold]{behaviour['second_copy']:.2f}[/bold] on the second; {behaviour['no_heads']:.2f} on the second "
+        f"first copy, [bold]{behaviour['second_copy']:.2f}[/bold] on the second; there {behaviour['no_heads']:.2f} "
         "with all heads mean-ablated.\n"
     )
     columns = ("verdict", "ablated, nats", "path to keys", "previous", "prefix", "writes")
