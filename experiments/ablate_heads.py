@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -56,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     single, groups, estimated = {}, {}, {}
     for name, one in found.items():
         few = one.prompts[: args.sweep_prompts] if name in args.models else one.prompts
-        single[name] = ablation_sweep(one.model, few, progress=True)
-        estimated[name] = attribution_patching(one.model, few, progress=True)
+        single[name] = ablation_sweep(one.model, few, progress=sys.stderr.isatty())
+        estimated[name] = attribution_patching(one.model, few, progress=sys.stderr.isatty())
         groups[name] = ablate_groups(one, n_random=args.random)
     table = pd.concat([effects.table for effects in single.values()], ignore_index=True)
     table.round(5).to_csv(args.out / "ablate_heads.csv", index=False)
@@ -88,7 +89,7 @@ def ablate_groups(one: Subject, *, n_random: int) -> Effects:
     wanted["previous"] = [one.previous]
     if len(one.bystanders) >= size:
         wanted |= {f"random {i + 1}": generator.sample(one.bystanders, size) for i in range(n_random)}
-    mean = ablation_sweep(one.model, one.prompts, heads=wanted, progress=True)
+    mean = ablation_sweep(one.model, one.prompts, heads=wanted, progress=sys.stderr.isatty())
     tables = [mean.table]
     for method in ("zero", "pattern_preserving"):
         previous = {f"previous, {method}": [one.previous]}
@@ -170,7 +171,7 @@ def learns_from_text(found: dict[str, Subject], *, n_random: int) -> Verdict:
         generator, size = random.Random(0), len(one.induction)
         wanted = {"induction": one.induction}
         wanted |= {f"random {i + 1}": generator.sample(one.bystanders, size) for i in range(n_random)}
-        swept = ablation_sweep(one.model, prompts, heads=wanted, metric=metric, progress=True)
+        swept = ablation_sweep(one.model, prompts, heads=wanted, metric=metric, progress=sys.stderr.isatty())
         row, others = swept.of("induction"), [swept.of(f"random {i + 1}")["effect"] for i in range(n_random)]
         passed[name] = row["clean"] < 0 and row["effect"] > max(others)
         numbers[name] = (

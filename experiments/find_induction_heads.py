@@ -12,6 +12,7 @@ About half a minute on 2 CPU cores for smollm2-135m.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     matplotlib.use("agg")
     model = load_model(args.model)
     prompts = repeated_tokens(model, n_prompts=args.prompts, period=args.period, seed=args.seed)
-    scores = score_heads(model, prompts, chance_test=True, progress=True)
+    scores = score_heads(model, prompts, chance_test=True, progress=sys.stderr.isatty())
     show_scores(scores)
 
     stem = args.out / f"find_induction_heads_{model.name.replace('/', '_')}"

@@ -11,6 +11,7 @@ idealised_patterns.csv, idealised_patterns.json (verdicts), idealised_patterns.p
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ KINDS = {
     "previous": (
         "ideal_previous_token",
         PREVIOUS,
-        "With an exact pattern in place of its own, a previous-token head does",
+        "With an exact pattern for its own, a previous-token head does",
     ),
-    "induction": ("ideal_induction", INDUCTION, "With an ideal pattern in place of their own, induction heads do"),
+    "induction": ("ideal_induction", INDUCTION, "With ideal patterns for their own, induction heads do"),
 }
 
 
@@ -61,9 +62,9 @@ def substituted(one: Subject) -> pd.DataFrame:
     groups |= {str(head): [head] for head in one.induction}
     tables = []
     for method in METHODS:
-        swept = ablation_sweep(one.model, one.prompts, heads=groups, method=method, progress=True)
+        swept = ablation_sweep(one.model, one.prompts, heads=groups, method=method, progress=sys.stderr.isatty())
         tables.append(swept.table.assign(method=method))
-    table = pd.concat(tables, ignore_index=True)
+    table: Any = pd.concat(tables, ignore_index=True)
     costs = table[table["method"] == "mean"].set_index("label")["effect"]
     return table.assign(given_back=1 - table["effect"] / table["label"].map(costs))
 

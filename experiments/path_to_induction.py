@@ -12,6 +12,7 @@ CPU cores, most of it SmolLM2-135M.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
         few = one.prompts[: args.prompts] if name in args.models else one.prompts
         heads = receivers(one)
         paths[name] = {
-            component: patch_paths(one.model, few, heads, component, progress=True) for component in COMPONENTS
+            component: patch_paths(one.model, few, heads, component, progress=sys.stderr.isatty())
+            for component in COMPONENTS
         }
         shares[name] = input_shares(one.model, few, one.induction[0], "k")
     tables = [effects.table for by_component in paths.values() for effects in by_component.values()]

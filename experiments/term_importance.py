@@ -10,6 +10,7 @@ figures/: term_importance.csv, term_importance.json (verdicts), term_importance.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         few = one.prompts[: args.prompts]
         orders = min(one.model.n_layers, DEEPEST)
         tables[name] = {
-            frozen: term_importance(one.model, few, orders=orders, freeze_norms=frozen, progress=True)
+            frozen: term_importance(one.model, few, orders=orders, freeze_norms=frozen, progress=sys.stderr.isatty())
             for frozen in (True, False)
         }
         kept[name] = layers_removed(one, few) if one.model.n_layers == 2 else None

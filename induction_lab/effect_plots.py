@@ -147,6 +147,6 @@ def _draw_tests(explanation: Explanation, ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], share: float, colour: str) -> None:
+def _arrow(ax: Axes, start: tuple[int, int], end: tuple[int, int | float], share: float, colour: str) -> None:
     style = {"arrowstyle": "-|>", "lw": 0.3 + 2.2 * share, "color": colour, "alpha": 0.35 + 0.6 * share}
     ax.annotate("", end, start, arrowprops={**style, "shrinkA": 4, "shrinkB": 4}, zorder=2)

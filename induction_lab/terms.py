@@ -6,9 +6,9 @@ it and no other. What an order adds is the difference to the order before. Order
 and V-composition; K- and Q-composition are in the patterns, which are held. Source: Elhage et al. (2021), "Measuring
 the importance of different terms", https://transformer-circuits.pub/2021/framework.
 
-The scales of the norms are held at those of the clean run too, which makes a model without MLPs exactly linear: without
-that, a stream in which a part is missing would be scaled up. MLPs are run on the stream as it is in each pass, so in a
-model that has them an order counts heads only.
+The scales of the norms before (and after) heads and of the final norm are held at those of the clean run too, which
+makes a model without MLPs exactly linear: without that, a stream in which a part is missing would be scaled up. MLPs
+and the norms before them are run on the stream as it is in each pass: where there are any, an order counts heads only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from induction_lab.progress import progress_bar
 from induction_lab.prompts import PromptsLike, as_prompts
 from induction_lab.turns import Turns
 
-_BLOCK_NORMS = ("ln1", "ln1_post", "ln2", "ln2_post")
+_BLOCK_NORMS = ("ln1", "ln1_post")
 
 
 def term_importance(
@@ -53,7 +53,7 @@ def term_importance(
         prompts: What to measure on.
         metric: As in `ablation_sweep`.
         orders: Highest order; by default the number of layers, which is the whole model.
-        freeze_norms: Hold the norms' scales as well.
+        freeze_norms: Hold the scales of the heads' norms and of the final one as well.
         progress: A progress bar on standard error.
 
     Returns:
@@ -83,7 +83,7 @@ def term_importance(
 
 @contextmanager
 def frozen_norms(model: HookedModel, streams: Streams) -> Iterator[None]:
-    """Hold every norm of the stream at the scale that it has on these prompts."""
+    """Hold the norms of heads and the final one at the scale that they have on these prompts."""
     modules = _norms(model)
     scales: dict[nn.Module, Tensor] = {}
     frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in modules}
@@ -120,7 +120,7 @@ def _next_order(streams: Streams, written: dict[int, Tensor]) -> tuple[Tensor, d
 
 
 def _norms(model: HookedModel) -> list[nn.Module]:
-    """The network's own normalisations of the stream."""
+    """The network's own normalisations that heads read or write through, and the final one."""
     network = model.network
     if isinstance(network, AttentionOnlyTransformer):
         found = [getattr(block, name, None) for block in network.blocks for name in _BLOCK_NORMS]

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+from families import random_network
+from matplotlib import pyplot as plt
+
+from induction_lab import (
+    Explanation,
+    Head,
+    HookedModel,
+    Prompts,
+    ablate,
+    ablation_sweep,
+    explain,
+    plot_effects,
+    plot_explanation,
+    plot_term_importance,
+    repeated_tokens,
+    term_importance,
+)
+from induction_lab.losses import loss_per_token
+
+
+@pytest.fixture(scope="module")
+def explained(gallery) -> Explanation:
+    return explain(gallery, repeated_tokens(gallery, n_prompts=3, period=20))
+
+
+def test_the_circuit_by_hand_is_recovered_with_nothing_else_in_it(circuit):
+    found = explain(circuit, repeated_tokens(circuit, n_prompts=3, period=20))
+    assert found.of("previous-token") == [Head(0, 0)] and found.of("induction") == [Head(1, 0)]
+    assert len(found.circuit) == 2 and len(found.of("bystander")) == 2
+    own = found.tests.set_index("heads").loc["circuit"]
+    assert own["faithfulness"] == pytest.approx(1, abs=1e-3) and own["necessity"] == pytest.approx(1, abs=1e-3)
+    assert repr(found) == "Explanation('circuit': 1 previous-token, 1 induction)"
+
+
+def test_in_the_gallery_every_part_of_the_circuit_has_its_verdict_and_no_idle_head_has_one(explained):
+    verdicts = dict(zip(explained.heads["label"], explained.heads["verdict"], strict=True))
+    assert verdicts == {
+        "L0H0": "previous-token", "L0H1": "bystander", "L0H2": "bystander", "L0H3": "bystander",
+        "L1H0": "induction", "L1H1": "bystander", "L1H2": "bystander", "L1H3": "suppressor",
+    }  # fmt: skip
+    assert list(explained.edges[["sender", "receiver"]].iloc[0]) == ["L0H0", "L1H0"]
+    assert len(explained.tests) == 11
+
+
+def test_faithfulness_and_necessity_are_what_ablating_by_hand_says(explained, gallery):
+    prompts = repeated_tokens(gallery, n_prompts=3, period=20)
+    every = {Head(layer, head) for layer in range(2) for head in range(4)}
+
+    def loss(heads):
+        with ablate(gallery, sorted(heads)):
+            return float(loss_per_token(gallery.logits(prompts.tokens), prompts.tokens)[:, 21:].mean())
+
+    clean = float(loss_per_token(gallery.logits(prompts.tokens), prompts.tokens)[:, 21:].mean())
+    own, none = {Head(0, 0), Head(1, 0)}, loss(every)
+    row = explained.tests.set_index("heads").loc["circuit"]
+    assert row["faithfulness"] == pytest.approx((none - loss(every - own)) / (none - clean), abs=1e-4)
+    assert row["necessity"] == pytest.approx((loss(own) - clean) / (none - clean), abs=1e-4)
+    assert explained.behaviour["no_heads"] == pytest.approx(none, abs=1e-4)
+
+
+def test_a_random_model_has_no_circuit(small):
+    found = explain(small, repeated_tokens(small, n_prompts=4, period=20))
+    assert not found.of("induction") and not found.of("previous-token")
+    assert "bystander" in set(found.heads["verdict"])
+
+
+def test_where_paths_cannot_be_patched_the_reason_is_given():
+    model = HookedModel(random_network("bloom"), name="bloom")
+    found = explain(model, repeated_tokens(model, n_prompts=2, period=6), n_random=1)
+    assert found.heads["to_keys"].isna().all()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".parquet"])
+def test_an_explanation_is_saved_and_loaded(explained, tmp_path, suffix):
+    path = explained.save(tmp_path / f"found{suffix}")
+    again = Explanation.load(path)
+    assert repr(again) == repr(explained) and again.circuit == explained.circuit
+    assert again.tests["faithfulness"].tolist() == pytest.approx(explained.tests["faithfulness"].tolist())
+    assert again.edges["sender"].tolist() == explained.edges["sender"].tolist()
+    if suffix == ".json":
+        assert json.loads(path.read_text())["behaviour"]["second_copy"] == explained.behaviour["second_copy"]
+
+
+def test_a_table_of_something_else_is_no_explanation(explained, tmp_path):
+    explained.heads.to_csv(tmp_path / "plain.csv", index=False)
+    with pytest.raises(ValueError, match="holds no readable explanation: it lacks"):
+        Explanation.load(tmp_path / "plain.csv")
+
+
+def test_prompts_that_do_not_repeat_or_stand_alone_are_refused(circuit):
+    repeated = repeated_tokens(circuit, n_prompts=2)
+    for prompts in (repeated[:1], Prompts(repeated.tokens)):
+        with pytest.raises(ValueError, match="Two or more prompts of repeated tokens"):
+            explain(circuit, prompts)
+
+
+def test_a_sweep_that_was_kept_is_gone_on_with(circuit, tmp_path):
+    prompts = repeated_tokens(circuit, n_prompts=2, period=20)
+    kept = tmp_path / "sweep.parquet"
+    ablation_sweep(circuit, prompts, path=kept)
+    written = kept.stat().st_mtime_ns
+    assert explain(circuit, prompts, path=kept).circuit == [Head(1, 0), Head(0, 0)]
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_pictures_show_the_circuit_the_effects_and_the_orders(explained, gallery):
+    left, right = plot_explanation(explained).axes
+    labels = {text.get_text() for text in left.texts}
+    assert {"L0H0", "L1H0", "L1H3", "logits"} <= labels and "L0H1" not in labels
+    assert [text.get_text() for text in right.get_xticklabels()] == [
+        "circuit alone:\nfaithfulness", "circuit removed:\nnecessity",
+    ]  # fmt: skip
+    prompts = repeated_tokens(gallery, n_prompts=2, period=20)
+    ax = plot_effects(ablation_sweep(gallery, prompts), 2, 4, mark=2)
+    assert len(ax.patches) == 2 and "mean ablation" in ax.get_title()
+    lines = plot_term_importance({"a": term_importance(gallery, prompts)}).lines
+    assert len(lines) >= 1
+    plt.close("all")
