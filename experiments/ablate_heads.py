@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     single, groups, estimated = {}, {}, {}
     for name, one in found.items():
         few = one.prompts[: args.sweep_prompts] if name in args.models else one.prompts
-        single[name] = ablation_sweep(one.model, few, progress=sys.stderr.isatty())
-        estimated[name] = attribution_patching(one.model, few, progress=sys.stderr.isatty())
+        single[name] = ablation_sweep(one.model, few, reference=one.reference, progress=sys.stderr.isatty())
+        estimated[name] = attribution_patching(one.model, few, reference=one.reference, progress=sys.stderr.isatty())
         groups[name] = ablate_groups(one, n_random=args.random)
     table = pd.concat([effects.table for effects in single.values()], ignore_index=True)
     table.round(5).to_csv(args.out / "ablate_heads.csv", index=False)
@@ -89,7 +89,8 @@ def ablate_groups(one: Subject, *, n_random: int) -> Effects:
     wanted["previous"] = [one.previous]
     if len(one.bystanders) >= size:
         wanted |= {f"random {i + 1}": generator.sample(one.bystanders, size) for i in range(n_random)}
-    mean = ablation_sweep(one.model, one.prompts, heads=wanted, progress=sys.stderr.isatty())
+    shown = sys.stderr.isatty()
+    mean = ablation_sweep(one.model, one.prompts, heads=wanted, reference=one.reference, progress=shown)
     tables = [mean.table]
     for method in ("zero", "pattern_preserving"):
         previous = {f"previous, {method}": [one.previous]}
@@ -203,7 +204,7 @@ def along_the_way(seeds: tuple[int, ...]) -> Verdict:
         metric = before_and_after(snapshots[first], snapshots[last], one.prompts)
         wanted = {"induction": one.induction, "previous": [one.previous]}
         wanted |= {str(head): [head] for head in one.bystanders}
-        swept = ablation_sweep(one.model, one.prompts, heads=wanted, metric=metric)
+        swept = ablation_sweep(one.model, one.prompts, heads=wanted, metric=metric, reference=one.reference)
         name, row = f"repeats-1500-seed{seed}", swept.of("induction")
         passed[name] = row["effect"] + 2 * row["standard_error"] < 0
         text = f"steps {first} → {last}: {len(one.induction)} induction heads {said(row, 'projected nats')}"

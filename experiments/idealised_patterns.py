@@ -62,7 +62,8 @@ def substituted(one: Subject) -> pd.DataFrame:
     groups |= {str(head): [head] for head in one.induction}
     tables = []
     for method in METHODS:
-        swept = ablation_sweep(one.model, one.prompts, heads=groups, method=method, progress=sys.stderr.isatty())
+        how = {"method": method, "reference": one.reference, "progress": sys.stderr.isatty()}
+        swept = ablation_sweep(one.model, one.prompts, heads=groups, **how)
         tables.append(swept.table.assign(method=method))
     table: Any = pd.concat(tables, ignore_index=True)
     costs = table[table["method"] == "mean"].set_index("label")["effect"]

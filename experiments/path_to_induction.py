@@ -41,11 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, one in found.items():
         few = one.prompts[: args.prompts] if name in args.models else one.prompts
         heads = receivers(one)
-        paths[name] = {
-            component: patch_paths(one.model, few, heads, component, progress=sys.stderr.isatty())
-            for component in COMPONENTS
-        }
-        shares[name] = input_shares(one.model, few, one.induction[0], "k")
+        how = {"reference": one.reference, "progress": sys.stderr.isatty()}
+        paths[name] = {part: patch_paths(one.model, few, heads, part, **how) for part in COMPONENTS}
+        shares[name] = input_shares(one.model, few, one.induction[0], "k", reference=one.reference)
     tables = [effects.table for by_component in paths.values() for effects in by_component.values()]
     pd.concat(tables, ignore_index=True).round(5).to_csv(args.out / "path_to_induction.csv", index=False)
     written = [args.out / "path_to_induction.csv"]

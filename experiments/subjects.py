@@ -14,6 +14,7 @@ from small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, t
 
 from induction_lab import Head, HeadScores, HookedModel, Prompts, load_model, repeated_tokens, score_heads
 
+REFERENCE = 32
 LOOKS = 0.4  # what people call an induction head, or a previous-token head
 
 
@@ -23,6 +24,11 @@ class Subject(NamedTuple):
     model: HookedModel
     prompts: Prompts
     scores: HeadScores
+
+    @property
+    def reference(self) -> Prompts:
+        """Other prompts of the kind, enough of them for a mean."""
+        return repeated_tokens(self.model, n_prompts=REFERENCE, period=self.prompts.period or 50, seed=1)
 
     @property
     def induction(self) -> list[Head]:

@@ -36,6 +36,8 @@ from induction_lab.tables import load_table, save_table
 LOOKS = 0.4  # from which score on a head counts as looking that way
 LEAST_EFFECT = 0.01  # of the fall of the loss: less is no evidence
 LEAST_WRITTEN = 0.05  # of all that heads write for the right token
+REFERENCE = 32  # prompts that means are taken over
+MOST_DRAWN = 8  # senders and receivers whose single paths are cut
 ERRORS = 2.0  # standard errors that evidence must be away from 0
 VERDICTS = {
     "previous-token": "attends to the token before; the loss rises without it, or without its path to the keys",
@@ -127,6 +129,7 @@ def explain(
     model: HookedModel,
     prompts: Prompts | None = None,
     *,
+    reference: Prompts | None = None,
     n_random: int = 10,
     seed: int = 0,
     path: str | Path | None = None,
@@ -140,6 +143,8 @@ def explain(
     Args:
         model: Any supported model.
         prompts: Repeated tokens, two or more of them; 8 of 2 x 50 by default.
+        reference: Prompts of the same length to take means over; by default 32 others like `prompts`. Of few prompts
+            the mean is none yet: it still says what they say, and does more harm than it should.
         n_random: Random sets of heads to compare the circuit with.
         seed: Of their choice.
         path: A file (`.csv`, `.json`, `.parquet`) to keep the sweep in, from which a run that is cut off goes on.
@@ -151,8 +156,11 @@ def explain(
     prompts = repeated_tokens(model, n_prompts=8) if prompts is None else prompts
     if prompts.period is None or len(prompts) < 2:
         raise ValueError("Two or more prompts of repeated tokens are wanted: repeated_tokens(model, n_prompts=8).")
+    facts = {"period": prompts.period, "n_repeats": prompts.n_repeats or 2, "gap": prompts.gap}
+    others = repeated_tokens(model, n_prompts=REFERENCE, seed=(prompts.seed or 0) + 1, **facts)
+    run = {"reference": others if reference is None else reference, "progress": progress}
     scores = _scores(model, prompts, progress)
-    sweep = ablation_sweep(model, prompts, path=path, progress=progress)
+    sweep = ablation_sweep(model, prompts, path=path, **run)
     fall = scores.loss_by_copy[0] - scores.loss_by_copy[1]
     heads = _evidence(scores, sweep)
     heads["verdict"] = _verdicts(heads, fall)
@@ -161,17 +169,17 @@ def explain(
     edges = pd.DataFrame(columns=pd.Index(_EDGES))
     if any(parse_head(label).layer for label in receivers):
         try:
-            _add_paths(heads, model, prompts, receivers, progress)
+            _add_paths(heads, model, prompts, receivers, run)
             heads["verdict"] = _verdicts(heads, fall)
-            edges = _edges(heads, model, prompts, progress)
+            edges = _edges(heads, model, prompts, run)
         except ValueError as error:
             left_out["paths"] = str(error)
     chosen = [parse_head(label) for label in heads.loc[heads["verdict"].isin(CIRCUIT), "label"]]
-    tests, no_heads = _tests(model, prompts, chosen, float(sweep.table["clean"].iloc[0]), n_random, seed, progress)
+    tests, no_heads = _tests(model, prompts, chosen, n_random, seed, run)
     copies = {"first_copy": scores.loss_by_copy[0], "second_copy": float(sweep.table["clean"].iloc[0])}
-    facts = sweep.provenance | {"left_out": scores.provenance["left_out"] | left_out}
+    known = sweep.provenance | {"left_out": scores.provenance["left_out"] | left_out}
     shape = (model.name, model.n_layers, model.n_heads)
-    return Explanation(*shape, copies | {"no_heads": no_heads}, heads, edges, tests, facts)
+    return Explanation(*shape, copies | {"no_heads": no_heads}, heads, edges, tests, known)
 
 
 def _scores(model: HookedModel, prompts: Prompts, progress: bool) -> HeadScores:
@@ -226,33 +234,35 @@ def _clear(value: float, error: float, least: float) -> bool:
     return value >= least > 0 and value >= ERRORS * error
 
 
-def _add_paths(heads: pd.DataFrame, model: HookedModel, prompts: Prompts, receivers: list[str], progress: bool) -> None:
+def _add_paths(
+    heads: pd.DataFrame, model: HookedModel, prompts: Prompts, receivers: list[str], run: dict[str, Any]
+) -> None:
     """How much each earlier head tells the keys of all receivers together."""
     top = max(parse_head(label).layer for label in receivers)
     senders = [Head(*pair) for pair in itertools.product(range(top), range(model.n_heads))]
-    found = patch_paths(model, prompts, receivers, "k", senders=senders, progress=progress).table
+    found = patch_paths(model, prompts, receivers, "k", senders=senders, **run).table
     values: Any = found.set_index("label")
     heads["to_keys"] = heads["label"].map(values["effect"])
     heads["to_keys_error"] = heads["label"].map(values["standard_error"])
 
 
-def _edges(heads: pd.DataFrame, model: HookedModel, prompts: Prompts, progress: bool, most: int = 8) -> pd.DataFrame:
+def _edges(heads: pd.DataFrame, model: HookedModel, prompts: Prompts, run: dict[str, Any]) -> pd.DataFrame:
     """The strongest senders to each of the strongest receivers, one path at a time."""
-    feeding = heads.loc[heads["verdict"].isin(["previous-token", "carrier"])].nlargest(most, "to_keys")
+    feeding = heads.loc[heads["verdict"].isin(["previous-token", "carrier"])].nlargest(MOST_DRAWN, "to_keys")
     senders = [parse_head(label) for label in feeding["label"]]
-    induction = heads.loc[heads["verdict"] == "induction"].nlargest(most, "effect")["label"]
+    induction = heads.loc[heads["verdict"] == "induction"].nlargest(MOST_DRAWN, "effect")["label"]
     rows = []
     for receiver in map(parse_head, induction):
         below = [sender for sender in senders if sender.layer < receiver.layer]
         if below:
-            found: Any = patch_paths(model, prompts, receiver, "k", senders=below, progress=progress).table
+            found: Any = patch_paths(model, prompts, receiver, "k", senders=below, **run).table
             rows += [(r["label"], str(receiver), r["effect"], r["standard_error"]) for r in found.to_dict("records")]
     table = pd.DataFrame(rows, columns=pd.Index(_EDGES))
     return table.sort_values("effect", ascending=False, ignore_index=True)
 
 
 def _tests(
-    model: HookedModel, prompts: Prompts, circuit: list[Head], clean: float, n_random: int, seed: int, progress: bool
+    model: HookedModel, prompts: Prompts, circuit: list[Head], n_random: int, seed: int, run: dict[str, Any]
 ) -> tuple[pd.DataFrame, float]:
     """Faithfulness and necessity of the circuit and of random sets of as many heads."""
     every = [Head(*pair) for pair in itertools.product(range(model.n_layers), range(model.n_heads))]
@@ -265,7 +275,8 @@ def _tests(
         groups[f"without {name}"] = members
         rest = [head for head in every if head not in members]
         groups |= {f"{name} alone": rest} if rest else {}
-    found = ablation_sweep(model, prompts, heads=groups, progress=progress)
+    found = ablation_sweep(model, prompts, heads=groups, **run)
+    clean = float(found.table["clean"].iloc[0])
     losses = dict(zip(found.table["label"], found.table["changed"], strict=True))
     rows = []
     for name, members in sets.items():

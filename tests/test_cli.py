@@ -54,6 +54,35 @@ def test_prompts_too_few_for_a_lone_head_are_pointed_out(tmp_path, prompts, warn
     ) == warned
 
 
+def test_an_explanation_is_a_table_a_verdict_on_the_whole_files_and_a_picture(tmp_path):
+    done = run("explain", "--prompts", "4", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert re.search(r"^L0H3 +previous-token +\+[23]\.\d+±0\.\d+ ", done.stdout, re.MULTILINE)
+    assert len(re.findall(r"^L1H\d +induction ", done.stdout, re.MULTILINE)) == 4
+    assert re.search(r"faithfulness: the circuit of \d heads alone keeps (0\.9\d|1\.00) of it", done.stdout)
+    stem = tmp_path / "results" / "attn-only-2l_explained"
+    assert json.loads(stem.with_suffix(".json").read_text())["tests"][0]["heads"] == "circuit"
+    assert stem.with_suffix(".png").read_bytes()[:4] == PNG
+    kept = stem.with_name("attn-only-2l_explained_sweep_4x50_seed0.parquet")
+    before = kept.stat().st_mtime_ns
+    again = run("explain", "--prompts", "4", "--no-figures", "--format", "json", cwd=tmp_path)
+    assert kept.stat().st_mtime_ns == before and json.loads(again.stdout)["model"] == "attn-only-2l"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompts", "1"], "Two or more prompts of repeated tokens are wanted"),
+        (["--random", "-1"], "--random must not be negative, got -1"),
+        (["--period", "100"], "the model's context holds 128"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused_in_one_message(tmp_path, arguments, said):
+    done = run("explain", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_circuit_is_a_table_a_file_and_a_picture(tmp_path):
     done = run("circuit", "--top", "3", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""

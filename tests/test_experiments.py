@@ -97,6 +97,64 @@ def test_ov_eigenvalues_writes_every_head_verdicts_and_pictures(tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+def test_path_to_induction_writes_every_sender_a_verdict_and_pictures(tmp_path):
+    script("path_to_induction").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "path_to_induction.csv")
+    assert set(table["label"]) == {"embed", "L0H0", "L0H1", "L0H2", "L0H3"} and len(table) == 3 * 5
+    (verdict,) = verdicts_of(tmp_path / "path_to_induction.json")
+    assert "L0H3 → " in verdict["numbers"]["attn-only-2l"] and len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_a_verdict_on_paths_passes_on_the_circuit_by_hand_and_fails_with_keys_and_queries_exchanged(circuit):
+    module = script("path_to_induction")
+    one = sys.modules["subjects"].subject(circuit, n_prompts=3)
+    paths = {part: module.patch_paths(circuit, one.prompts, one.induction, part) for part in "kqv"}
+    shares = {"circuit": module.input_shares(circuit, one.prompts, one.induction[0], "k")}
+    assert module.verdict({"circuit": one}, {"circuit": paths}, shares, {}).outcome == "holds"
+    exchanged = {"circuit": {**paths, "k": paths["q"], "q": paths["k"]}}
+    assert module.verdict({"circuit": one}, exchanged, shares, {}).outcome == "does not hold here"
+
+
+def test_idealised_patterns_give_the_bundled_model_back_what_ablation_took(tmp_path):
+    script("idealised_patterns").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "idealised_patterns.csv").set_index(["label", "method"])
+    assert table.loc[("previous", "ideal_previous_token"), "given_back"] > 0.9
+    assert table.loc[("previous", "ideal_induction"), "given_back"] < 0.5  # the wrong pattern
+    outcomes = [verdict["outcome"] for verdict in verdicts_of(tmp_path / "idealised_patterns.json")]
+    assert outcomes == ["holds", "holds"]
+
+
+def test_term_importance_writes_orders_a_verdict_and_a_picture(tmp_path):
+    script("term_importance").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    table = pd.read_csv(tmp_path / "term_importance.csv")
+    assert list(table["order"]) == [0, 1, 2] * 2 and set(table["norms"]) == {"held", "run"}
+    (verdict,) = verdicts_of(tmp_path / "term_importance.json")
+    assert verdict["outcome"] == "does not hold here"  # 12 of its 17 logits pass a virtual head
+    assert (tmp_path / "term_importance.png").exists()
+
+
+def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
+    arguments = ["--models", "attn-only-2l", "--seeds", "0", "--prompts", "4", "--no-text", "--no-snapshots"]
+    script("ablate_heads").main([*arguments, "--out", str(tmp_path)])
+    assert len(pd.read_csv(tmp_path / "ablate_heads.csv")) == 8
+    groups = pd.read_csv(tmp_path / "ablate_heads_groups.csv").set_index("label")
+    assert groups.loc["induction top 4", "effect"] > 5 > groups.loc["induction top 1", "effect"]
+    destroyed, bottleneck, keys, way = verdicts_of(tmp_path / "ablate_heads.json")
+    assert destroyed["outcome"] == "holds" and "L0H3" in bottleneck["numbers"]["attn-only-2l"]
+    assert way["outcome"] == "not tested" and len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_snapshots_are_taken_along_the_way_and_kept(tmp_path, monkeypatch):
+    module = script("small_models")
+    monkeypatch.setattr(module, "RUNS", tmp_path)
+    monkeypatch.setattr(module, "SNAPSHOT_EVERY", 2)
+    taken = module.repeats_snapshots(0, steps=4)
+    assert list(taken) == [0, 2, 4]
+    first, second, last = (model.network.W_Q for model in taken.values())
+    assert not torch.equal(first, second) and not torch.equal(second, last)
+    assert torch.equal(module.repeats_snapshots(0, steps=4)[4].network.W_Q, last)
+
+
 def test_skip_trigrams_reads_models_of_no_one_and_two_layers(tmp_path, monkeypatch):
     module = script("skip_trigrams")
     monkeypatch.setattr(sys.modules["small_models"], "RUNS", tmp_path / "runs")

@@ -47,10 +47,11 @@ def test_in_the_gallery_every_part_of_the_circuit_has_its_verdict_and_no_idle_he
 
 def test_faithfulness_and_necessity_are_what_ablating_by_hand_says(explained, gallery):
     prompts = repeated_tokens(gallery, n_prompts=3, period=20)
+    reference = repeated_tokens(gallery, n_prompts=32, period=20, seed=1)
     every = {Head(layer, head) for layer in range(2) for head in range(4)}
 
     def loss(heads):
-        with ablate(gallery, sorted(heads)):
+        with ablate(gallery, sorted(heads), reference=reference):
             return float(loss_per_token(gallery.logits(prompts.tokens), prompts.tokens)[:, 21:].mean())
 
     clean = float(loss_per_token(gallery.logits(prompts.tokens), prompts.tokens)[:, 21:].mean())
@@ -100,9 +101,10 @@ def test_prompts_that_do_not_repeat_or_stand_alone_are_refused(circuit):
 def test_a_sweep_that_was_kept_is_gone_on_with(circuit, tmp_path):
     prompts = repeated_tokens(circuit, n_prompts=2, period=20)
     kept = tmp_path / "sweep.parquet"
-    ablation_sweep(circuit, prompts, path=kept)
+    reference = repeated_tokens(circuit, n_prompts=4, period=20, seed=5)
+    ablation_sweep(circuit, prompts, reference=reference, path=kept)
     written = kept.stat().st_mtime_ns
-    assert explain(circuit, prompts, path=kept).circuit == [Head(1, 0), Head(0, 0)]
+    assert explain(circuit, prompts, reference=reference, path=kept).circuit == [Head(1, 0), Head(0, 0)]
     assert kept.stat().st_mtime_ns == written
 
 
