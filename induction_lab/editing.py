@@ -64,13 +64,13 @@ def output_projection(model: HookedModel, layer: int) -> nn.Module:
 
 def unhooked(model: HookedModel) -> HookedModel:
     """The same parameters as a model of its own, which nobody has hooked or edited."""
-    tensors = [*model.network.parameters(), *model.network.buffers()]
-    network = copy.deepcopy(model.network, memo={id(tensor): tensor for tensor in tensors})
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.network.parameters(), *model.network.buffers())}
+    for module in model.network.modules():  # hooks may hold on to much: they are not even copied
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            memo[id(hooks)] = type(hooks)()
+    network = copy.deepcopy(model.network, memo=memo)
     if isinstance(network, AttentionOnlyTransformer):
         network.reset_hooks(including_permanent=True)
-    for module in network.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            hooks.clear()
     return HookedModel(network.eval(), model.tokenizer, name=model.name, revision=model.revision)
 
 

@@ -63,6 +63,9 @@ def ablate(
         raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
     check_method(model, method)
     given = None if reference is None else as_prompts(model, reference)
+    _ = model.unembeds_by_parts  # both are found out once and kept: not on the ablated model
+    with suppress(ValueError):
+        _ = model.hooked
     ablation = _Ablation(model, chosen, method, given, seed)
     with ExitStack() as stack:
         stack.enter_context(edit_attention(model, ablation.edit))

@@ -58,17 +58,24 @@ class Substitute:
         chosen = [[head.head for head in group if head.layer == attention.layer] for group in groups]
         if not self.frozen and not any(chosen):
             return attention
-        z = attention.z.clone()
-        for index, (rows, heads) in enumerate(zip(z.chunk(len(groups)), chosen, strict=True)):
+        self._check_length(attention)
+        z: list[Tensor] = []
+        for index, (rows, heads) in enumerate(zip(attention.z.chunk(len(groups)), chosen, strict=True)):
             if self.frozen:
-                rows.copy_(self._kept(attention.layer, attention.v.chunk(len(groups))[index]))
+                rows = self._kept(attention.layer, attention.v.chunk(len(groups))[index])
             if heads:
                 self._check(rows, attention.layer)
-                rows[:, heads] = self._instead(attention, heads, index, len(groups)).to(z)
-        return self._shown(replace(attention, z=z), chosen)
+                rows = rows.clone()
+                rows[:, heads] = self._instead(attention, heads, index, len(groups)).to(rows)
+            z.append(rows)
+        return self._shown(replace(attention, z=torch.cat(z)), chosen)
 
     def _kept(self, layer: int, v: Tensor) -> Tensor:
-        return self.frozen[layer].mix(v=v)
+        clean = self.frozen[layer]
+        if torch.is_grad_enabled():  # what was seen without gradients cannot be saved for the backward pass as it is
+            mask = None if clean.mask is None else clean.mask.clone()
+            clean = replace(clean, q=clean.q.clone(), k=clean.k.clone(), mask=mask)
+        return clean.mix(v=v)
 
     def _instead(self, attention: Any, heads: list[int], group: int, n_groups: int) -> Tensor:
         if self.pattern is not None:
@@ -83,12 +90,23 @@ class Substitute:
         if len(chosen) > 1 or isinstance(attention, HeadOutputs):
             return attention
         if self.frozen:
-            return replace(self.frozen[attention.layer], v=attention.v, z=attention.z)
+            clean = replace(self.frozen[attention.layer], v=attention.v, z=attention.z)
+            if isinstance(attention, MaterialisedAttention):
+                return MaterialisedAttention(attention.layer, clean.pattern(), attention.v, attention.z)
+            return clean
         if self.pattern is None:
             return attention
         matrix = attention.pattern().clone()
         matrix[:, chosen[0]] = self.pattern[:, None].to(matrix)
         return MaterialisedAttention(attention.layer, matrix, attention.v, attention.z)
+
+    def _check_length(self, attention: Any) -> None:
+        n_queries, v = attention.z.shape[2], attention.v
+        if (self.outputs or self.frozen or self.pattern is not None) and v is not None and v.shape[2] != n_queries:
+            raise ValueError(
+                f"The model was run on {n_queries} tokens after {v.shape[2] - n_queries} that it keeps keys and values "
+                "of: only zero can ablate so. Run whole prompts: generate(..., use_cache=False)."
+            )
 
     def _check(self, rows: Tensor, layer: int) -> None:
         if self.pattern is not None:
