@@ -155,13 +155,10 @@ def substitute(
         return Substitute(pattern=ideal_pattern(prompts.tokens, method).to(model.device))
     if method == "pattern_preserving":
         return Substitute(frozen=clean_run(model, prompts.tokens) if clean is None else clean)
-    generator = torch.Generator().manual_seed(seed)
     if reference is not None and method == "mean":
         return means(*totals(reference, look))
     if reference is not None:
-        paired = len(reference) == len(prompts)
-        drawn = torch.randint(len(reference), (len(prompts),), generator=generator)
-        return Substitute(look(reference if paired else replace(reference, tokens=reference.tokens[drawn])))
+        return Substitute(look(paired(prompts, reference, seed=seed)))
     if len(prompts) < 2:
         raise ValueError(
             f"`{method}` takes a head's outputs from other prompts, but only one was given: run several prompts at "
@@ -170,8 +167,21 @@ def substitute(
     own = look(prompts)
     if method == "mean":
         return left_out_means(own, *summed(own, prompts), prompts)
-    shift = 1 + int(torch.randint(len(prompts) - 1, (1,), generator=generator))
+    shift = drawn_shift(len(prompts), seed=seed)
     return Substitute({key: x.roll(shift, 0) for key, x in own.items()})
+
+
+def paired(prompts: Prompts, reference: Prompts, *, seed: int) -> Prompts:
+    """For each prompt the one that `resample` takes its outputs from: one to one, or drawn."""
+    if len(reference) == len(prompts):
+        return reference
+    drawn = torch.randint(len(reference), (len(prompts),), generator=torch.Generator().manual_seed(seed))
+    return replace(reference, tokens=reference.tokens[drawn], lengths=None)
+
+
+def drawn_shift(n_prompts: int, *, seed: int) -> int:
+    """How far off, in a circle, the prompt stands that `resample` takes each prompt's outputs from."""
+    return 1 + int(torch.randint(n_prompts - 1, (1,), generator=torch.Generator().manual_seed(seed)))
 
 
 def check_method(model: HookedModel, method: str) -> None:
