@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import pandas as pd
@@ -22,7 +23,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lab.attention import Attention
 from induction_lab.editing import Streams
 from induction_lab.effects import Effects, effect_row, effects_table
 from induction_lab.head_weights import head_weights
@@ -195,7 +195,7 @@ def _run_patched(
         heads = torch.tensor(by_layer[attention.layer], device=attention.z.device)
         z = attention.z.clone()
         z[:, heads] = attention.mix(heads=heads, **{component: told[attention.layer]})
-        return Attention(**{**attention.__dict__, "z": z})
+        return replace(attention, z=z)
 
     return streams.run(min(by_layer), tell, prompts=rows)
 
