@@ -69,6 +69,7 @@ def ablation_sweep(
     chosen = as_metric(metric)
     facts = provenance(model, given) | {"method": method, "metric": name_of(chosen), "seed": seed}
     facts["reference"] = None if others is None else provenance(model, others)["prompts"]
+    facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
     done = _done(path, facts)
     left = {name: group for name, group in groups.items() if name not in done}
     turns = Turns(model, given, method, chosen, reference=others, seed=seed)
@@ -76,7 +77,8 @@ def ablation_sweep(
         for batch in _batches(left, len(turns)):
             done |= _swept(turns, {name: left[name] for name in batch}, tick)
             if path is not None:
-                Effects(effects_table(done, list(groups)), facts).save(path)
+                kept = {name: done[name] for name in (*groups, *done) if name in done}  # other heads' rows too
+                Effects(effects_table(kept, list(kept)), facts).save(path)
     return Effects(effects_table(done, list(groups)), facts)
 
 
@@ -203,7 +205,8 @@ def _groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | None)
     if isinstance(heads, Mapping):
         found = {str(name): tuple(parse_heads(group, **shape)) for name, group in heads.items()}
     else:
-        items = parse_heads(heads) if isinstance(heads, str) else list(heads)
+        single = isinstance(heads, str) or (isinstance(heads, tuple) and all(isinstance(x, int) for x in heads))
+        items = parse_heads(heads) if single else list(heads)
         parsed = [tuple(parse_heads(item, **shape)) for item in items]
         names = [" ".join(map(str, group)) for group in parsed]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -249,6 +252,9 @@ def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str,
     found = Effects.load(path)
     same = ("weights_sha256", "prompts", "reference", "method", "metric", "seed", "dtype")
     other = [key for key in same if found.provenance.get(key) != facts[key]]
+    members = found.provenance.get("heads", {})
+    other += [f"heads called {name}" for name, heads in facts["heads"].items() if members.get(name, heads) != heads]
+    facts["heads"] = {**members, **facts["heads"]}
     if other:
         raise ValueError(
             f"{path} holds another sweep (its {', '.join(other)} differ): give another path, or delete it."

@@ -64,13 +64,13 @@ def output_projection(model: HookedModel, layer: int) -> nn.Module:
 
 def unhooked(model: HookedModel) -> HookedModel:
     """The same parameters as a model of its own, which nobody has hooked or edited."""
-    tensors = [*model.network.parameters(), *model.network.buffers()]
-    network = copy.deepcopy(model.network, memo={id(tensor): tensor for tensor in tensors})
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.network.parameters(), *model.network.buffers())}
+    for module in model.network.modules():  # hooks may hold on to much: they are not even copied
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            memo[id(hooks)] = type(hooks)()
+    network = copy.deepcopy(model.network, memo=memo)
     if isinstance(network, AttentionOnlyTransformer):
         network.reset_hooks(including_permanent=True)
-    for module in network.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            hooks.clear()
     return HookedModel(network.eval(), model.tokenizer, name=model.name, revision=model.revision)
 
 
@@ -127,8 +127,7 @@ class Streams:
                 return self.model.final_norm(stream)
         with ExitStack() as stack:
             stack.enter_context(self._starting_at(layer, stream))
-            if edit is not None:
-                stack.enter_context(edit_attention(self.model, edit))
+            stack.enter_context(edit_attention(self.model, edit or _as_it_is))  # on the engine, as the clean run was
             return self.model.hidden(self.tokens[rows])
 
     @contextmanager
@@ -159,6 +158,10 @@ class Streams:
 
     def _look_at_output(self, module: nn.Module, args: Any, output: Any) -> None:
         self._tuples.append(len(output) if isinstance(output, tuple) else 0)
+
+
+def _as_it_is(attention: Any) -> Any:
+    return attention
 
 
 def _entering(stream: Tensor) -> Callable[..., Any]:

@@ -63,6 +63,9 @@ def ablate(
         raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
     check_method(model, method)
     given = None if reference is None else as_prompts(model, reference)
+    _ = model.unembeds_by_parts  # both are found out once and kept: not on the ablated model
+    with suppress(ValueError):
+        _ = model.hooked
     ablation = _Ablation(model, chosen, method, given, seed)
     with ExitStack() as stack:
         stack.enter_context(edit_attention(model, ablation.edit))
@@ -87,7 +90,17 @@ class _Ablation:
             self.substitute = self._make(Prompts(torch.zeros(1, 1, dtype=torch.long)))
 
     def _make(self, prompts: Prompts) -> Substitute:
-        return substitute(self.clean, self.method, prompts, self._outputs, reference=self.reference, seed=self.seed)
+        how = {"reference": self.reference, "seed": self.seed}
+        if self.method not in ("mean", "resample"):
+            return substitute(self.clean, self.method, prompts, self._outputs, **how)
+        # A sweep runs the same prompts side by side, once a head: other prompts are those of other tokens.
+        numbers: dict[tuple[int, ...], int] = {}
+        which = [numbers.setdefault(tuple(row), len(numbers)) for row in prompts.tokens.tolist()]
+        distinct = Prompts(torch.tensor(list(numbers)).to(prompts.tokens))
+        made = substitute(self.clean, self.method, distinct, self._outputs, **how)
+        if self.fixed or len(distinct) == len(prompts):
+            return made
+        return Substitute({layer: outputs[which] for layer, outputs in made.outputs.items()})
 
     def _outputs(self, prompts: Prompts) -> dict[Any, Tensor]:
         return {layer: seen.z for layer, seen in clean_run(self.clean, prompts.tokens, self.layers).items()}
@@ -103,10 +116,12 @@ class _Ablation:
         model, handles = self.model, []
         own = isinstance(model.network, AttentionOnlyTransformer)
         embedding = model.network.embed if own else model.network.get_input_embeddings()
+        handles.append((model.network if own else model.network.base_model).register_forward_pre_hook(self._forget))
         handles.append(embedding.register_forward_pre_hook(self._see))
         with suppress(ValueError):  # where TransformerLens has no bridge, there is no `hooked` to ablate
             bridge = None if own else model.hooked
             if bridge is not None:
+                handles.append(bridge.register_forward_pre_hook(self._forget))
                 handles.append(bridge.embed.register_forward_pre_hook(self._see))
                 for layer in range(model.n_layers):
                     attention = bridge.blocks[layer].attn
@@ -115,6 +130,9 @@ class _Ablation:
                     handles.append(attention.hook_pattern.register_forward_hook(self._bridge_pattern(layer)))
                     handles.append(attention.hook_z.register_forward_hook(change))
         return handles
+
+    def _forget(self, module: Any, args: tuple[Any, ...]) -> None:
+        self.tokens, self.substitute = None, self.substitute if self.fixed else None
 
     def _see(self, module: Any, args: tuple[Any, ...]) -> None:
         self.tokens = args[0]

@@ -11,6 +11,8 @@ Only the positions that a metric reads are unembedded. Any function of one promp
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -92,7 +94,8 @@ def icl_score(early: int = 50, late: int = 500, *, window: int = 0) -> Metric:
         raise ValueError(
             f"The early tokens must lie in 1 … and before the late ones, got {early=}, {late=}, {window=}."
         )
-    return Metric(f"icl_score_{early}_{late}", partial(_late_less_early, early, late, window))
+    name = f"icl_score_{early}_{late}" + (f"_window_{window}" if window else "")
+    return Metric(name, partial(_late_less_early, early, late, window))
 
 
 def as_metric(metric: MetricLike) -> Metric | Function:
@@ -146,6 +149,15 @@ class Measure:
                 )
             self.weights = weights.to(model.device)
 
+    def of(self, some: slice) -> Measure:
+        """The same for some of the prompts, of which none need have a value."""
+        part = copy.copy(self)
+        part.tokens, part.defined = self.tokens[some], self.defined[some]
+        part.lengths = None if self.lengths is None else self.lengths[some]
+        if isinstance(self.metric, Metric):
+            part.weights = self.weights[some]
+        return part
+
     def __call__(self, hidden: Float[Tensor, "row pos d_model"], prompts: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
         """The metric of each row, `prompts` saying which prompt it is; in float32 on the CPU.
 
@@ -155,7 +167,8 @@ class Measure:
         with torch.inference_mode():
             if isinstance(self.metric, Metric):
                 return self._weighted(self.metric, hidden, prompts.to(self.model.device)).cpu()
-            return torch.tensor([self._called(row, int(p)) for row, p in zip(hidden, prompts, strict=True)])
+            called = [self._called(self.model.unembed(row), int(p)) for row, p in zip(hidden, prompts, strict=True)]
+            return torch.stack(called).float().cpu()
 
     def clean(self, hidden: Float[Tensor, "prompt pos d_model"]) -> Float[Tensor, " prompt"]:
         """The metric of each prompt; NaN where it has none."""
@@ -165,8 +178,8 @@ class Measure:
     def from_logits(self, logits: Float[Tensor, "row pos d_vocab"], rows: slice) -> Float[Tensor, " row"]:
         """The same of some prompts from their logits, differentiable; NaN where there is none."""
         if not isinstance(self.metric, Metric):
-            values = [self.metric(each, tokens) for each, tokens in zip(logits, self.tokens[rows], strict=True)]
-            return torch.stack([torch.as_tensor(value).reshape(()) for value in values])
+            prompts = range(len(self.tokens))[rows]
+            return torch.stack([self._called(each, prompt) for each, prompt in zip(logits, prompts, strict=True)])
         answers = self.tokens[rows, 1:]
         right = logits[:, :-1].gather(2, answers[..., None])[..., 0]
         rest = logits[:, :-1].logsumexp(-1) if self.metric.reads == "loss" else logits[:, :-1].mean(-1)
@@ -208,11 +221,11 @@ class Measure:
         text = None if config is None else config.get_text_config(decoder=True)
         return getattr(text, "final_logit_softcapping", None) is None
 
-    def _called(self, hidden: Tensor, prompt: int) -> float:
+    def _called(self, logits: Tensor, prompt: int) -> Tensor:
         n_tokens = self.tokens.shape[1] if self.lengths is None else int(self.lengths[prompt])
-        value = self.metric(self.model.unembed(hidden[:n_tokens]), self.tokens[prompt, :n_tokens])  # type: ignore[operator]
+        value = self.metric(logits[:n_tokens], self.tokens[prompt, :n_tokens])  # type: ignore[operator]
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if not isinstance(number, int | float) or number != number:
+        if not isinstance(number, int | float) or not math.isfinite(number):
             got = (
                 f"a tensor of shape {tuple(value.shape)}"
                 if isinstance(value, Tensor) and value.numel() != 1
@@ -222,7 +235,7 @@ class Measure:
                 f"A metric must return one number for a prompt's logits [pos, d_vocab] and tokens [pos]; "
                 f"{name_of(self.metric)} returned {got!r}."
             )
-        return float(number)
+        return value.reshape(()) if isinstance(value, Tensor) else logits.new_tensor(float(number))
 
 
 def token_losses(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import pandas as pd
@@ -22,7 +23,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lab.attention import Attention
 from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.editing import Streams
 from induction_lab.effects import Effects, effect_row, effects_table
@@ -58,7 +58,7 @@ def patch_paths(
     model: HookedModel,
     prompts: PromptsLike,
     receivers: HeadLike | Iterable[HeadLike] | None,
-    component: Component = "k",
+    component: Component | str = "k",
     *,
     senders: HeadLike | Iterable[HeadLike] | None = None,
     method: str = "mean",
@@ -116,7 +116,7 @@ def input_shares(
     model: HookedModel,
     prompts: PromptsLike,
     receiver: HeadLike,
-    component: Component = "k",
+    component: Component | str = "k",
     *,
     method: str = "mean",
     reference: PromptsLike | None = None,
@@ -196,7 +196,7 @@ def _run_patched(
         heads = torch.tensor(by_layer[attention.layer], device=attention.z.device)
         z = attention.z.clone()
         z[:, heads] = attention.mix(heads=heads, **{component: told[attention.layer]})
-        return Attention(**{**attention.__dict__, "z": z})
+        return replace(attention, z=z)
 
     return streams.run(min(by_layer), tell, prompts=rows)
 

@@ -25,7 +25,7 @@ def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str]
         "revision": model.revision,
         "weights_sha256": _hash_weights(model),
         "tokenizer_sha256": model.tokenizer_sha256,
-        "prompts": {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()},
+        "prompts": {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()} | _lengths(prompts),
         "bos_token_id": model.bos_token_id,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
@@ -34,6 +34,12 @@ def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str]
         | {name: version(name) for name in packages},
         "left_out": left_out or {},
     }
+
+
+def _lengths(prompts: Prompts) -> dict[str, str]:
+    if prompts.lengths is None:
+        return {}
+    return {"lengths_sha256": hashlib.sha256(str(prompts.lengths.tolist()).encode()).hexdigest()}
 
 
 def _hash_weights(model: HookedModel) -> str:

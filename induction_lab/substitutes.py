@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lab.attention import AttentionReading, HeadOutputs, MaterialisedAttention
+from induction_lab.attention import Attention, AttentionReading, HeadOutputs, MaterialisedAttention
 from induction_lab.editing import chunks, edit_attention
 from induction_lab.heads import Head
 from induction_lab.models import HookedModel
@@ -36,6 +36,27 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _OF_PATTERNS = ("pattern_preserving", "ideal_previous_token", "ideal_induction")
 Clean = dict[int, Any]  # by layer, what an unedited run showed: AttentionReading or HeadOutputs
 Outputs = dict[Any, Tensor]  # by layer, [prompt, head, pos, d_head]
+
+
+@dataclass(frozen=True)
+class ForcedAttention(Attention):
+    """Queries, keys and values of its own, and a pattern that takes no heed of them."""
+
+    forced: Float[Tensor, "batch head query key"] | None = None
+
+    def probabilities(
+        self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+    ) -> Float[Tensor, "pair head"]:
+        """The entries of the forced pattern at each (prompt, query, key)."""
+        return MaterialisedAttention(self.layer, self.pattern(), self.v, self.z).probabilities(prompt, query, key)
+
+    def pattern(
+        self, *, heads: Int[Tensor, " head"] | None = None, queries: Int[Tensor, " query"] | None = None
+    ) -> Float[Tensor, "batch head query key"]:
+        """The forced pattern of the given heads and queries."""
+        assert self.forced is not None
+        matrix = self.forced if queries is None else self.forced.index_select(2, queries)
+        return matrix if heads is None else matrix.index_select(1, heads)
 
 
 @dataclass(frozen=True)
@@ -58,17 +79,24 @@ class Substitute:
         chosen = [[head.head for head in group if head.layer == attention.layer] for group in groups]
         if not self.frozen and not any(chosen):
             return attention
-        z = attention.z.clone()
-        for index, (rows, heads) in enumerate(zip(z.chunk(len(groups)), chosen, strict=True)):
+        self._check_length(attention)
+        z: list[Tensor] = []
+        for index, (rows, heads) in enumerate(zip(attention.z.chunk(len(groups)), chosen, strict=True)):
             if self.frozen:
-                rows.copy_(self._kept(attention.layer, attention.v.chunk(len(groups))[index]))
+                rows = self._kept(attention.layer, attention.v.chunk(len(groups))[index])
             if heads:
                 self._check(rows, attention.layer)
-                rows[:, heads] = self._instead(attention, heads, index, len(groups)).to(z)
-        return self._shown(replace(attention, z=z), chosen)
+                rows = rows.clone()
+                rows[:, heads] = self._instead(attention, heads, index, len(groups)).to(rows)
+            z.append(rows)
+        return self._shown(replace(attention, z=torch.cat(z)), chosen)
 
     def _kept(self, layer: int, v: Tensor) -> Tensor:
-        return self.frozen[layer].mix(v=v)
+        clean = self.frozen[layer]
+        if torch.is_grad_enabled():  # what was seen without gradients cannot be saved for the backward pass as it is
+            mask = None if clean.mask is None else clean.mask.clone()
+            clean = replace(clean, q=clean.q.clone(), k=clean.k.clone(), mask=mask)
+        return clean.mix(v=v)
 
     def _instead(self, attention: Any, heads: list[int], group: int, n_groups: int) -> Tensor:
         if self.pattern is not None:
@@ -83,12 +111,25 @@ class Substitute:
         if len(chosen) > 1 or isinstance(attention, HeadOutputs):
             return attention
         if self.frozen:
-            return replace(self.frozen[attention.layer], v=attention.v, z=attention.z)
+            clean = replace(self.frozen[attention.layer], v=attention.v, z=attention.z)
+            if isinstance(attention, MaterialisedAttention):
+                return MaterialisedAttention(attention.layer, clean.pattern(), attention.v, attention.z)
+            return clean
         if self.pattern is None:
             return attention
         matrix = attention.pattern().clone()
         matrix[:, chosen[0]] = self.pattern[:, None].to(matrix)
-        return MaterialisedAttention(attention.layer, matrix, attention.v, attention.z)
+        if isinstance(attention, MaterialisedAttention):
+            return replace(attention, matrix=matrix)
+        return ForcedAttention(**{**attention.__dict__, "forced": matrix})
+
+    def _check_length(self, attention: Any) -> None:
+        n_queries, v = attention.z.shape[2], attention.v
+        if (self.outputs or self.frozen or self.pattern is not None) and v is not None and v.shape[2] != n_queries:
+            raise ValueError(
+                f"The model was run on {n_queries} tokens after {v.shape[2] - n_queries} that it keeps keys and values "
+                "of: only zero can ablate so. Run whole prompts: generate(..., use_cache=False)."
+            )
 
     def _check(self, rows: Tensor, layer: int) -> None:
         if self.pattern is not None:
@@ -137,13 +178,10 @@ def substitute(
         return Substitute(pattern=ideal_pattern(prompts.tokens, method).to(model.device))
     if method == "pattern_preserving":
         return Substitute(frozen=clean_run(model, prompts.tokens) if clean is None else clean)
-    generator = torch.Generator().manual_seed(seed)
     if reference is not None and method == "mean":
         return means(*totals(reference, look))
     if reference is not None:
-        paired = len(reference) == len(prompts)
-        drawn = torch.randint(len(reference), (len(prompts),), generator=generator)
-        return Substitute(look(reference if paired else replace(reference, tokens=reference.tokens[drawn])))
+        return Substitute(look(paired(prompts, reference, seed=seed)))
     if len(prompts) < 2:
         raise ValueError(
             f"`{method}` takes a head's outputs from other prompts, but only one was given: run several prompts at "
@@ -152,8 +190,21 @@ def substitute(
     own = look(prompts)
     if method == "mean":
         return left_out_means(own, *summed(own, prompts), prompts)
-    shift = 1 + int(torch.randint(len(prompts) - 1, (1,), generator=generator))
+    shift = drawn_shift(len(prompts), seed=seed)
     return Substitute({key: x.roll(shift, 0) for key, x in own.items()})
+
+
+def paired(prompts: Prompts, reference: Prompts, *, seed: int) -> Prompts:
+    """For each prompt the one that `resample` takes its outputs from: one to one, or drawn."""
+    if len(reference) == len(prompts):
+        return reference
+    drawn = torch.randint(len(reference), (len(prompts),), generator=torch.Generator().manual_seed(seed))
+    return replace(reference, tokens=reference.tokens[drawn], lengths=None)
+
+
+def drawn_shift(n_prompts: int, *, seed: int) -> int:
+    """How far off, in a circle, the prompt stands that `resample` takes each prompt's outputs from."""
+    return 1 + int(torch.randint(n_prompts - 1, (1,), generator=torch.Generator().manual_seed(seed)))
 
 
 def check_method(model: HookedModel, method: str) -> None:

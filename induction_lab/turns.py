@@ -11,7 +11,17 @@ from induction_lab.editing import Streams, chunks
 from induction_lab.metrics import Measure, MetricLike
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts
-from induction_lab.substitutes import Outputs, Substitute, check_method, left_out_means, means, substitute, totals
+from induction_lab.substitutes import (
+    Outputs,
+    Substitute,
+    check_method,
+    drawn_shift,
+    left_out_means,
+    means,
+    paired,
+    substitute,
+    totals,
+)
 
 TOKENS_A_RUN = 4096
 
@@ -26,7 +36,7 @@ class Turn(NamedTuple):
 
 
 class Turns:
-    """All prompts, a turn at a time; means are over all of them, not over a turn.
+    """All prompts, a turn at a time; means are over all of them, and others are drawn from all, not from a turn.
 
     Args:
         model: Any supported model.
@@ -52,7 +62,7 @@ class Turns:
         seed: int = 0,
         whole_streams: bool = False,
     ) -> None:
-        """Check the arguments; nothing is run yet."""
+        """Check the arguments; the prompts are not run yet."""
         check_method(model, method)
         if reference is not None and reference.tokens.shape[1] != prompts.tokens.shape[1]:
             raise ValueError(
@@ -62,6 +72,9 @@ class Turns:
         self.model, self.prompts, self.method, self.metric = model, prompts, method, metric
         self.reference, self.seed, self.whole_streams = reference, seed, whole_streams
         self.slices = chunks(*prompts.tokens.shape, most=TOKENS_A_RUN)
+        self._measure = Measure(model, metric, prompts)
+        if method == "resample" and len(self) > 1:
+            self.reference = self._others()
         self._mean: Substitute | None = None
         self._total: tuple[Outputs, Tensor] | None = None
         self._only: Turn | None = None  # where all prompts fit in one turn
@@ -78,10 +91,17 @@ class Turns:
         for some in self.slices:
             part = self.prompts[some]
             streams = Streams(self.model, part.tokens)
-            turn = Turn(part, streams, self._substitute(some, streams), Measure(self.model, self.metric, part))
+            turn = Turn(part, streams, self._substitute(some, streams), self._measure.of(some))
             if len(self) == 1:
                 self._only = turn
             yield turn
+
+    def _others(self) -> Prompts:
+        """The prompt from which each resamples."""
+        if self.reference is not None:
+            return paired(self.prompts, self.reference, seed=self.seed)
+        shift = drawn_shift(len(self.prompts), seed=self.seed)
+        return Prompts(self.prompts.tokens.roll(shift, 0))
 
     def _substitute(self, some: slice, streams: Streams) -> Substitute:
         part, reference = self.prompts[some], self.reference
@@ -100,7 +120,7 @@ class Turns:
             lambda prompts: self._outputs(streams) if prompts is part else self._look(prompts),
             reference=reference,
             clean=streams.attention,
-            seed=self.seed + some.start,
+            seed=self.seed,
         )
 
     def _look(self, prompts: Prompts) -> Outputs:

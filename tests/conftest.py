@@ -11,7 +11,7 @@ from induction_lab import HookedModel, head_gallery, induction_circuit, load_mod
 from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
 from induction_lab.model_store import is_here
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

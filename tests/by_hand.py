@@ -1,0 +1,128 @@
+"""The slow and obvious routes that interventions are checked against: TransformerLens hooks written out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from families import FAMILIES, random_network
+from torch import Tensor
+
+from induction_lab import HookedModel, induction_circuit, load_model, repeated_tokens
+from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+
+OWN = ("bundled", "circuit", "small")
+EVERY = (*FAMILIES, *OWN)
+
+
+@cache
+def model_of(name: str) -> HookedModel:
+    """One model a name, kept: whoever changes it has to leave it as it was."""
+    if name == "bundled":
+        return load_model()
+    if name == "circuit":
+        return HookedModel(induction_circuit(d_vocab=40, n_ctx=40), name=name)
+    if name == "small":
+        return own_model()
+    model = HookedModel(random_network(name), name=name)
+    z_of(model, tokens_of(model))  # bridges hook their norms when they are first run
+    return model
+
+
+def own_model(*, seed: int = 3, **shape: Any) -> HookedModel:
+    """Random weights, larger than at initialisation, so that patterns are far from uniform."""
+    shape = {"d_vocab": 60, "n_heads": 3, "d_model": 24, "d_head": 8, "n_ctx": 40} | shape
+    network = AttentionOnlyTransformer(AttentionOnlyConfig(**shape), seed=seed).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "attn.W_" in name or ".mlp." in name:
+                parameter.mul_(2.0)
+    return HookedModel(network, name="own")
+
+
+def tokens_of(model: HookedModel, *, n_prompts: int = 3, period: int = 9, seed: int = 0) -> Tensor:
+    return repeated_tokens(model, n_prompts=n_prompts, period=period, seed=seed).tokens
+
+
+def by_head(x: Tensor, n_heads: int) -> Tensor:
+    """`[prompt, pos, head, d_head]`, where bridges may show heads side by side."""
+    return x.flatten(2).unflatten(2, (n_heads, -1))
+
+
+def z_of(model: HookedModel, tokens: Tensor) -> dict[int, Tensor]:
+    """Each layer's head outputs, `[prompt, pos, head, d_head]`."""
+    found: dict[int, Tensor] = {}
+
+    def look(layer: int, z: Tensor, v: Tensor) -> Tensor:
+        found[layer] = z.clone()
+        return z
+
+    hooked_logits(model, tokens, look)
+    return found
+
+
+def hooked_logits(model: HookedModel, tokens: Tensor, change: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+    """Logits of a run in which `change(layer, z, v)` says what each layer's heads put out; `v` one for each head."""
+    values: dict[int, Tensor] = {}
+
+    def keep(v: Tensor, hook: Any) -> None:
+        v = by_head(v, model.n_kv_heads)
+        values[hook.layer()] = v.repeat_interleave(model.n_heads // v.shape[2], 2)
+
+    def put(z: Tensor, hook: Any) -> Tensor:
+        layer = hook.layer()
+        own = by_head(z, model.n_heads)
+        return change(layer, own.clone(), values.get(layer, own)).reshape(z.shape)
+
+    hooks = [(f"blocks.{layer}.attn.hook_v", keep) for layer in range(model.n_layers)]
+    hooks += [(f"blocks.{layer}.attn.hook_z", put) for layer in range(model.n_layers)]
+    logits = model.hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+    model.release()
+    return logits
+
+
+def with_z(model: HookedModel, tokens: Tensor, instead: dict[tuple[int, int], Tensor | float]) -> Tensor:
+    """Logits where heads put out `[prompt or 1, pos, d_head]` instead of their own."""
+
+    def change(layer: int, z: Tensor, v: Tensor) -> Tensor:
+        for (at, head), other in instead.items():
+            if at == layer:
+                z[:, :, head] = other
+        return z
+
+    with torch.inference_mode():
+        return hooked_logits(model, tokens, change)
+
+
+def others_mean(z: Tensor) -> Tensor:
+    """For each prompt the mean over all others."""
+    return torch.stack([torch.cat([z[:i], z[i + 1 :]]).mean(0) for i in range(len(z))])
+
+
+def patterns_of(model: HookedModel, tokens: Tensor) -> list[Tensor]:
+    """What transformers (or an own model's hook) says that every head attends to."""
+    with torch.inference_mode():
+        if not isinstance(model.network, AttentionOnlyTransformer):
+            return list(model.network(tokens, output_attentions=True, use_cache=False).attentions)
+        found: list[Tensor] = []
+        names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.n_layers)]
+        model.hooked.run_with_hooks(tokens, fwd_hooks=[(name, lambda x, hook: found.append(x)) for name in names])
+        return found
+
+
+def hooks_of(model: HookedModel) -> dict[str, int]:
+    """How many hooks there are on each module of the network and of its TransformerLens surface."""
+    modules = {
+        **dict(model.network.named_modules(prefix="network")),
+        **dict(model.hooked.named_modules(prefix="hooked")),
+    }
+    counts = {name: len(module._forward_hooks) + len(module._forward_pre_hooks) for name, module in modules.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def losses(logits: Tensor, tokens: Tensor) -> Tensor:
+    """`[prompt, pos - 1]`, in nats."""
+    flat = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return flat.unflatten(0, tokens[:, 1:].shape)

@@ -1,0 +1,273 @@
+import copy
+
+import pytest
+import torch
+import transformers as hf
+from by_hand import hooks_of, losses, model_of, others_mean, own_model, tokens_of, z_of
+from families import random_network
+from transformer_lens.patching import get_act_patch_direct_path
+
+from induction_lab import HookedModel, path_patching, turns
+from induction_lab.interventions import ablate
+from induction_lab.path_patching import input_shares, patch_paths
+
+
+def copy_loss(logits, tokens):
+    return losses(logits, tokens)[:, 10:].mean()
+
+
+def ungrouped(network):
+    """The same network with keys and values copied out, a head for each query head."""
+    config = copy.deepcopy(network.config)
+    group = config.num_attention_heads // config.num_key_value_heads
+    config.num_key_value_heads = config.num_attention_heads
+    new = hf.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    weights = {
+        name: x.unflatten(0, (-1, config.head_dim)).repeat_interleave(group, 0).flatten(0, 1)
+        if ".k_proj." in name or ".v_proj." in name
+        else x
+        for name, x in network.state_dict().items()
+    }
+    new.load_state_dict(weights)
+    return HookedModel(new, name="ungrouped")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "qwen3"])
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+def test_paths_between_heads_are_those_of_transformerlens(family, component):
+    """Which refuses keys and values of grouped-query models: it is shown the same network with them copied out."""
+    network = random_network(family)
+    model = HookedModel(network, name=family)
+    whole = ungrouped(network) if model.n_kv_heads < model.n_heads else model
+    tokens, others = tokens_of(model), tokens_of(model, seed=5)
+    ours = {
+        m.name: patch_paths(m, tokens, "L1H2", component, method="resample", reference=others) for m in (model, whole)
+    }
+    bridge = whole.hooked
+    with torch.inference_mode():
+        (logits, clean), (_, other) = bridge.run_with_cache(tokens), bridge.run_with_cache(others)
+        how = (other, clean, lambda logits: copy_loss(logits, tokens), 0)
+        theirs = [
+            float(get_act_patch_direct_path(bridge, tokens, *how, head, component, verbose=False)[1, 2])
+            for head in range(4)
+        ]
+    for effects in ours.values():
+        assert [effects.of(f"L0H{head}")["changed"] for head in range(4)] == pytest.approx(theirs, abs=1e-4)
+    assert max(abs(x - float(copy_loss(logits, tokens))) for x in theirs) > 2e-4  # the control
+    if whole is not model and component != "q":
+        with pytest.raises((ValueError, NotImplementedError)), torch.inference_mode():
+            _, clean = model.hooked.run_with_cache(tokens)
+            get_act_patch_direct_path(model.hooked, tokens, clean, clean, *how[2:], 0, component, verbose=False)
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+@pytest.mark.parametrize("method", ["mean", "zero", "resample"])
+def test_a_receiver_hears_nothing_but_the_senders_change_and_later_ones_compute_the_rest_anew(method, component):
+    """Two receivers in different layers, written out with hooks on an own model."""
+    model = own_model(n_layers=3, d_mlp=32)
+    tokens, others = tokens_of(model), tokens_of(model, seed=1)
+    network, z = model.network, z_of(model, tokens)
+    reference = None if method == "mean" else others
+    if method == "mean":
+        instead = {layer: others_mean(x) for layer, x in z.items()}
+    else:
+        instead = (
+            z_of(model, others) if method == "resample" else {layer: torch.zeros_like(x) for layer, x in z.items()}
+        )
+    streams = {}
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(3)]
+    with torch.no_grad():
+        network.run_with_hooks(
+            tokens, fwd_hooks=[(n, lambda x, hook: streams.update({hook.layer(): x})) for n in names]
+        )
+
+    def slow(sender):
+        layer, head = sender
+        W = {"q": "W_Q", "k": "W_K", "v": "W_V"}[component]
+        change = (instead[layer] - z[layer])[:, :, head] @ network.blocks[layer].attn.W_O[head]
+
+        def tell(x, hook):
+            to = hook.layer()
+            if to <= layer:
+                return x
+            receiver = {1: 0, 2: 2}[to]
+            x = x.clone()
+            heard = network.blocks[to].ln1(streams[to] + change)
+            x[:, :, receiver] = heard @ getattr(network.blocks[to].attn, W)[receiver]
+            return x
+
+        hooks = [(f"blocks.{to}.attn.hook_{component}", tell) for to in (1, 2)]
+        with torch.no_grad():
+            return float(copy_loss(network.run_with_hooks(tokens, fwd_hooks=hooks), tokens))
+
+    effects = patch_paths(model, tokens, ["L1H0", "L2H2"], component, method=method, reference=reference)
+    senders = [(layer, head) for layer in range(2) for head in range(3)]
+    for layer, head in senders:
+        row = effects.of(f"L{layer}H{head}")
+        assert row["changed"] == pytest.approx(slow((layer, head)), abs=1e-4)
+    assert effects.table["effect"].abs().max() > 1e-2
+    assert effects.table["label"].tolist()[0] == "embed" and "MLP1" in set(effects.table["label"])
+    assert not set(effects.table["label"]) & {"L2H0", "MLP2"}
+
+
+@pytest.mark.parametrize("name", ["small", "llama", "gpt2", "granite"])
+def test_what_a_head_tells_the_logits_is_its_output_taken_out_of_the_streams_end(name):
+    model = model_of(name)
+    tokens = tokens_of(model)
+    z = z_of(model, tokens)
+    effects = patch_paths(model, tokens, None, method="mean")
+    kept = []
+    handle = model.final_norm.register_forward_pre_hook(lambda module, args: kept.append(args[0]))
+    model.hidden(tokens)
+    handle.remove()
+    factor = getattr(getattr(model.network, "config", None), "residual_multiplier", 1.0)
+    for layer, head in ((0, 1), (1, 0)):
+        change = (others_mean(z[layer]) - z[layer])[:, :, head] @ model.hooked.blocks[layer].attn.W_O[head] * factor
+        with torch.inference_mode():
+            logits = model.unembed(model.final_norm(kept[0] + change))
+        assert effects.of(f"L{layer}H{head}")["changed"] == pytest.approx(float(copy_loss(logits, tokens)), abs=1e-4)
+    assert effects.table["effect"].abs().max() > 1e-4
+    assert len(effects.table) == 1 + model.n_layers * (model.n_heads + has_mlps(model))
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+@pytest.mark.parametrize("name", ["plain", "mlp", "llama", "gpt2", "phi", "cohere"])
+def test_shares_add_up_to_one(name, component):
+    shape = {"plain": dict(layer_norm=False), "mlp": dict(layer_norm=True, d_mlp=32)}
+    model = own_model(n_layers=3, **shape[name]) if name in shape else model_of(name)
+    tokens = tokens_of(model)
+    shares = input_shares(model, tokens, (model.n_layers - 1, 1), component, method="mean")
+    assert shares["share"].sum() == pytest.approx(1.0, abs=1e-4)
+    assert shares["share"].is_monotonic_decreasing and shares["share"].abs().max() < 50
+    assert len(shares) == 1 + (model.n_layers - 1) * (model.n_heads + has_mlps(model))
+
+
+def has_mlps(model):
+    return not getattr(model.hooked.cfg, "attn_only", False)
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+def test_shares_are_inner_products_with_the_whole_change_of_the_input(component):
+    """Without LayerNorm the input is linear in the stream: its change is that of the whole stream, sender by sender."""
+    model = own_model(layer_norm=False, positions="none", n_layers=2)
+    tokens, others = tokens_of(model), tokens_of(model, seed=1)
+    z, other = z_of(model, tokens), z_of(model, others)
+    network = model.network
+    W = getattr(network.blocks[1].attn, f"W_{component.upper()}")[2].detach()
+    found = {}
+
+    def keep(x, hook):
+        found.setdefault(hook.name, []).append(x[:, :, 2])
+
+    with torch.no_grad():
+        for prompts in (tokens, others):
+            network.run_with_hooks(prompts, fwd_hooks=[(f"blocks.1.attn.hook_{component}", keep)])
+    before, after = found[f"blocks.1.attn.hook_{component}"]
+    whole = after - before
+    with torch.no_grad():
+        parts = {"embed": (network.W_E[others] - network.W_E[tokens]) @ W}
+        for head in range(3):
+            parts[f"L0H{head}"] = (other[0] - z[0])[:, :, head] @ network.blocks[0].attn.W_O[head] @ W
+    torch.testing.assert_close(sum(parts.values()), whole, atol=1e-4, rtol=1e-4)
+    shares = input_shares(model, tokens, "L1H2", component, method="resample", reference=others).set_index("sender")
+    for sender, part in parts.items():
+        per_prompt = (part * whole).sum((1, 2)) / whole.square().sum((1, 2))
+        assert shares.loc[sender, "share"] == pytest.approx(float(per_prompt.mean()), abs=1e-4)
+        assert shares.loc[sender, "standard_error"] == pytest.approx(float(per_prompt.std()) / 3**0.5, abs=1e-4)
+    assert "MLP0" not in shares.index  # there is none
+
+
+def test_in_the_hand_built_circuit_the_previous_token_head_speaks_to_the_induction_heads_keys_alone(circuit):
+    """Its keys read `previous`, which L0H0 alone writes; its queries and values read `token`, from the embedding.
+
+    The embedding also says where BOS is, on which the head rests: without it the keys still find the copy.
+    """
+    tokens = tokens_of(circuit)
+    with ablate(circuit, "L0H0", method="zero"):
+        lost = copy_loss(circuit.logits(tokens), tokens) - 0.0
+    lost = float(lost - copy_loss(circuit.logits(tokens), tokens))
+    assert lost > 3
+    effects = {c: patch_paths(circuit, tokens, "L1H0", c, method="zero") for c in ("q", "k", "v")}
+    assert effects["k"].of("L0H0")["effect"] == pytest.approx(lost, rel=1e-4)
+    assert effects["k"].of("L0H1")["effect"] == pytest.approx(0.0, abs=1e-4)
+    for component in ("q", "v"):
+        for sender in ("L0H0", "L0H1"):
+            assert effects[component].of(sender)["effect"] == pytest.approx(0.0, abs=1e-4)
+    assert effects["q"].of("embed")["effect"] > 3
+    assert effects["v"].of("embed")["effect"] > 3
+    assert effects["k"].of("embed")["effect"] < 0.1
+    shares = input_shares(circuit, tokens, "L1H0", "q", method="mean").set_index("sender")["share"]
+    assert shares["embed"] == pytest.approx(1.0, abs=1e-4)
+    to_logits = patch_paths(circuit, tokens, None, method="zero")
+    assert to_logits.top(1)[0][0] == "L1H0"
+    assert to_logits.of("L0H0")["effect"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("receivers", ["L1H0", None])
+@pytest.mark.parametrize("method", ["mean", "resample"])
+def test_in_how_many_turns_paths_are_patched_does_not_matter(receivers, method, monkeypatch):
+    model = own_model()
+    tokens = tokens_of(model, n_prompts=5)
+    at_once = patch_paths(model, tokens, receivers, method=method).table
+    monkeypatch.setattr(turns, "TOKENS_A_RUN", 40)
+    monkeypatch.setattr(path_patching, "TOKENS_A_RUN", 80)
+    in_turns = patch_paths(model, tokens, receivers, method=method).table
+    for column in ("clean", "changed", "standard_error"):
+        assert in_turns[column].tolist() == pytest.approx(at_once[column].tolist(), abs=1e-5)
+
+
+def test_chosen_senders_alone_are_patched_and_several_receivers_of_a_layer_hear_them_together():
+    model = model_of("llama")
+    tokens = tokens_of(model)
+    both = patch_paths(model, tokens, ["L1H2", "L1H0"], "v")
+    some = patch_paths(model, tokens, ["L1H2", "L1H0"], "v", senders=["L0H3", "L0H0"])
+    assert some.table["label"].tolist() == ["L0H0", "L0H3"]
+    assert some.of("L0H3")["changed"] == pytest.approx(both.of("L0H3")["changed"], abs=1e-5)
+    alone = patch_paths(model, tokens, "L1H2", "v", senders="L0H3")
+    assert abs(alone.of("L0H3")["changed"] - both.of("L0H3")["changed"]) > 1e-4
+
+
+def test_paths_can_be_patched_beside_a_head_with_an_ideal_pattern():
+    model = own_model()
+    tokens = tokens_of(model)
+    plain = patch_paths(model, tokens, "L1H1", "k", method="zero")
+    with ablate(model, "L1H0", method="ideal_induction"):
+        inside = patch_paths(model, tokens, "L1H1", "k", method="zero")
+        clean = float(copy_loss(model.logits(tokens), tokens))
+    assert inside.of("L0H0")["clean"] == pytest.approx(clean, abs=1e-4)
+    assert abs(inside.of("L0H0")["changed"] - plain.of("L0H0")["changed"]) > 1e-3
+
+
+REFUSED = {
+    "a component that is none": (dict(receivers="L1H0", component="z"), "must be one of q, k, v, got 'z'"),
+    "a receiver that is not there": (dict(receivers="L5H0"), "L5H0 is not there"),
+    "receivers twice": (dict(receivers=["L1H0", "L1H0"]), "may be given once, got L1H0"),
+    "no receivers": (dict(receivers=[]), "Receivers are wanted, got none; for the logits give None"),
+    "a sender that is not below": (dict(receivers="L1H0", senders="L1H1"), "below a receiver .layer 1., got L1H1"),
+    "no senders": (dict(receivers="L1H0", senders=[]), "below a receiver .layer 1., got none"),
+    "a method of patterns": (dict(receivers="L1H0", method="ideal_induction"), "got 'ideal_induction'"),
+    "an unknown metric": (dict(receivers="L1H0", metric="accuracy"), "got 'accuracy'"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refuses(what, llama):
+    given, message = REFUSED[what]
+    tokens = tokens_of(llama)
+    clean, before = llama.logits(tokens), hooks_of(llama)
+    with pytest.raises(ValueError, match=message):
+        patch_paths(llama, tokens, **given)
+    assert hooks_of(llama) == before and torch.equal(llama.logits(tokens), clean)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"), [("bloom", "attends out of sight.*`ablate` works"), ("gemma2", "no head's share of it")]
+)
+def test_refuses_models_whose_heads_cannot_be_told_apart(family, message):
+    model = model_of(family)
+    tokens = tokens_of(model)
+    for function in (patch_paths, input_shares):
+        with pytest.raises(ValueError, match=message):
+            function(model, tokens, "L1H0")
+    with ablate(model, "L1H0"):
+        assert torch.isfinite(model.logits(tokens)).all()

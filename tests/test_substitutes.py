@@ -1,0 +1,246 @@
+import pytest
+import torch
+from by_hand import EVERY, OWN, hooked_logits, model_of, others_mean, patterns_of, tokens_of, with_z, z_of
+from families import INTERFACE, OUTSIDE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from induction_lab.heads import Head
+from induction_lab.interventions import ablate
+from induction_lab.prompts import Prompts
+from induction_lab.substitutes import (
+    METHODS,
+    Substitute,
+    check_method,
+    clean_run,
+    drawn_shift,
+    ideal_pattern,
+    left_out_means,
+    means,
+    paired,
+    substitute,
+    summed,
+    totals,
+)
+
+PROMPTS = st.integers(2, 9).flatmap(
+    lambda n: st.lists(st.lists(st.integers(1, 3), min_size=n, max_size=n), min_size=1, max_size=3)
+)
+
+
+def ideal_by_hand(tokens, kind):
+    """Row by row: the token before, or all that followed the token earlier; on BOS where there is nothing."""
+    pattern = torch.zeros(*tokens.shape, tokens.shape[1])
+    for prompt, row in enumerate(tokens.tolist()):
+        for t in range(len(row)):
+            earlier = [s + 1 for s in range(1, t) if row[s] == row[t]] if t else []
+            keys = earlier if kind == "ideal_induction" else [max(t - 1, 0)]
+            for key in keys or [0]:
+                pattern[prompt, t, key] += 1 / len(keys or [0])
+    return pattern
+
+
+@settings(max_examples=60, deadline=None)
+@given(PROMPTS, st.sampled_from(["ideal_previous_token", "ideal_induction"]))
+def test_ideal_patterns_are_where_the_definition_says_row_by_row(rows, kind):
+    tokens = torch.tensor([[0, *row] for row in rows])
+    pattern = ideal_pattern(tokens, kind)
+    torch.testing.assert_close(pattern, ideal_by_hand(tokens, kind))
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(tokens.shape))
+    assert float(pattern.triu(1).abs().sum()) == 0  # nothing looks ahead
+
+
+def test_ideal_patterns_differ_from_each_other_and_from_uniform_attention():
+    tokens = torch.tensor([[0, 1, 2, 3, 1, 2, 3]])
+    one, other = (ideal_pattern(tokens, kind) for kind in ("ideal_previous_token", "ideal_induction"))
+    assert one.argmax(-1).tolist() == [[0, 0, 1, 2, 3, 4, 5]]
+    assert other.argmax(-1).tolist() == [[0, 0, 0, 0, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("kind", ["ideal_previous_token", "ideal_induction"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt_oss", "phi3", "opt", *OWN])
+def test_a_head_with_an_ideal_pattern_puts_out_its_own_values_mixed_so(name, kind):
+    model = model_of(name)
+    tokens = tokens_of(model)
+    pattern = ideal_by_hand(tokens, kind)
+
+    def mix(layer, z, v):
+        if layer == 1:
+            z[:, :, 0] = pattern @ v[:, :, 0]
+        return z
+
+    with torch.inference_mode():
+        wanted = hooked_logits(model, tokens, mix)
+    with ablate(model, "L1H0", method=kind):
+        torch.testing.assert_close(model.logits(tokens), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"), [("L0H0", "ideal_previous_token"), ("L1H0", "ideal_induction")], ids=["previous", "induction"]
+)
+def test_the_ideal_pattern_of_a_head_that_is_ideal_changes_nothing_and_the_other_one_does(circuit, head, kind):
+    tokens = tokens_of(circuit)
+    clean = circuit.logits(tokens)
+    with ablate(circuit, head, method=kind):
+        torch.testing.assert_close(circuit.logits(tokens), clean, atol=1e-3, rtol=1e-3)
+    other = {"ideal_previous_token": "ideal_induction", "ideal_induction": "ideal_previous_token"}[kind]
+    with ablate(circuit, head, method=other):
+        assert float((circuit.logits(tokens) - clean).abs().max()) > 10
+
+
+@pytest.mark.parametrize("name", [*INTERFACE, *OWN])
+def test_pattern_preserving_is_two_runs_the_second_with_the_patterns_of_the_first(name):
+    """Patterns as transformers itself says them; values as the second run has them."""
+    model, heads = model_of(name), [(0, 1), (1, 0)]
+    tokens = tokens_of(model)
+    clean = patterns_of(model, tokens)
+
+    def frozen(layer, z, v):
+        z = torch.einsum("bhqk,bkhd->bqhd", clean[layer], v)
+        for at, head in heads:
+            if at == layer:
+                z[:, :, head] = 0.0
+        return z
+
+    with torch.inference_mode():
+        wanted = hooked_logits(model, tokens, frozen)
+        unablated = hooked_logits(model, tokens, lambda layer, z, v: torch.einsum("bhqk,bkhd->bqhd", clean[layer], v))
+    torch.testing.assert_close(unablated, model.logits(tokens), atol=1e-3, rtol=1e-3)  # the slow route is right
+    with ablate(model, heads, method="pattern_preserving"):
+        got = model.logits(tokens)
+        with torch.inference_mode():
+            bridged = model.hooked(tokens)
+    torch.testing.assert_close(got, wanted, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(bridged, wanted, atol=1e-3, rtol=1e-3)
+    if name != "circuit":  # whose other heads write nothing, see below
+        assert not torch.allclose(got, with_z(model, tokens, dict.fromkeys(heads, 0.0)), atol=1e-3)
+
+
+def test_without_its_output_but_with_the_patterns_it_made_a_previous_token_head_leaves_copying_intact(circuit):
+    """L0H0 acts on the induction head through K-composition only, that is through patterns."""
+    tokens = tokens_of(circuit)
+    clean = circuit.logits(tokens)
+    with ablate(circuit, "L0H0", method="pattern_preserving"):
+        torch.testing.assert_close(circuit.logits(tokens), clean, atol=1e-3, rtol=1e-3)
+    with ablate(circuit, "L1H0", method="pattern_preserving"):
+        assert float((circuit.logits(tokens) - clean).abs().max()) > 10
+    for method in ("zero", "mean"):
+        with ablate(circuit, "L0H0", method=method):
+            assert float((circuit.logits(tokens) - clean).abs().max()) > 10, method
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_clean_run_shows_what_transformerlens_caches(name):
+    model = model_of(name)
+    tokens = tokens_of(model)
+    cached = z_of(model, tokens)
+    for seen in (clean_run(model, tokens), clean_run(model, tokens, [1])):
+        for layer, attention in seen.items():
+            torch.testing.assert_close(attention.z.transpose(1, 2), cached[layer], atol=1e-4, rtol=1e-4)
+    assert list(seen) == [1]
+
+
+def looked(prompts):
+    """Outputs that are known: [prompt, head, pos, d_head] by layer, a function of the tokens alone."""
+    tokens = prompts.tokens.float()
+    return {layer: torch.stack([tokens * (layer + 1), -tokens], 1)[..., None] for layer in range(2)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 6), st.integers(2, 5))
+def test_means_are_over_the_other_prompts_that_reach_the_position(seed, n_prompts, n_pos):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, 50, (n_prompts, n_pos), generator=generator)
+    lengths = torch.randint(1, n_pos + 1, (n_prompts,), generator=generator)
+    lengths[:2] = n_pos
+    prompts = Prompts(tokens, lengths=lengths)
+    own = looked(prompts)
+    whole, left_out = means(*summed(own, prompts)), left_out_means(own, *summed(own, prompts), prompts)
+    for layer, outputs in own.items():
+        for pos in range(n_pos):
+            reach = [i for i in range(n_prompts) if lengths[i] > pos]
+            torch.testing.assert_close(whole.outputs[layer][0, :, pos], outputs[reach, :, pos].mean(0))
+            for i in reach:
+                others = [j for j in reach if j != i]
+                torch.testing.assert_close(left_out.outputs[layer][i, :, pos], outputs[others, :, pos].mean(0))
+
+
+def test_without_padding_left_out_means_are_those_of_all_others():
+    prompts = Prompts(torch.randint(0, 50, (4, 6)))
+    own = looked(prompts)
+    made = substitute(model_of("small"), "mean", prompts, looked)
+    for layer, outputs in own.items():
+        torch.testing.assert_close(made.outputs[layer], others_mean(outputs))
+
+
+def test_totals_are_the_same_however_many_prompts_are_run_at_a_time():
+    prompts = Prompts(torch.randint(0, 50, (5, 2000)))  # two at a time
+    sizes = []
+
+    def look(some):
+        sizes.append(len(some))
+        return looked(some)
+
+    sums, count = totals(prompts, look)
+    assert sizes == [2, 2, 1]
+    for layer, outputs in looked(prompts).items():
+        torch.testing.assert_close(sums[layer], outputs.sum(0))
+    assert count.unique().tolist() == [5.0]
+
+
+def test_a_mean_that_nobody_can_be_asked_for_is_refused():
+    prompts = Prompts(torch.ones(3, 6, dtype=torch.long), lengths=torch.tensor([6, 4, 3]))
+    own = looked(prompts)
+    with pytest.raises(ValueError, match="From position 4 on fewer than 2 prompts"):
+        left_out_means(own, *summed(own, prompts), prompts)
+    means(*summed(own, prompts))  # one is enough here
+    short = Prompts(prompts.tokens, lengths=torch.tensor([5, 4, 3]))
+    with pytest.raises(ValueError, match="From position 5 on fewer than 1 prompts"):
+        means(*summed(own, short))
+
+
+@given(st.integers(2, 40), st.integers(0, 1000))
+def test_no_prompt_is_resampled_from_itself(n_prompts, seed):
+    assert 1 <= drawn_shift(n_prompts, seed=seed) < n_prompts
+
+
+def test_resampling_draws_by_seed_and_pairs_prompts_that_are_as_many():
+    prompts, few = Prompts(torch.zeros(40, 4).long()), Prompts(torch.arange(12).view(3, 4))
+    assert paired(prompts, prompts, seed=0) is prompts
+    one, same, other = (paired(prompts, few, seed=seed).tokens for seed in (0, 0, 1))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert one.shape == (40, 4) and {tuple(row) for row in one.tolist()} == {tuple(row) for row in few.tokens.tolist()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_to_be_had_where_attention_can_be_seen(method):
+    for name in ("llama", "small"):
+        check_method(model_of(name), method)
+    for name in OUTSIDE:
+        if method in ("mean", "zero", "resample"):
+            check_method(model_of(name), method)
+        else:
+            with pytest.raises(ValueError, match=f"{method}.*out of sight.*mean, zero and resample are to be had"):
+                check_method(model_of(name), method)
+
+
+def test_unknown_methods_and_lonely_prompts_are_refused_with_what_to_do():
+    model = model_of("small")
+    with pytest.raises(ValueError, match="must be one of mean, zero.*got 'median'"):
+        substitute(model, "median", Prompts(tokens_of(model)), looked)
+    for method in ("mean", "resample"):
+        with pytest.raises(ValueError, match=f"`{method}` takes.*only one was given.*`reference`"):
+            substitute(model, method, Prompts(tokens_of(model, n_prompts=1)), looked)
+
+
+def test_groups_side_by_side_are_edited_each_in_its_own_rows():
+    model = model_of("llama")
+    tokens = tokens_of(model)
+    attention = clean_run(model, tokens.repeat(3, 1))[1]
+    groups = [[Head(1, 0)], [Head(0, 2)], [Head(1, 1), Head(1, 3)]]
+    other = torch.randn(3, 4, 19, 12)
+    edited = Substitute({1: other}).edit(attention, groups)
+    wanted = attention.z.clone()
+    wanted[:3, 0], wanted[6:, 1], wanted[6:, 3] = other[:, 0], other[:, 1], other[:, 3]
+    assert torch.equal(edited.z, wanted)
+    assert Substitute({1: other}).edit(attention, [[Head(0, 2)]]) is attention  # no head of this layer
