@@ -27,18 +27,24 @@ bench: $(READY)
 	$(BIN)/python benchmarks/score_speed.py
 	$(BIN)/python benchmarks/score_memory.py
 	$(BIN)/python benchmarks/composition_speed.py
+	$(BIN)/python benchmarks/ablation_speed.py
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python experiments/composition.py
 	$(BIN)/python experiments/ov_eigenvalues.py
 	$(BIN)/python experiments/skip_trigrams.py
+	$(BIN)/python experiments/ablate_heads.py
+	$(BIN)/python experiments/path_to_induction.py
+	$(BIN)/python experiments/idealised_patterns.py
+	$(BIN)/python experiments/term_importance.py
 	$(BIN)/python experiments/verdicts.py
 
 figures: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python experiments/find_induction_heads.py --model attn-only-2l
 	$(BIN)/python experiments/find_induction_heads.py --model smollm2-135m
+	$(BIN)/induction-lab explain smollm2-135m --out figures
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

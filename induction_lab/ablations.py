@@ -23,6 +23,7 @@ from induction_lab.models import HookedModel, evaluating
 from induction_lab.progress import Ticker, progress_bar
 from induction_lab.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.provenance import provenance
+from induction_lab.tables import check_suffix
 from induction_lab.turns import TOKENS_A_RUN, Turn, Turns
 
 Group = tuple[Head, ...]
@@ -54,6 +55,7 @@ def ablation_sweep(
         metric: `copy_loss`, `loss`, `icl_score`, `copy_logit`, `metrics.icl_score(early=…, late=…)`, or a function of
             one prompt's logits `[pos, d_vocab]` and tokens `[pos]` that returns a number.
         reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+            Of a few prompts the mean is none yet, it says what they say: give some dozens where effects matter.
         seed: Of the choice that `resample` makes.
         path: A file (`.csv`, `.json`, `.parquet`) that the sweep is kept in as it goes on; one that is there already is
             gone on with.
@@ -61,8 +63,11 @@ def ablation_sweep(
 
     Raises:
         ValueError: If a head is not there or given twice in a group, a group is given twice, the metric returns no
-            number, the reference does not fit, or `path` holds another sweep.
+            number, the reference does not fit, or `path` holds another sweep or has
+            a suffix that no table has.
     """
+    if path is not None:
+        check_suffix(Path(path))
     given = as_prompts(model, prompts)
     others = None if reference is None else as_prompts(model, reference)
     groups = _groups(model, heads)

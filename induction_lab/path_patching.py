@@ -132,10 +132,11 @@ def input_shares(
         A table of `sender`, `layer`, `head`, `share` (mean over prompts) and `standard_error`, greatest first.
 
     Raises:
-        ValueError: As in `patch_paths`.
+        ValueError: As in `patch_paths`, and for an own model with smeared keys or `shortformer` positions.
     """
     given = as_prompts(model, prompts)
     others = None if reference is None else as_prompts(model, reference)
+    _refuse_mixed_inputs(model)
     (head,), _ = _receivers(model, receiver, component)
     every = _senders(model, None, [head])
     _check(model, method, component)
@@ -249,6 +250,14 @@ def _changes(
                     yield sender, by_head[:, sender.head]
                 else:
                     yield sender, stream(layer + 1) - stream(layer) - by_head.sum(1)
+
+
+def _refuse_mixed_inputs(model: HookedModel) -> None:
+    """Keys that are no linear function of the stream where they stand have no shares of its parts."""
+    config = model.network.cfg if isinstance(model.network, AttentionOnlyTransformer) else None
+    if config is not None and (config.smeared_keys or config.positions == "shortformer"):
+        what = "smeared keys" if config.smeared_keys else "positions in queries and keys alone"
+        raise ValueError(f"{model.name} has {what}, so what its heads read is not the stream: use patch_paths.")
 
 
 def _scale(model: HookedModel, streams: Streams, layer: int) -> Float[Tensor, "prompt pos 1"]:

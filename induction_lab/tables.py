@@ -25,7 +25,7 @@ def save_table(frame: pd.DataFrame, facts: dict[str, Any], path: Path) -> Path:
     Raises:
         ValueError: If the suffix is none of `SUFFIXES` or the file cannot be written.
     """
-    _check_suffix(path)
+    check_suffix(path)
     if path.suffix == ".csv":
         with writing(path) as part:
             frame.to_csv(part, index=False)
@@ -52,7 +52,7 @@ def load_table(path: Path, columns: set[str], *, what: str) -> tuple[pd.DataFram
     Raises:
         ValueError: If the file is not there, cannot be read, lacks a column or has no rows.
     """
-    _check_suffix(path)
+    check_suffix(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
@@ -96,7 +96,12 @@ def _umask() -> int:
     return mask
 
 
-def _check_suffix(path: Path) -> None:
+def check_suffix(path: Path) -> None:
+    """Refuse a path that no table can be written to.
+
+    Raises:
+        ValueError: If its suffix is none of `SUFFIXES`.
+    """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"Tables are kept as {', '.join(SUFFIXES)}, got {path.name!r}.")
 

@@ -342,3 +342,9 @@ def test_the_estimate_of_a_group_is_the_sum_of_its_heads_and_turns_do_not_matter
     monkeypatch.setattr(ablations, "TOKENS_A_RUN", 4096)
     at_once = attribution_patching(model, tokens, heads={"a": "L0H1", "b": "L1H2", "both": ["L0H1", "L1H2"]})
     pd.testing.assert_frame_equal(in_turns.table, at_once.table, rtol=1e-4, atol=1e-5)
+
+
+def test_a_path_that_no_table_can_be_written_to_is_refused_before_anything_is_run(small, tmp_path):
+    with pytest.raises(ValueError, match=r"Tables are kept as .*, got 'sweep.txt'"):
+        ablation_sweep(small, tokens_of(small), path=tmp_path / "sweep.txt")
+    assert list(tmp_path.iterdir()) == []

@@ -271,3 +271,11 @@ def test_refuses_models_whose_heads_cannot_be_told_apart(family, message):
             function(model, tokens, "L1H0")
     with ablate(model, "L1H0"):
         assert torch.isfinite(model.logits(tokens)).all()
+
+
+@pytest.mark.parametrize("shape", [dict(smeared_keys=True), dict(positions="shortformer")])
+def test_shares_are_refused_where_heads_read_more_than_the_stream(shape):
+    model = own_model(**shape)
+    with pytest.raises(ValueError, match="so what its heads read is not the stream: use patch_paths"):
+        input_shares(model, tokens_of(model), "L1H0")
+    assert len(patch_paths(model, tokens_of(model), "L1H0").table)
