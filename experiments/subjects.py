@@ -37,9 +37,10 @@ class Subject(NamedTuple):
 
     @property
     def previous(self) -> Head:
-        """The best previous-token head below the best induction head."""
+        """The best previous-token head below every induction head."""
         ranked = self.scores.top("previous_token", self.model.n_layers * self.model.n_heads)
-        return next(head for head, _ in ranked if head.layer < self.induction[0].layer)
+        first = min(head.layer for head in self.induction)
+        return next(head for head, _ in ranked if head.layer < first)
 
     @property
     def fall(self) -> float:

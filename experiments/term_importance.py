@@ -68,7 +68,7 @@ def verdict(tables: dict, kept: dict, left_out: dict[str, str]) -> Verdict:
             numbers[name] = f"loss with paths through at most n heads, {terms}: not a two-layer model, listed only"
             continue
         first, second = kept[name][0], kept[name][1]
-        passed[name] = first["effect"] <= INTACT and second["effect"] >= DESTROYED
+        passed[name] = abs(first["effect"]) <= INTACT and second["effect"] >= DESTROYED
         numbers[name] = (
             f"patterns preserved, without layer 0 {first['effect']:+.3f} ± {first['standard_error']:.3f}, without "
             f"layer 1 {second['effect']:+.2f}; loss with paths through at most n heads, {terms}: "
@@ -80,8 +80,8 @@ def verdict(tables: dict, kept: dict, left_out: dict[str, str]) -> Verdict:
         claim="Virtual heads are negligible: in a two-layer model nothing is lost with what layer 0 writes, as long as "
         "layer 1 looks where it looked",
         source="Elhage et al. 2021, term importance; Olsson et al. 2022, pattern-preserving ablation",
-        criterion=f"pattern-preserving ablation of all heads of layer 0 raises the second copy's loss by at most "
-        f"{INTACT} nats, of layer 1 by at least {DESTROYED}",
+        criterion=f"pattern-preserving ablation of all heads of layer 0 moves the second copy's loss by at most "
+        f"{INTACT} nats, of layer 1 raises it by at least {DESTROYED}",
         numbers=numbers | left_out,
         control="the same sums with norms run on each pass's own stream, which scale up a stream that lacks a part: "
         + ("; ".join(controls) or "–"),
@@ -90,10 +90,16 @@ def verdict(tables: dict, kept: dict, left_out: dict[str, str]) -> Verdict:
 
 
 def draw(tables: dict) -> Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained", sharey=True)
-    for ax, frozen in zip(axes, (True, False), strict=True):
-        plot_term_importance({name: own[frozen] for name, own in tables.items()}, ax=ax)
-        ax.set_title("scales of the norms held" if frozen else "norms run on what is there", fontsize=9)
+    """Two-layer models with norms held and run, deeper ones beside them."""
+    said = {True: "norms held", False: "norms run on what is there"}
+    shallow = {name: own for name, own in tables.items() if len(own[True]) <= 3}
+    deep = {f"{name}, {said[held]}": own[held] for name, own in tables.items() if name not in shallow for held in said}
+    figure, axes = plt.subplots(1, 3 if deep else 2, figsize=(14 if deep else 9, 3.4), layout="constrained")
+    for ax, held in zip(axes, said, strict=False):
+        plot_term_importance({name: own[held] for name, own in shallow.items()}, ax=ax)
+        ax.set_title(f"two layers, {said[held]}", fontsize=9)
+    if deep:
+        plot_term_importance(deep, ax=axes[2])
     return figure
 
 

@@ -8,6 +8,7 @@ only positions that the metric reads are unembedded. The numbers are those of on
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,13 @@ def ablation_sweep(
     facts = provenance(model, given) | {"method": method, "metric": name_of(chosen), "seed": seed}
     facts["reference"] = None if others is None else provenance(model, others)["prompts"]
     facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
+    turns = Turns(model, given, method, chosen, reference=others, seed=seed)
+    if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to
+        turn = next(iter(turns))
+        clean = turn.measure.clean(turn.streams.normalised).tolist()
+        facts["clean"] = [None if math.isnan(value) else value for value in clean]
     done = _done(path, facts)
     left = {name: group for name, group in groups.items() if name not in done}
-    turns = Turns(model, given, method, chosen, reference=others, seed=seed)
     with progress_bar(len(left) * len(given), "ablating heads", shown=progress) as tick:
         for batch in _batches(left, len(turns)):
             done |= _swept(turns, {name: left[name] for name in batch}, tick)
@@ -257,6 +262,14 @@ def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str,
     found = Effects.load(path)
     same = ("weights_sha256", "prompts", "reference", "method", "metric", "seed", "dtype")
     other = [key for key in same if found.provenance.get(key) != facts[key]]
+    before, now = (
+        torch.tensor([math.nan if value is None else value for value in kept.get("clean", [])])
+        for kept in (found.provenance, facts)
+    )
+    if not other and (
+        before.shape != now.shape or not torch.allclose(before, now, atol=1e-3, rtol=1e-3, equal_nan=True)
+    ):
+        other.append("metric of the model before anything is ablated")
     members = found.provenance.get("heads", {})
     other += [f"heads called {name}" for name, heads in facts["heads"].items() if members.get(name, heads) != heads]
     facts["heads"] = {**members, **facts["heads"]}

@@ -177,6 +177,11 @@ def editing(modules: Iterable[nn.Module], edit: Edit) -> Iterator[None]:
                 del _edits[module]
 
 
+def has_edits(module: nn.Module) -> bool:
+    """Whether somebody is `editing` this module."""
+    return module in _edits
+
+
 def edited(attention: Any, owner: nn.Module | None) -> Any:
     """What a layer's attention is after the edits of its module; they may be asked more than once."""
     for edit in _edits.get(owner, ()) if owner is not None else ():

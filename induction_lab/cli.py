@@ -175,6 +175,7 @@ def explain(
     from induction_lab.explanation import explain as explain_model
     from induction_lab.models import load_model
     from induction_lab.prompts import repeated_tokens
+    from induction_lab.provenance import fingerprint
     from induction_lab.terminal import show_explanation, show_files
 
     if random_sets < 0:
@@ -183,7 +184,7 @@ def explain(
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
     _progress("")
     stem = out / f"{_stem(loaded.name)}_explained"
-    sweep = stem.with_name(f"{stem.name}_sweep_{prompts}x{period}_seed{seed}.parquet")
+    sweep = stem.with_name(f"{stem.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
     found = explain_model(loaded, chosen, n_random=random_sets, seed=seed, path=sweep, progress=sys.stderr.isatty())
     written = [found.save(stem.with_name(f"{stem.name}.{'json' if format is Format.table else format.value}"))]
     if figures:

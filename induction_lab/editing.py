@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.attention import Edit, HeadOutputs, editing
+from induction_lab.attention import Edit, HeadOutputs, MaterialisedAttention, editing, has_edits
 from induction_lab.attention_only import AttentionLayer, AttentionOnlyTransformer
 from induction_lab.models import HookedModel
 from induction_lab.reading import goes_through_interface, on_engine
@@ -43,6 +43,11 @@ def edit_attention(model: HookedModel, edit: Edit) -> Iterator[None]:
                 handle = projection.register_forward_pre_hook(_before_projection(model, layer, edit))
                 stack.callback(handle.remove)
         yield
+
+
+def is_edited(model: HookedModel) -> bool:
+    """Whether the network's attention is being edited now."""
+    return any(has_edits(module) for module in model.network.modules())
 
 
 def block_modules(model: HookedModel) -> list[nn.Module]:
@@ -162,6 +167,19 @@ class Streams:
 
 def _as_it_is(attention: Any) -> Any:
     return attention
+
+
+def refuse_hooked_patterns(streams: Streams) -> None:
+    """Attention that a small model materialised for somebody's hook has no queries and keys to go on with.
+
+    Raises:
+        ValueError: If there is such a hook.
+    """
+    if any(isinstance(seen, MaterialisedAttention) for seen in streams.attention.values()):
+        raise ValueError(
+            f"Somebody hooks hook_pattern or hook_attn_scores of {streams.model.name}: remove the hook "
+            "(model.hooked.reset_hooks()) before its patterns are held or its paths are patched."
+        )
 
 
 def _entering(stream: Tensor) -> Callable[..., Any]:

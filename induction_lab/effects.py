@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.heads import Head
+from induction_lab.heads import Head, parse_head
 from induction_lab.tables import load_table, save_table
 
 COLUMNS = ("model", "label", "layer", "head", "n_heads", "intervention", "metric")
@@ -58,10 +58,15 @@ class Effects:
         return {str(key): value for key, value in rows[0].items()}
 
     def matrix(self, n_layers: int, n_heads: int, column: str = "effect") -> Float[Tensor, "layer head"]:
-        """Single heads' effects (or another column); NaN where there is none."""
+        """Single heads' effects (or another column); NaN where there is none.
+
+        Raises:
+            ValueError: If a head lies outside this shape.
+        """
         matrix = torch.full((n_layers, n_heads), math.nan)
         singles: Any = self.table.loc[self.table["n_heads"] == 1].to_dict("records")
         for row in singles:
+            parse_head((int(row["layer"]), int(row["head"])), n_layers=n_layers, n_heads=n_heads)
             matrix[int(row["layer"]), int(row["head"])] = float(row[column])
         return matrix
 

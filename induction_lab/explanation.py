@@ -5,7 +5,8 @@
 3. Which heads feed the induction heads: every earlier head's direct path to their keys is cut (`patch_paths`).
 4. A verdict for each head, from where it looks, what it writes and what is lost without it (`VERDICTS`).
 5. Faithfulness: what is left of the behaviour when all heads outside the circuit are mean-ablated at once; necessity:
-   what is lost when the circuit alone is; both against random sets of as many heads.
+   what is lost when the circuit alone is; both on prompts that the heads were not chosen on, and against random sets of
+   as many other heads (of all others, where there are not as many).
 
 Shares are of the loss between the whole model and one with all heads mean-ablated. Heads are judged one by one in step
 2, so of several that stand in for each other each may seem to do little: necessity says what they do together.
@@ -41,7 +42,7 @@ MOST_DRAWN = 8  # senders and receivers whose single paths are cut
 ERRORS = 2.0  # standard errors that evidence must be away from 0
 VERDICTS = {
     "previous-token": "attends to the token before; the loss rises without it, or without its path to the keys",
-    "induction": "attends to what followed the token before; the loss rises without it, or it writes the right token",
+    "induction": "attends to what followed its token before; the loss rises without it, or it writes the right token",
     "copy": "writes the right token and the loss rises without it, though it does not match prefixes",
     "carrier": "the loss rises without it, or without its path to the keys, for another reason",
     "suppressor": "the loss falls without it, or it writes against the right token and the loss does not rise without",
@@ -59,7 +60,7 @@ class Explanation:
     Attributes:
         model, n_layers, n_heads: The model's name and shape.
         behaviour: `first_copy` and `second_copy`, mean losses in nats; `no_heads`, the second copy's with all heads
-            mean-ablated.
+            mean-ablated, on other prompts.
         heads: One row a head: `label`, `layer`, `head`, `verdict`; `effect` of its mean ablation on the second copy's
             loss in nats, `effect_error` its standard error; `to_keys`, the effect of cutting its direct path to the
             keys of the induction heads, `to_keys_error`; `previous_token`, `prefix_matching`, `duplicate_token`,
@@ -154,10 +155,11 @@ def explain(
         ValueError: If the prompts are no repeated tokens, or fewer than two.
     """
     prompts = repeated_tokens(model, n_prompts=8) if prompts is None else prompts
-    if prompts.period is None or len(prompts) < 2:
-        raise ValueError("Two or more prompts of repeated tokens are wanted: repeated_tokens(model, n_prompts=8).")
-    facts = {"period": prompts.period, "n_repeats": prompts.n_repeats or 2, "gap": prompts.gap}
+    if not isinstance(prompts, Prompts) or prompts.period is None or prompts.n_repeats != 2 or len(prompts) < 2:
+        raise ValueError("Two or more prompts of a block written twice are wanted: repeated_tokens(model, n_prompts=8)")
+    facts = {"period": prompts.period, "gap": prompts.gap}
     others = repeated_tokens(model, n_prompts=REFERENCE, seed=(prompts.seed or 0) + 1, **facts)
+    fresh = repeated_tokens(model, n_prompts=len(prompts), seed=(prompts.seed or 0) + 2, **facts)
     run = {"reference": others if reference is None else reference, "progress": progress}
     scores = _scores(model, prompts, progress)
     sweep = ablation_sweep(model, prompts, path=path, **run)
@@ -175,7 +177,7 @@ def explain(
         except ValueError as error:
             left_out["paths"] = str(error)
     chosen = [parse_head(label) for label in heads.loc[heads["verdict"].isin(CIRCUIT), "label"]]
-    tests, no_heads = _tests(model, prompts, chosen, n_random, seed, run)
+    tests, no_heads = _tests(model, fresh, chosen, n_random, seed, run)
     copies = {"first_copy": scores.loss_by_copy[0], "second_copy": float(sweep.table["clean"].iloc[0])}
     known = sweep.provenance | {"left_out": scores.provenance["left_out"] | left_out}
     shape = (model.name, model.n_layers, model.n_heads)
@@ -264,12 +266,14 @@ def _edges(heads: pd.DataFrame, model: HookedModel, prompts: Prompts, run: dict[
 def _tests(
     model: HookedModel, prompts: Prompts, circuit: list[Head], n_random: int, seed: int, run: dict[str, Any]
 ) -> tuple[pd.DataFrame, float]:
-    """Faithfulness and necessity of the circuit and of random sets of as many heads."""
+    """Faithfulness and necessity of the circuit and of random sets of other heads."""
     every = [Head(*pair) for pair in itertools.product(range(model.n_layers), range(model.n_heads))]
     sets = {"circuit": circuit} if circuit else {}
     generator = random.Random(seed)
-    proper = 0 < len(circuit) < len(every)  # otherwise all sets are the same
-    sets |= {f"random {i + 1}": generator.sample(every, len(circuit)) for i in range(n_random if proper else 0)}
+    outside = [head for head in every if head not in circuit]
+    size = min(len(circuit), len(outside))
+    drawn = {tuple(sorted(generator.sample(outside, size))) for _ in range(n_random if size else 0)}
+    sets |= {f"random {i + 1}": list(members) for i, members in enumerate(sorted(drawn))}
     groups: dict[str, list[Head]] = {"all": every}
     for name, members in sets.items():
         groups[f"without {name}"] = members

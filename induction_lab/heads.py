@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from numbers import Integral
 from typing import NamedTuple
 
 _WRITTEN = re.compile(r"\s*(?:L(\d+)H(\d+)|\(?\s*(\d+)\s*[.,:\- ]\s*(\d+)\s*\)?)\s*", re.IGNORECASE)
@@ -41,10 +42,10 @@ def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | No
         match = _WRITTEN.fullmatch(head)
         numbers = [int(group) for group in match.groups() if group is not None] if match else []
     else:
-        numbers = list(head)
-    if len(numbers) != 2 or any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
+        numbers = list(head) if isinstance(head, Iterable) else []
+    if len(numbers) != 2 or any(not isinstance(n, Integral) or isinstance(n, bool) or n < 0 for n in numbers):
         raise ValueError(f"No head is written {head!r}. Write L5H1, 5.1 or (5, 1) for head 1 of layer 5.")
-    found = Head(numbers[0], numbers[1])
+    found = Head(int(numbers[0]), int(numbers[1]))
     if n_layers is not None and found.layer >= n_layers:
         raise ValueError(f"{found} is not there: the model has layers 0 to {n_layers - 1}.")
     if n_heads is not None and found.head >= n_heads:
@@ -63,10 +64,10 @@ def parse_heads(
     if isinstance(heads, str):
         heads = re.sub(r",\s*(?=L\d)", " ", heads, flags=re.IGNORECASE)
         parts: list[HeadLike] = list(re.split(r"[;\s]+(?=[L(\d])(?![^(]*\))", heads.strip(), flags=re.IGNORECASE))
-    elif isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(part, int) for part in heads):
+    elif isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(part, Integral) for part in heads):
         parts = [heads]  # type: ignore[list-item]
     else:
-        parts = list(heads)  # type: ignore[arg-type]
+        parts = list(heads) if isinstance(heads, Iterable) else [heads]  # type: ignore[list-item]
     found = [parse_head(part, n_layers=n_layers, n_heads=n_heads) for part in parts]
     twice = sorted({str(head) for head in found if found.count(head) > 1})
     if twice:

@@ -40,7 +40,8 @@ def ablate(
     [14.2, 9.0]
 
     Contexts may be nested: `ablate(model, a)` inside `ablate(model, b)` ablates both, and means are always those of the
-    model that nothing is done to. Of one head the inner context has its way.
+    model that nothing is done to. Of one head the inner context has its way; `pattern_preserving` must come first.
+    Without a `reference`, prompts that are padded to one length lend their padding too.
 
     Args:
         model: Any supported model.

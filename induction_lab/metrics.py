@@ -1,7 +1,7 @@
 """What an intervention is measured by: one number a prompt, from the end of the residual stream or from logits.
 
-    copy_loss   loss in nats on the tokens that copying predicts (`targets.copyable`): later copies of a repeated block
-                without their first token, on text what followed the current token before
+    copy_loss   loss in nats on the tokens that copying predicts (`targets.copyable`), those that followed the current
+                token before: of a block written twice the second copy without its first token
     loss        loss in nats, mean over all tokens
     icl_score   loss late in the prompt less loss early in it (Olsson et al. 2022: at index 500 and at index 50)
     copy_logit  the right token's logit less the mean over the vocabulary, where copying is right: needs no logits
@@ -71,9 +71,14 @@ def before_and_after(before: HookedModel, after: HookedModel, prompts: Prompts) 
     # Effects are means over prompts, the product is a sum over them.
     weights = torch.nn.functional.pad(change / change.norm() * len(prompts), (0, 1))
     by_prompt = {tuple(tokens): row for tokens, row in zip(prompts.tokens.tolist(), weights, strict=True)}
-    return Metric(
-        "before_and_after", lambda some: torch.stack([by_prompt[tuple(tokens)] for tokens in some.tokens.tolist()])
-    )
+
+    def weights_of(some: Prompts) -> Tensor:
+        rows = [by_prompt.get(tuple(tokens)) for tokens in some.tokens.tolist()]
+        if len(rows) != len(prompts) or any(row is None for row in rows):
+            raise ValueError("`before_and_after` is for the prompts that it was made with: sweep on all of them.")
+        return torch.stack([row for row in rows if row is not None])
+
+    return Metric("before_and_after", weights_of)
 
 
 MetricLike = str | Metric | Function
@@ -278,13 +283,15 @@ def _everywhere(prompts: Prompts) -> Tensor:
 
 
 def _late_less_early(early: int, late: int, window: int, prompts: Prompts) -> Tensor:
-    shortest = prompts.tokens.shape[1] if prompts.lengths is None else int(prompts.lengths.min())
-    if shortest <= late + window:
+    n_prompts, n_pos = prompts.tokens.shape
+    lengths = torch.full((n_prompts,), n_pos) if prompts.lengths is None else prompts.lengths.cpu()
+    long = lengths > late + window
+    if not long.any():
         raise ValueError(
-            f"The in-context-learning score reads tokens {early} and {late}, a prompt here has only {shortest}. Use "
-            "longer prompts, or other indices: metrics.icl_score(early=10, late=100)."
+            f"The in-context-learning score reads tokens up to {late + window}, the longest prompt here has only "
+            f"{int(lengths.max())}. Use longer prompts, or lower indices: metrics.icl_score(early=…, late=…)."
         )
     weights = torch.zeros(prompts.tokens.shape)
     for index, sign in ((early, -1.0), (late, 1.0)):
-        weights[:, index - 1 - window : index + window] = sign / (2 * window + 1)
+        weights[long, index - 1 - window : index + window] = sign / (2 * window + 1)
     return weights

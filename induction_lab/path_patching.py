@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention_only import AttentionOnlyTransformer
-from induction_lab.editing import Streams
+from induction_lab.editing import Streams, refuse_hooked_patterns
 from induction_lab.effects import Effects, effect_row, effects_table
 from induction_lab.head_weights import head_weights
 from induction_lab.heads import Head, HeadLike, parse_heads
@@ -228,6 +228,7 @@ def _changes(
 ) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
     """What each sender adds to the stream when it is replaced, less what it adds on its own."""
     streams, instead = turn.streams, turn.substitute.outputs
+    refuse_hooked_patterns(streams)
 
     def heads(layer: int) -> Float[Tensor, "prompt head pos d_model"]:
         z = streams.attention[layer].z
@@ -239,17 +240,12 @@ def _changes(
         other = instead.get(("stream", layer))
         return (torch.zeros((), device=before.device) if other is None else other[:, 0]) - before
 
-    with torch.inference_mode():
-        for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
-            if layer < 0:
-                yield from ((sender, stream(0)) for sender in same)
-                continue
-            by_head = heads(layer)
-            for sender in same:
-                if sender.head >= 0:
-                    yield sender, by_head[:, sender.head]
-                else:
-                    yield sender, stream(layer + 1) - stream(layer) - by_head.sum(1)
+    for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
+        with torch.inference_mode():  # never across a `yield`
+            by_head = heads(layer) if layer >= 0 else stream(0)[:, None]
+            rest = stream(layer + 1) - stream(layer) - by_head.sum(1) if layer >= 0 else by_head[:, 0]
+        for sender in same:
+            yield sender, by_head[:, sender.head] if sender.head >= 0 else rest
 
 
 def _refuse_mixed_inputs(model: HookedModel) -> None:

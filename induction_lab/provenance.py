@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -40,6 +41,13 @@ def _lengths(prompts: Prompts) -> dict[str, str]:
     if prompts.lengths is None:
         return {}
     return {"lengths_sha256": hashlib.sha256(str(prompts.lengths.tolist()).encode()).hexdigest()}
+
+
+def fingerprint(model: HookedModel, prompts: Prompts) -> str:
+    """Eight letters that differ where model, weights, prompts or number type do."""
+    facts = provenance(model, prompts)
+    same = {name: facts[name] for name in ("model", "revision", "weights_sha256", "prompts", "dtype")}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _hash_weights(model: HookedModel) -> str:

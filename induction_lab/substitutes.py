@@ -24,12 +24,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention import Attention, AttentionReading, HeadOutputs, MaterialisedAttention
-from induction_lab.editing import chunks, edit_attention
+from induction_lab.editing import chunks, edit_attention, is_edited
 from induction_lab.heads import Head
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts
 from induction_lab.reading import goes_through_interface
-from induction_lab.targets import attention_targets
+from induction_lab.targets import ideal_pattern
 
 Method = Literal["mean", "zero", "resample", "pattern_preserving", "ideal_previous_token", "ideal_induction"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -43,6 +43,12 @@ class ForcedAttention(Attention):
     """Queries, keys and values of its own, and a pattern that takes no heed of them."""
 
     forced: Float[Tensor, "batch head query key"] | None = None
+
+    def mix(self, *, v: Tensor | None = None, **others: Any) -> Tensor:
+        """What the heads put out with other values; the pattern stays."""
+        if v is None or others:
+            return super().mix(v=v, **others)
+        return self.pattern() @ v.repeat_interleave(self.q.shape[1] // v.shape[1], 1)
 
     def probabilities(
         self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
@@ -190,16 +196,32 @@ def substitute(
     own = look(prompts)
     if method == "mean":
         return left_out_means(own, *summed(own, prompts), prompts)
+    refuse_padding(prompts)
     shift = drawn_shift(len(prompts), seed=seed)
     return Substitute({key: x.roll(shift, 0) for key, x in own.items()})
 
 
 def paired(prompts: Prompts, reference: Prompts, *, seed: int) -> Prompts:
-    """For each prompt the one that `resample` takes its outputs from: one to one, or drawn."""
+    """For each prompt the one that `resample` takes its outputs from: one to one, or drawn.
+
+    Raises:
+        ValueError: If prompts are of several lengths, so that one would get another's padding.
+    """
+    refuse_padding(prompts, reference)
     if len(reference) == len(prompts):
         return reference
     drawn = torch.randint(len(reference), (len(prompts),), generator=torch.Generator().manual_seed(seed))
     return replace(reference, tokens=reference.tokens[drawn], lengths=None)
+
+
+def refuse_padding(*several: Prompts) -> None:
+    """Outputs of another prompt are no use where that has ended.
+
+    Raises:
+        ValueError: If prompts are of several lengths.
+    """
+    if any(prompts.lengths is not None for prompts in several):
+        raise ValueError("`resample` wants prompts of one length, some here are padded: cut them, or use `mean`.")
 
 
 def drawn_shift(n_prompts: int, *, seed: int) -> int:
@@ -217,8 +239,13 @@ def check_method(model: HookedModel, method: str) -> None:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
     if method in _OF_PATTERNS and not goes_through_interface(model):
         raise ValueError(
-            f"{method} changes where heads attend, and {model.name} ({type(model.network).__name__}) attends out of "
-            "sight of transformers' attention interface. mean, zero and resample are to be had."
+            f"Patterns can be neither held nor changed in {model.name} ({type(model.network).__name__}), which attends "
+            "out of sight of transformers' attention interface. mean, zero and resample ablation are to be had."
+        )
+    if method == "pattern_preserving" and is_edited(model):
+        raise ValueError(
+            f"Holding the patterns of {model.name} would undo the ablation that is in force: leave that context first, "
+            "or enter the one that holds patterns before it."
         )
 
 
@@ -279,16 +306,6 @@ def left_out_means(
     _check_count(count, 2)
     real = _real(prompts).to(count)[:, None, :, None]
     return Substitute({key: (total[key] - x * real) / (count - real) for key, x in own.items()})
-
-
-def ideal_pattern(tokens: Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor, "prompt query key"]:
-    """Where a perfect `ideal_previous_token` or `ideal_induction` head attends; rows sum to 1."""
-    score = "previous_token" if kind == "ideal_previous_token" else "prefix_matching"
-    targets = attention_targets(tokens, [score])
-    pattern = torch.zeros(*tokens.shape, tokens.shape[1])
-    pattern[targets.prompt, targets.query, targets.key] = 1.0
-    pattern[:, :, 0] += pattern.sum(-1) == 0  # rest on BOS
-    return pattern / pattern.sum(-1, keepdim=True)
 
 
 def _real(prompts: Prompts) -> Float[Tensor, "prompt pos"]:

@@ -134,6 +134,16 @@ def occurrences(
     return tuple(torch.cat(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
 
 
+def ideal_pattern(tokens: Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor, "prompt query key"]:
+    """Where a perfect `ideal_previous_token` or `ideal_induction` head attends; rows sum to 1."""
+    score = "previous_token" if kind == "ideal_previous_token" else "prefix_matching"
+    targets = attention_targets(tokens, [score])
+    pattern = torch.zeros(*tokens.shape, tokens.shape[1])
+    pattern[targets.prompt, targets.query, targets.key] = 1.0
+    pattern[:, :, 0] += pattern.sum(-1) == 0  # rest on BOS
+    return pattern / pattern.sum(-1, keepdim=True)
+
+
 def copyable(
     tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, " prompt"] | None = None
 ) -> Bool[Tensor, "prompt pos"]:

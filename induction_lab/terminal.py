@@ -92,7 +92,8 @@ def show_explanation(explanation: Explanation) -> None:
     heads = "head" if size == 1 else "heads"
     for name, how in (("faithfulness", "alone keeps"), ("necessity", "is needed for")):
         others = sorted(float(row[name]) for row in tests.values())
-        beside = f"; {len(others)} random sets of {size}: {others[0]:.2f} … {others[-1]:.2f}" if others else ""
+        sets = f"{len(others)} random sets" if len(others) > 1 else "one set"
+        beside = f"; {sets} of other heads: {others[0]:.2f} … {others[-1]:.2f}" if others else ""
         out.print(f"{name}: the circuit of {size} {heads} {how} [bold]{own[name]:.2f}[/bold] of it{beside}.")
     out.print(
         "\nablated: rise of the second copy's loss without the head. path to keys: the same with only its direct path "

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from induction_lab.attention_only import AttentionOnlyTransformer
-from induction_lab.editing import Streams, edit_attention
+from induction_lab.editing import Streams, edit_attention, refuse_hooked_patterns
 from induction_lab.metrics import MetricLike, as_metric, name_of
 from induction_lab.models import HookedModel
 from induction_lab.norms import frozen_norm
@@ -70,6 +70,7 @@ def term_importance(
     values: list[list[Tensor]] = [[] for _ in range(highest + 1)]
     with progress_bar((highest + 1) * len(given), "summing orders", shown=progress) as tick:
         for turn in Turns(model, given, "pattern_preserving", metric):
+            refuse_hooked_patterns(turn.streams)
             written: dict[int, Tensor] = {}
             with ExitStack() as stack:
                 if freeze_norms:

@@ -19,6 +19,7 @@ from induction_lab.substitutes import (
     left_out_means,
     means,
     paired,
+    refuse_padding,
     substitute,
     totals,
 )
@@ -100,6 +101,7 @@ class Turns:
         """The prompt from which each resamples."""
         if self.reference is not None:
             return paired(self.prompts, self.reference, seed=self.seed)
+        refuse_padding(self.prompts)
         shift = drawn_shift(len(self.prompts), seed=self.seed)
         return Prompts(self.prompts.tokens.roll(shift, 0))
 

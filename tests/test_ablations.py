@@ -196,11 +196,11 @@ def test_a_sweep_that_is_cut_off_goes_on_where_it_was_and_ends_the_same(tmp_path
     calls.clear()
     limit[0] = 10**6
     rest = ablation_sweep(model, tokens, metric=spread, path=path)
-    assert len(calls) == 3 * (1 + 3)  # clean, and the three heads that were left
+    assert len(calls) == 3 * (2 + 3)  # clean, to compare and to start from, and the three heads that were left
     pd.testing.assert_frame_equal(rest.table, whole.table, rtol=1e-9)
     calls.clear()
     again = ablation_sweep(model, tokens, metric=spread, path=path)
-    assert not calls
+    assert len(calls) == 3  # the clean run alone, to compare
     pd.testing.assert_frame_equal(again.table, whole.table, rtol=1e-9)
     pd.testing.assert_frame_equal(Effects.load(path).table.sort_values("label", ignore_index=True), whole.table)
 
@@ -256,7 +256,10 @@ REFUSED = {
         dict(reference=torch.zeros(2, 9).long()),
         "of 9 tokens, those measured on have 19",
     ),
-    "prompts too short for the metric": (dict(metric="icl_score"), "tokens 50 and 500, a prompt here has only 19"),
+    "prompts too short for the metric": (
+        dict(metric="icl_score"),
+        "tokens up to 500, the longest prompt here has only 19",
+    ),
     "a metric that is NaN": (dict(metric=lambda logits, tokens: math.nan), "must return one number.*returned nan"),
     "a metric of several numbers": (dict(metric=lambda logits, tokens: logits[0]), "returned 'a tensor of shape"),
     "a metric that is nothing": (dict(metric=lambda logits, tokens: None), "returned None"),
@@ -348,3 +351,21 @@ def test_a_path_that_no_table_can_be_written_to_is_refused_before_anything_is_ru
     with pytest.raises(ValueError, match=r"Tables are kept as .*, got 'sweep.txt'"):
         ablation_sweep(small, tokens_of(small), path=tmp_path / "sweep.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_functions_of_one_name_are_not_taken_for_each_other_nor_is_an_ablated_model_for_itself(tmp_path):
+    model, path = own_model(), tmp_path / "sweep.parquet"
+    tokens = tokens_of(model)
+    ablation_sweep(model, tokens, heads=["L0H1"], metric=lambda logits, tokens: logits.mean(), path=path)
+    with pytest.raises(ValueError, match="its metric of the model before anything is ablated differ"):
+        ablation_sweep(model, tokens, heads=["L0H1"], metric=lambda logits, tokens: logits.max(), path=path)
+    other = tmp_path / "other.parquet"
+    ablation_sweep(model, tokens, heads=["L0H1"], path=other)
+    with ablate(model, "L1H0", method="zero"), pytest.raises(ValueError, match="before anything is ablated differ"):
+        ablation_sweep(model, tokens, heads=["L0H1"], path=other)
+
+
+def test_resampling_refuses_prompts_that_end_at_different_places(small):
+    prompts = Prompts(tokens_of(small), lengths=torch.tensor([19, 12, 19]))
+    with pytest.raises(ValueError, match="`resample` wants prompts of one length"):
+        ablation_sweep(small, prompts, method="resample", metric="loss")

@@ -42,11 +42,13 @@ def test_in_the_gallery_every_part_of_the_circuit_has_its_verdict_and_no_idle_he
         "L1H0": "induction", "L1H1": "bystander", "L1H2": "bystander", "L1H3": "suppressor",
     }  # fmt: skip
     assert list(explained.edges[["sender", "receiver"]].iloc[0]) == ["L0H0", "L1H0"]
-    assert len(explained.tests) == 11
+    sets = explained.tests.set_index("heads")
+    assert list(sets.index[:2]) == ["circuit", "random 1"] and (sets["n_heads"] == 2).all()
+    assert (sets["faithfulness"][1:].abs() < 0.1).all() and (sets["necessity"][1:].abs() < 0.1).all()  # idle heads
 
 
 def test_faithfulness_and_necessity_are_what_ablating_by_hand_says(explained, gallery):
-    prompts = repeated_tokens(gallery, n_prompts=3, period=20)
+    prompts = repeated_tokens(gallery, n_prompts=3, period=20, seed=2)  # others than the heads were chosen on
     reference = repeated_tokens(gallery, n_prompts=32, period=20, seed=1)
     every = {Head(layer, head) for layer in range(2) for head in range(4)}
 
@@ -93,8 +95,9 @@ def test_a_table_of_something_else_is_no_explanation(explained, tmp_path):
 
 def test_prompts_that_do_not_repeat_or_stand_alone_are_refused(circuit):
     repeated = repeated_tokens(circuit, n_prompts=2)
-    for prompts in (repeated[:1], Prompts(repeated.tokens)):
-        with pytest.raises(ValueError, match="Two or more prompts of repeated tokens"):
+    several = repeated_tokens(circuit, n_prompts=2, period=20, n_repeats=3)
+    for prompts in (repeated[:1], Prompts(repeated.tokens), several):
+        with pytest.raises(ValueError, match="Two or more prompts of a block written twice"):
             explain(circuit, prompts)
 
 

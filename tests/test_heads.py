@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from induction_lab.heads import Head, parse_head, parse_heads
@@ -44,3 +47,20 @@ def test_one_head_is_a_list_of_one():
 def test_a_head_given_twice_is_refused():
     with pytest.raises(ValueError, match="L1H0 more than once"):
         parse_heads(["1.0", "L1H0"])
+
+
+def test_what_is_no_head_is_refused_by_name_and_numbers_of_numpy_are_numbers():
+    """In a process of its own: here annotations are checked first."""
+    code = """
+import numpy as np
+from induction_lab.heads import parse_heads
+for heads in (3, [3], [0, 1], [None]):
+    try:
+        parse_heads(heads)
+    except ValueError as error:
+        assert "No head is written" in str(error)
+    else:
+        raise AssertionError(heads)
+assert str(parse_heads([(np.int64(5), np.int64(1))])[0]) == "L5H1"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

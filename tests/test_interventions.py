@@ -15,7 +15,7 @@ from by_hand import (
 )
 from families import INTERFACE, random_network
 
-from induction_lab import HookedModel, capture, score_heads
+from induction_lab import HookedModel, capture, score_heads, term_importance
 from induction_lab.ablations import ablation_sweep
 from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.interventions import ablate
@@ -332,7 +332,7 @@ def test_refuses_inside_what_cannot_be_ablated_and_leaves_nothing_behind(name):
 def test_refuses_to_change_patterns_that_are_out_of_sight(family, method):
     model = model_of(family)
     before = hooks_of(model)
-    with pytest.raises(ValueError, match=f"{method} changes where heads attend.*out of sight"):
+    with pytest.raises(ValueError, match="can be neither held nor changed in \\w+.*out of sight"):
         ablate(model, "L0H0", method=method).__enter__()
     assert hooks_of(model) == before
 
@@ -358,3 +358,20 @@ def test_refuses_embeddings_also_after_tokens(llama):
         llama.logits(tokens)
         with pytest.raises(ValueError, match="must know the tokens"):
             llama.network(inputs_embeds=llama.network.get_input_embeddings()(tokens))
+
+
+def test_patterns_are_held_before_heads_are_ablated_not_after():
+    model = own_model()
+    tokens = tokens_of(model)
+    with (
+        ablate(model, "L1H0", method="zero"),
+        pytest.raises(ValueError, match="would undo the ablation that is in force"),
+    ):
+        with ablate(model, "L1H1", method="pattern_preserving"):
+            pass
+    with ablate(model, "L1H1", method="pattern_preserving"), ablate(model, "L1H0", method="zero"):
+        both = model.logits(tokens)
+    with ablate(model, ["L1H0", "L1H1"], method="pattern_preserving"):
+        torch.testing.assert_close(model.logits(tokens), both, atol=1e-5, rtol=1e-4)
+    with ablate(model, "L0H1", method="ideal_induction"), pytest.raises(ValueError, match="would undo the ablation"):
+        term_importance(model, tokens)
