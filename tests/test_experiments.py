@@ -139,8 +139,9 @@ def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
     assert len(pd.read_csv(tmp_path / "ablate_heads.csv")) == 8
     groups = pd.read_csv(tmp_path / "ablate_heads_groups.csv").set_index("label")
     assert groups.loc["induction top 4", "effect"] > 5 > groups.loc["induction top 1", "effect"]
-    destroyed, bottleneck, keys, way = verdicts_of(tmp_path / "ablate_heads.json")
-    assert destroyed["outcome"] == "holds" and "L0H3" in bottleneck["numbers"]["attn-only-2l"]
+    destroyed, spared, bottleneck, keys, way = verdicts_of(tmp_path / "ablate_heads.json")
+    assert destroyed["outcome"] == "holds" and spared["outcome"] == "not tested"
+    assert keys["outcome"] == "holds" and "L0H3" in bottleneck["numbers"]["attn-only-2l"]
     assert way["outcome"] == "not tested" and len(list(tmp_path.glob("*.png"))) == 3
 
 
