@@ -145,7 +145,7 @@ def spares(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
         claim="Mean-ablating as many other heads leaves in-context copying alone",
         source="Olsson et al. 2022",
         criterion="random sets of heads with neither prefix_matching nor previous_token above 0.4 raise the second "
-        f"copy's loss by at most {SMALL} nats in SmolLM2, in small models by at most half of what their induction heads do",
+        f"copy's loss by at most {SMALL} nats in SmolLM2, in small models by at most half of what induction heads do",
         numbers=numbers,
         control="the claim before",
         **outcome(passed),
