@@ -44,7 +44,7 @@ figures: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python experiments/find_induction_heads.py --model attn-only-2l
 	$(BIN)/python experiments/find_induction_heads.py --model smollm2-135m
-	$(BIN)/induction-lab explain smollm2-135m --out figures
+	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
