@@ -167,9 +167,9 @@ def explain(
 ) -> None:
     """Find by ablation and path patching which heads carry MODEL's copying, and test the circuit they make.
 
-    Every head is ablated by itself, then every path to the keys of the induction heads is cut: a quarter of an hour
-    for 135 million parameters on 2 CPU cores with 8 prompts. The sweep is kept in the folder as it goes; a run that
-    was cut off goes on from there.
+    Each head is ablated by itself, then each path to the induction heads' keys cut.
+    With 8 prompts: a quarter of an hour for 135 million parameters on 2 CPU cores.
+    The sweep is kept in the folder; a run that was cut off goes on from there.
     """
     _progress("loading libraries and the model …")
     from induction_lab.explanation import explain as explain_model
