@@ -5,7 +5,7 @@
 The best previous-token head attends to the token before and to nothing else; the induction heads, alone and together,
 to what followed each earlier occurrence and to BOS where there is none. Each keeps its values. How much of what
 mean ablation costs does that give back? Patterns that are exactly wrong are the control. Writes to figures/:
-idealised_patterns.csv, idealised_patterns.json (verdicts), idealised_patterns.png. About 6 minutes on 2 CPU cores.
+idealised_patterns.csv, idealised_patterns.json (verdicts), idealised_patterns.png. About 1 minute on 2 CPU cores.
 """
 
 from __future__ import annotations

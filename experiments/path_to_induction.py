@@ -5,7 +5,7 @@
 Path patching: each earlier head's, MLP's and the embedding's direct path to the queries, keys or values of the
 induction heads is cut, everything else left as it is. Grouped-query models are patched per query head. Writes to
 figures/: path_to_induction.csv (every sender), path_to_induction.json (verdict), path_to_induction_MODEL.png (senders
-by component), path_to_induction_shares.png (what the key of the best induction head is made of). About 15 minutes on 2
+by component), path_to_induction_shares.png (what the key of the best induction head is made of). About 8 minutes on 2
 CPU cores, most of it SmolLM2-135M.
 """
 

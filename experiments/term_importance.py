@@ -4,7 +4,7 @@
 
 With all attention patterns held, the loss with paths through at most 0, 1, 2, … heads; and pattern-preserving ablation
 of whole layers. Both leave K- and Q-composition as it is and take V-composition (virtual heads) away. Writes to
-figures/: term_importance.csv, term_importance.json (verdicts), term_importance.png. About 5 minutes on 2 CPU cores.
+figures/: term_importance.csv, term_importance.json (verdicts), term_importance.png. About 1 minute on 2 CPU cores.
 """
 
 from __future__ import annotations

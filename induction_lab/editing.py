@@ -2,7 +2,7 @@
 
 An edit sees each layer's attention and returns what goes on in its place; it works on the network at full speed, with
 the engine's exact numbers and per query head in grouped-query models. Nothing below the first edited layer need be
-computed again: `starting_at` lets a run begin with a stored residual stream.
+computed again: `Streams` stores the residual stream before every layer and lets runs begin with it.
 """
 
 from __future__ import annotations

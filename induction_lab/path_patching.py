@@ -38,7 +38,6 @@ from induction_lab.reading import Enough, goes_through_interface
 from induction_lab.turns import TOKENS_A_RUN, Turn, Turns
 
 Component = Literal["q", "k", "v"]
-Edited = dict[int, dict[int, Tensor]]  # by layer and head, the component of every row, [row, pos, d_head]
 
 
 class Sender(NamedTuple):
@@ -69,8 +68,9 @@ def patch_paths(
 ) -> Effects:
     """Cut the direct path from each sender to the receivers' queries, keys or values, and measure what is lost.
 
-    >>> patch_paths(model, prompts, ["L17H3", "L18H6"], "k").top(2)                    # doctest: +SKIP
-    [('L16H0', 5.1), ('L11H1', 0.1)]
+    >>> model = load_model()                                                                    # doctest: +SKIP
+    >>> patch_paths(model, repeated_tokens(model, n_prompts=4), ["L1H2", "L1H3"], "k").top(1)   # doctest: +SKIP
+    [('L0H1', 0.3800045886600856)]
 
     Args:
         model: Any whose attention goes through transformers' interface, or an `AttentionOnlyTransformer`.
@@ -93,7 +93,7 @@ def patch_paths(
     others = None if reference is None else as_prompts(model, reference)
     chosen, to = _receivers(model, receivers, component)
     every = _senders(model, senders, chosen)
-    _check(model, method, component)
+    _check(model, method)
     measured = as_metric(metric)
     turns = Turns(model, given, method, measured, reference=others, seed=seed, whole_streams=True)
     effects: dict[Sender, list[Tensor]] = {sender: [] for sender in every}
@@ -139,7 +139,7 @@ def input_shares(
     _refuse_mixed_inputs(model)
     (head,), _ = _receivers(model, receiver, component)
     every = _senders(model, None, [head])
-    _check(model, method, component)
+    _check(model, method)
     weights = getattr(folded_weights(model, head.layer), f"W_{component.upper()}")
     W = weights[head.head // (model.n_heads // len(weights))]
     shares = []
@@ -296,7 +296,7 @@ def _senders(
     return [Sender(*head) for head in sorted(asked)]
 
 
-def _check(model: HookedModel, method: str, component: str) -> None:
+def _check(model: HookedModel, method: str) -> None:
     if method not in ("mean", "resample", "zero"):
         raise ValueError(f"Senders are replaced by their mean, by resample or by zero, got {method!r}.")
     if not goes_through_interface(model):

@@ -73,7 +73,6 @@ class Substitute:
         outputs: By layer `[prompt or 1, head, pos, d_head]`; nothing at all where empty.
         pattern: Where the heads attend instead, if they keep their values.
         frozen: By layer, the attention that every head keeps, chosen or not.
-        n_pos: Length of the prompts, if it matters.
     """
 
     outputs: Outputs = field(default_factory=dict)
