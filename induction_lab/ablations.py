@@ -19,11 +19,11 @@ from torch import Tensor
 
 from induction_lab.effects import Effects, effect_row, effects_table
 from induction_lab.heads import Head, parse_heads
-from induction_lab.metrics import MetricLike, as_metric, name_of
+from induction_lab.metrics import MetricLike, name_of
 from induction_lab.models import HookedModel, evaluating
 from induction_lab.progress import Ticker, progress_bar
-from induction_lab.prompts import Prompts, PromptsLike, as_prompts
-from induction_lab.provenance import provenance
+from induction_lab.prompts import Prompts, PromptsLike
+from induction_lab.provenance import about_prompts, provenance
 from induction_lab.tables import check_suffix
 from induction_lab.turns import TOKENS_A_RUN, Turn, Turns
 
@@ -69,21 +69,18 @@ def ablation_sweep(
     """
     if path is not None:
         check_suffix(Path(path))
-    given = as_prompts(model, prompts)
-    others = None if reference is None else as_prompts(model, reference)
     groups = _groups(model, heads)
-    chosen = as_metric(metric)
-    facts = provenance(model, given) | {"method": method, "metric": name_of(chosen), "seed": seed}
-    facts["reference"] = None if others is None else provenance(model, others)["prompts"]
+    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed)
+    facts = provenance(model, turns.prompts) | {"method": method, "metric": name_of(turns.metric), "seed": seed}
+    facts["reference"] = None if turns.reference is None else about_prompts(turns.reference)
     facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
-    turns = Turns(model, given, method, chosen, reference=others, seed=seed)
     if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to
         turn = next(iter(turns))
         clean = turn.measure.clean(turn.streams.normalised).tolist()
         facts["clean"] = [None if math.isnan(value) else value for value in clean]
     done = _done(path, facts)
     left = {name: group for name, group in groups.items() if name not in done}
-    with progress_bar(len(left) * len(given), "ablating heads", shown=progress) as tick:
+    with progress_bar(len(left) * len(turns.prompts), "ablating heads", shown=progress) as tick:
         for batch in _batches(left, len(turns)):
             done |= _swept(turns, {name: left[name] for name in batch}, tick)
             if path is not None:
@@ -125,14 +122,12 @@ def attribution_patching(
     """
     if method not in ("mean", "zero", "resample"):
         raise ValueError(f"Gradients estimate what mean, zero or resample ablation does, got {method!r}.")
-    given = as_prompts(model, prompts)
-    others = None if reference is None else as_prompts(model, reference)
     groups = _groups(model, heads)
-    chosen = as_metric(metric)
+    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed)
     per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     clean: list[Tensor] = []
-    with progress_bar(len(given), "taking gradients", shown=progress) as tick:
-        for turn in Turns(model, given, method, chosen, reference=others, seed=seed):
+    with progress_bar(len(turns.prompts), "taking gradients", shown=progress) as tick:
+        for turn in turns:
             values, change = _first_order(model, turn)
             clean.append(values)
             for name, group in groups.items():
@@ -140,12 +135,12 @@ def attribution_patching(
                 per_group[name].append(torch.stack(heads_of).sum(0))
             tick(len(turn.prompts))
     before = torch.cat(clean)
-    what = (f"{method} ablation, estimated", name_of(chosen), before)
+    what = (f"{method} ablation, estimated", name_of(turns.metric), before)
     rows = {
         name: effect_row(model.name, name, groups[name], *what, before + torch.cat(changes))
         for name, changes in per_group.items()
     }
-    return Effects(effects_table(rows, list(groups)), provenance(model, given))
+    return Effects(effects_table(rows, list(groups)), provenance(model, turns.prompts))
 
 
 def _swept(turns: Turns, groups: Mapping[str, Group], tick: Ticker) -> dict[str, dict[str, Any]]:
@@ -167,7 +162,7 @@ def _swept(turns: Turns, groups: Mapping[str, Group], tick: Ticker) -> dict[str,
             for name, values in zip(together, turn.measure(hidden, rows).chunk(len(members)), strict=True):
                 per_group[name].append(values)
             tick(len(rows))
-    what = (f"{turns.method} ablation", name_of(as_metric(turns.metric)), torch.cat(clean))
+    what = (f"{turns.method} ablation", name_of(turns.metric), torch.cat(clean))
     return {
         name: effect_row(turns.model.name, name, groups[name], *what, torch.cat(values))
         for name, values in per_group.items()

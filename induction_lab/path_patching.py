@@ -28,11 +28,11 @@ from induction_lab.editing import Streams, refuse_hooked_patterns
 from induction_lab.effects import Effects, effect_row, effects_table
 from induction_lab.head_weights import head_weights
 from induction_lab.heads import Head, HeadLike, parse_heads
-from induction_lab.metrics import MetricLike, as_metric, name_of
+from induction_lab.metrics import MetricLike, name_of
 from induction_lab.models import HookedModel
 from induction_lab.norms import attention_norm, folded_weights, output_norm, residual_factor
 from induction_lab.progress import Ticker, progress_bar
-from induction_lab.prompts import PromptsLike, as_prompts
+from induction_lab.prompts import PromptsLike
 from induction_lab.provenance import provenance
 from induction_lab.reading import Enough, goes_through_interface
 from induction_lab.turns import TOKENS_A_RUN, Turn, Turns
@@ -89,26 +89,23 @@ def patch_paths(
         ValueError: If a head is not there or given twice, no sender lies below a receiver, or the model's attention or
             what its heads write cannot be reached.
     """
-    given = as_prompts(model, prompts)
-    others = None if reference is None else as_prompts(model, reference)
     chosen, to = _receivers(model, receivers, component)
     every = _senders(model, senders, chosen)
     _check(model, method)
-    measured = as_metric(metric)
-    turns = Turns(model, given, method, measured, reference=others, seed=seed, whole_streams=True)
+    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed, whole_streams=True)
     effects: dict[Sender, list[Tensor]] = {sender: [] for sender in every}
     clean: list[Tensor] = []
-    with progress_bar(len(every) * len(given), "patching paths", shown=progress) as tick:
+    with progress_bar(len(every) * len(turns.prompts), "patching paths", shown=progress) as tick:
         for turn in turns:
             clean.append(turn.measure.clean(turn.streams.normalised))
             for sender, values in _patched(turn, every, chosen, component, tick):
                 effects[sender].append(values)
-    what = (f"{method} patch to {to}", name_of(measured), torch.cat(clean))
+    what = (f"{method} patch to {to}", name_of(turns.metric), torch.cat(clean))
     rows = {
         str(sender): effect_row(model.name, str(sender), _as_heads(sender), *what, torch.cat(values))
         for sender, values in effects.items()
     }
-    facts = provenance(model, given) | {"receivers": [str(head) for head in chosen], "component": component}
+    facts = provenance(model, turns.prompts) | {"receivers": [str(head) for head in chosen], "component": component}
     return Effects(effects_table(rows, [str(sender) for sender in every]), facts)
 
 
@@ -134,8 +131,6 @@ def input_shares(
     Raises:
         ValueError: As in `patch_paths`, and for an own model with smeared keys or `shortformer` positions.
     """
-    given = as_prompts(model, prompts)
-    others = None if reference is None else as_prompts(model, reference)
     _refuse_mixed_inputs(model)
     (head,), _ = _receivers(model, receiver, component)
     every = _senders(model, None, [head])
@@ -143,7 +138,7 @@ def input_shares(
     weights = getattr(folded_weights(model, head.layer), f"W_{component.upper()}")
     W = weights[head.head // (model.n_heads // len(weights))]
     shares = []
-    for turn in Turns(model, given, method, "loss", reference=others, seed=seed, whole_streams=True):
+    for turn in Turns(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
         scale = _scale(model, turn.streams, head.layer)
         parts = {sender: change / scale @ W for sender, change in _changes(model, turn, every)}
         whole = sum(parts.values(), torch.zeros(()))

@@ -19,14 +19,13 @@ DEFINITIONS_VERSION = 1  # goes up when a score's definition changes
 def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str] | None = None) -> dict[str, Any]:
     """What another lab needs to trust and repeat the numbers."""
     packages = ("torch", "transformers", "transformer-lens")
-    tokens = prompts.tokens.cpu().contiguous().numpy().tobytes()
     return {
         "definitions": DEFINITIONS_VERSION,
         "model": model.name,
         "revision": model.revision,
         "weights_sha256": _hash_weights(model),
         "tokenizer_sha256": model.tokenizer_sha256,
-        "prompts": {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()} | _lengths(prompts),
+        "prompts": about_prompts(prompts),
         "bos_token_id": model.bos_token_id,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
@@ -37,10 +36,13 @@ def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str]
     }
 
 
-def _lengths(prompts: Prompts) -> dict[str, str]:
-    if prompts.lengths is None:
-        return {}
-    return {"lengths_sha256": hashlib.sha256(str(prompts.lengths.tolist()).encode()).hexdigest()}
+def about_prompts(prompts: Prompts) -> dict[str, Any]:
+    """Their structure, and fingerprints of tokens and lengths."""
+    tokens = prompts.tokens.cpu().contiguous().numpy().tobytes()
+    facts = {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()}
+    if prompts.lengths is not None:
+        facts["lengths_sha256"] = hashlib.sha256(str(prompts.lengths.tolist()).encode()).hexdigest()
+    return facts
 
 
 def fingerprint(model: HookedModel, prompts: Prompts) -> str:

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.editing import Streams, edit_attention, refuse_hooked_patterns
-from induction_lab.metrics import MetricLike, as_metric, name_of
+from induction_lab.metrics import MetricLike, name_of
 from induction_lab.models import HookedModel
 from induction_lab.norms import frozen_norm
 from induction_lab.progress import progress_bar
-from induction_lab.prompts import PromptsLike, as_prompts
+from induction_lab.prompts import PromptsLike
 from induction_lab.turns import Turns
 
 _BLOCK_NORMS = ("ln1", "ln1_post")
@@ -63,13 +63,13 @@ def term_importance(
     Raises:
         ValueError: If the patterns cannot be held, or `orders` is negative.
     """
-    given = as_prompts(model, prompts)
+    turns = Turns(model, prompts, "pattern_preserving", metric)
     highest = model.n_layers if orders is None else orders
     if highest < 0:
         raise ValueError(f"`orders` must not be negative, got {orders}.")
     values: list[list[Tensor]] = [[] for _ in range(highest + 1)]
-    with progress_bar((highest + 1) * len(given), "summing orders", shown=progress) as tick:
-        for turn in Turns(model, given, "pattern_preserving", metric):
+    with progress_bar((highest + 1) * len(turns.prompts), "summing orders", shown=progress) as tick:
+        for turn in turns:
             refuse_hooked_patterns(turn.streams)
             written: dict[int, Tensor] = {}
             with ExitStack() as stack:
@@ -79,7 +79,7 @@ def term_importance(
                     hidden, written = _next_order(turn.streams, written)
                     values[order].append(turn.measure.clean(hidden))
                     tick(len(turn.prompts))
-    return _table(model, name_of(as_metric(metric)), [torch.cat(parts) for parts in values])
+    return _table(model, name_of(turns.metric), [torch.cat(parts) for parts in values])
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from induction_lab.editing import Streams, chunks
-from induction_lab.metrics import Measure, MetricLike
+from induction_lab.metrics import Measure, MetricLike, as_metric
 from induction_lab.models import HookedModel
-from induction_lab.prompts import Prompts
+from induction_lab.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.substitutes import (
     Outputs,
     Substitute,
@@ -48,6 +48,10 @@ class Turns:
         seed: Of what `resample` draws.
         whole_streams: Substitutes for the stream before each layer as well, under the keys `("stream", layer)`.
 
+    Attributes:
+        prompts: All of them, read.
+        reference: Likewise, or None.
+
     Raises:
         ValueError: If the method is unknown or not to be had, or the reference is of another length.
     """
@@ -55,27 +59,28 @@ class Turns:
     def __init__(
         self,
         model: HookedModel,
-        prompts: Prompts,
+        prompts: PromptsLike,
         method: str,
         metric: MetricLike,
         *,
-        reference: Prompts | None = None,
+        reference: PromptsLike | None = None,
         seed: int = 0,
         whole_streams: bool = False,
     ) -> None:
         """Check the arguments; the prompts are not run yet."""
         check_method(model, method)
+        prompts = as_prompts(model, prompts)
+        reference = None if reference is None else as_prompts(model, reference)
         if reference is not None and reference.tokens.shape[1] != prompts.tokens.shape[1]:
             raise ValueError(
                 f"The reference has prompts of {reference.tokens.shape[1]} tokens, those measured on have "
                 f"{prompts.tokens.shape[1]}: they must be as long."
             )
-        self.model, self.prompts, self.method, self.metric = model, prompts, method, metric
+        self.model, self.prompts, self.method, self.metric = model, prompts, method, as_metric(metric)
         self.reference, self.seed, self.whole_streams = reference, seed, whole_streams
         self.slices = chunks(*prompts.tokens.shape, most=TOKENS_A_RUN)
-        self._measure = Measure(model, metric, prompts)
-        if method == "resample" and len(self) > 1:
-            self.reference = self._others()
+        self._measure = Measure(model, self.metric, prompts)
+        self._partners = self._others() if method == "resample" and len(self) > 1 else reference
         self._mean: Substitute | None = None
         self._total: tuple[Outputs, Tensor] | None = None
         self._only: Turn | None = None  # where all prompts fit in one turn
@@ -106,7 +111,7 @@ class Turns:
         return Prompts(self.prompts.tokens.roll(shift, 0))
 
     def _substitute(self, some: slice, streams: Streams) -> Substitute:
-        part, reference = self.prompts[some], self.reference
+        part, reference = self.prompts[some], self._partners
         if self.method == "mean" and reference is not None:
             self._mean = means(*totals(reference, self._look)) if self._mean is None else self._mean
             return self._mean
