@@ -4,8 +4,8 @@
 
 Every head of every model is mean-ablated by itself; then induction heads together, against random heads; a
 previous-token head with and without its effect on patterns; on text the in-context-learning score; and along the way
-that training took. Writes to figures/: ablate_heads.csv (single heads), ablate_heads_groups.csv, ablate_heads.json
-(verdicts), ablate_heads_MODEL.png (heatmaps), ablate_heads_groups.png, ablate_heads_estimate.png (the quick estimate
+that training took. Writes to figures/: ablate_heads.csv (single heads, swept and estimated), ablate_heads_groups.csv,
+ablate_heads.json (verdicts), ablate_heads_MODEL.png (heatmaps), ablate_heads_groups.png, ablate_heads_estimate.png (the quick estimate
 from gradients beside the sweep). About 8 minutes on 2 CPU cores, and 10 more to train the snapshots once.
 """
 
@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from small_models import SEEDS, repeats_snapshots
-from subjects import Subject, subject, subjects
+from subjects import Subject, arguments, subject, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import (
@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         single[name] = ablation_sweep(one.model, few, reference=one.reference, progress=sys.stderr.isatty())
         estimated[name] = attribution_patching(one.model, few, reference=one.reference, progress=sys.stderr.isatty())
         groups[name] = ablate_groups(one, n_random=args.random)
-    table = pd.concat([effects.table for effects in single.values()], ignore_index=True)
+    every = [effects.table for found_of in (single, estimated) for effects in found_of.values()]
+    table = pd.concat(every, ignore_index=True)
     table.round(5).to_csv(args.out / "ablate_heads.csv", index=False)
     together = pd.concat([effects.table for effects in groups.values()], ignore_index=True)
     together.round(5).to_csv(args.out / "ablate_heads_groups.csv", index=False)
@@ -314,15 +315,12 @@ def draw_estimates(single: dict[str, Effects], estimated: dict[str, Effects]) ->
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["attn-only-2l", REAL], help="besides the small ones")
-    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser = arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=16, help="for groups of heads")
     parser.add_argument("--sweep-prompts", type=int, default=4, help="for single heads of the models given")
     parser.add_argument("--random", type=int, default=5, help="random sets of heads")
     parser.add_argument("--no-text", dest="text", action="store_false", help="leave out the text")
     parser.add_argument("--no-snapshots", dest="snapshots", action="store_false", help="leave out the way of training")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     return parser.parse_args(argv)
 
 

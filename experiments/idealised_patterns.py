@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from subjects import Subject, subjects
+from subjects import Subject, arguments, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import ablation_sweep
@@ -120,11 +119,8 @@ def draw(table: Any) -> Figure:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["attn-only-2l", "smollm2-135m"], help="besides the small ones")
-    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser = arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     return parser.parse_args(argv)
 
 

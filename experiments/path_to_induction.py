@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -21,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from subjects import Subject, subjects
+from subjects import Subject, arguments, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Effects, Head, input_shares, patch_paths
@@ -139,11 +138,8 @@ def draw_shares(found: dict[str, Subject], shares: dict[str, pd.DataFrame], most
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["attn-only-2l", "smollm2-135m"], help="besides the small ones")
-    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser = arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=4, help="of the models given; the small ones have 16")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     return parser.parse_args(argv)
 
 

@@ -7,7 +7,9 @@ induction head say nothing about what induction heads do and are returned apart,
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, tiled_model
@@ -72,6 +74,15 @@ def subjects(names: Sequence[str], *, seeds: int = 3, n_prompts: int = 16) -> tu
     if not found:
         raise SystemExit("None of these models has an induction head: add --models.")
     return found, left_out
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What every script on these subjects can be told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=["attn-only-2l", "smollm2-135m"], help="besides the small ones")
+    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
+    return parser
 
 
 def subject(model: HookedModel, *, n_prompts: int = 16) -> Subject:

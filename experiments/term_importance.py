@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from subjects import Subject, subjects
+from subjects import Subject, arguments, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Head, ablation_sweep, plot_term_importance, term_importance
@@ -104,11 +103,8 @@ def draw(tables: dict) -> Figure:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["attn-only-2l", "smollm2-135m"], help="besides the small ones")
-    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser = arguments(__doc__)
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     return parser.parse_args(argv)
 
 

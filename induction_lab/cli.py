@@ -28,6 +28,19 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+# What several commands take.
+ModelName = Annotated[
+    str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")]
+Revision = Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")]
+Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
+Given = Annotated[
+    Format, typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file.")
+]
+
+
 @app.command(
     epilog="Examples:  [bold]induction-lab score[/bold]   ·   "
     "[bold]induction-lab score smollm2-135m --prompts 8[/bold]   ·   "
@@ -35,9 +48,7 @@ class Format(StrEnum):
     "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
 )
 def score(
-    model: Annotated[
-        str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
-    ] = "attn-only-2l",
+    model: ModelName = "attn-only-2l",
     prompts: Annotated[int, typer.Option(help="How many prompts.")] = 16,
     period: Annotated[int, typer.Option(help="Tokens of the repeated block.")] = 50,
     repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
@@ -51,15 +62,12 @@ def score(
     top: Annotated[int, typer.Option(help="Heads in the second table.")] = 8,
     chance: Annotated[bool, typer.Option(help="Test heads against prompts without repeats.")] = True,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
-    revision: Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
     batch_size: Annotated[int | None, typer.Option(help="Prompts at a time.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("results"),
-    format: Annotated[
-        Format,
-        typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file."),
-    ] = Format.table,
+    out: Folder = Path("results"),
+    format: Given = Format.table,
 ) -> None:
     """Score every head of MODEL on repeated random tokens, or on a text."""
     _progress("loading libraries and the model …")
@@ -101,22 +109,17 @@ def score(
     "[bold]induction-lab circuit gpt2 --format json > gpt2.json[/bold]"
 )
 def circuit(
-    model: Annotated[
-        str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
-    ] = "attn-only-2l",
+    model: ModelName = "attn-only-2l",
     prompts: Annotated[int, typer.Option(help="How many prompts to see by where heads look.")] = 16,
     period: Annotated[int, typer.Option(help="Tokens of the repeated block, and the distance to read at.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
     top: Annotated[int, typer.Option(help="Edges to list and draw.")] = 8,
     figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
-    revision: Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("results"),
-    format: Annotated[
-        Format,
-        typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file."),
-    ] = Format.table,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    out: Folder = Path("results"),
+    format: Given = Format.table,
 ) -> None:
     """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
     _progress("loading libraries and the model …")
@@ -148,18 +151,16 @@ def circuit(
     "[bold]induction-lab explain gpt2 --format json > gpt2.json[/bold]"
 )
 def explain(
-    model: Annotated[
-        str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
-    ] = "attn-only-2l",
+    model: ModelName = "attn-only-2l",
     prompts: Annotated[int, typer.Option(help="How many prompts; the time grows with them.")] = 8,
     period: Annotated[int, typer.Option(help="Tokens of the block, which is written twice.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random tokens and the random sets of heads.")] = 0,
     random_sets: Annotated[int, typer.Option("--random", help="Random sets to compare the circuit with.")] = 10,
     figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
-    revision: Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("results"),
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    out: Folder = Path("results"),
     format: Annotated[
         Format,
         typer.Option(help="table: for people, with a JSON file. Else: printed for programs, and the file."),

@@ -136,7 +136,8 @@ def test_term_importance_writes_orders_a_verdict_and_a_picture(tmp_path):
 def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
     arguments = ["--models", "attn-only-2l", "--seeds", "0", "--prompts", "4", "--no-text", "--no-snapshots"]
     script("ablate_heads").main([*arguments, "--out", str(tmp_path)])
-    assert len(pd.read_csv(tmp_path / "ablate_heads.csv")) == 8
+    heads = pd.read_csv(tmp_path / "ablate_heads.csv")
+    assert heads["intervention"].value_counts().to_dict() == {"mean ablation": 8, "mean ablation, estimated": 8}
     groups = pd.read_csv(tmp_path / "ablate_heads_groups.csv").set_index("label")
     assert groups.loc["induction top 4", "effect"] > 5 > groups.loc["induction top 1", "effect"]
     destroyed, spared, bottleneck, keys, way = verdicts_of(tmp_path / "ablate_heads.json")
