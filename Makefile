@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/score_memory.py
 	$(BIN)/python benchmarks/composition_speed.py
 	$(BIN)/python benchmarks/ablation_speed.py
+	$(BIN)/python benchmarks/training_speed.py
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
@@ -38,6 +39,13 @@ claims: $(READY)
 	$(BIN)/python experiments/path_to_induction.py
 	$(BIN)/python experiments/idealised_patterns.py
 	$(BIN)/python experiments/term_importance.py
+	$(BIN)/python experiments/phase_change.py
+	$(BIN)/python experiments/one_layer_cannot.py
+	$(BIN)/python experiments/smeared_keys.py
+	$(BIN)/python experiments/clamping.py
+	$(BIN)/python experiments/markov_chains.py
+	$(BIN)/python experiments/text_phase_change.py
+	$(BIN)/python experiments/lag_profile.py
 	$(BIN)/python experiments/verdicts.py
 
 figures: $(READY)

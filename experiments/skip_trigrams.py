@@ -12,6 +12,7 @@ skip_trigrams_paths.png. About 1 minute on 2 CPU cores, and 3 more to train the 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +35,7 @@ from induction_lab import (
 )
 from induction_lab.ngrams import bigram_counts, bigram_divergence
 from induction_lab.terminal import show_files, show_line
-from induction_lab.texts import Text, standard_library
+from induction_lab.texts import TextFiles
 
 NEAR = 48  # tokens back in which a source is looked for
 PER_HEAD, COMMON = 25, 400  # skip-trigrams of each head, among the commonest tokens
@@ -45,13 +46,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     matplotlib.use("agg")
     args.out.mkdir(parents=True, exist_ok=True)
-    text = standard_library(TEXT_VOCABULARY)
-    zero, one = (text_model(n, text=text, steps=args.steps) for n in (0, 1))
-    counts = bigram_counts(text.tokens, text.d_vocab)
+    text = TextFiles(d_vocab=TEXT_VOCABULARY).open(progress=sys.stderr.isatty())
+    tokens = torch.from_numpy(text.train.astype(np.int64))
+    zero, one = (text_model(n, steps=args.steps) for n in (0, 1))
+    counts = bigram_counts(tokens, text.d_vocab)
     common = counts.sum(1).topk(COMMON).indices
     table = pd.concat([trigrams(one, head, common) for head in range(one.n_heads)], ignore_index=True)
-    table["lift"] = lifts(text, table)
-    table["exchanged_lift"] = lifts(text, table.assign(out=np.random.default_rng(0).permutation(table["out"])))
+    table["lift"] = lifts(tokens, table)
+    table["exchanged_lift"] = lifts(tokens, table.assign(out=np.random.default_rng(0).permutation(table["out"])))
     table = table.sort_values("strength", ascending=False, ignore_index=True)
     table.round(4).to_csv(args.out / "skip_trigrams.csv", index=False)
     for row in table.head(12).to_dict("records"):
@@ -76,13 +78,12 @@ def trigrams(model: HookedModel, head: int, common: torch.Tensor) -> pd.DataFram
     return found.assign(head=f"L0H{head}")
 
 
-def lifts(text: Text, table: pd.DataFrame) -> list[float]:
+def lifts(tokens: torch.Tensor, table: pd.DataFrame) -> list[float]:
     """How much likelier `out` is after `destination` where `source` came within `NEAR` tokens before: log of the ratio.
 
     To the likelihood after `destination` anywhere, towards which one count is added: rare meetings count for little.
     NaN where the two meet fewer than `FEWEST` times.
     """
-    tokens = text.tokens
     result = []
     for source, destination, out in table[["source", "destination", "out"]].itertuples(index=False):
         at = (tokens[NEAR:-1] == destination).nonzero()[:, 0] + NEAR

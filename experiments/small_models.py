@@ -11,73 +11,82 @@ text       no layer and one layer on the sources of Python's standard library, 1
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import train_bundled_model
 
-from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel
-from induction_lab.attention_only import Positions
-from induction_lab.texts import Text, standard_library, text_batches
-from induction_lab.training import scattered_copies, tiled_blocks, train
+from induction_lab import AttentionOnlyConfig, HookedModel
+from induction_lab.attention_config import Positions
+from induction_lab.many_runs import train_runs
+from induction_lab.recipes import Recipe
+from induction_lab.runs import Run
+from induction_lab.streams import ScatteredCopies, TiledBlocks
+from induction_lab.texts import TextFiles
+from induction_lab.training import TrainingPlan
 
 RUNS = Path(__file__).parents[1] / "runs"
 SEEDS = (0, 1, 2)
 REPEATS_SEEDS = (0, 2)  # the bundled model is seed 1
 SNAPSHOT_EVERY = 100
-PERIODS = tuple(period for period in range(4, 32) if period != 20)
 TEXT_VOCABULARY, TEXT_CONTEXT = 1024, 64
 
 
 def repeats_model(seed: int, *, steps: int = 1500) -> HookedModel:
     """The bundled model's own recipe with another seed (its own is 1) and fewer steps."""
-    config = train_bundled_model.CONFIG
-    return _kept(f"repeats-{steps}-seed{seed}", config, train_bundled_model.BATCHES, steps=steps, seed=seed)
+    return last(*_repeats(seed, steps))
 
 
 def repeats_snapshots(seed: int, *, steps: int = 1500) -> dict[int, HookedModel]:
-    """The same run again, every `SNAPSHOT_EVERY` steps: by step, the untrained model at 0."""
-    name = f"repeats-{steps}-seed{seed}"
-    config, batches = train_bundled_model.CONFIG, train_bundled_model.BATCHES
-    wanted = range(0, steps + 1, SNAPSHOT_EVERY)
-    folders = {step: RUNS / f"{name}-step{step}" for step in wanted}
-    if not all((folder / "model.safetensors").exists() for folder in folders.values()):
-        print(f"training {name} with snapshots", file=sys.stderr)
-        network = AttentionOnlyTransformer(config, seed=seed)
-        network.save(folders[0])
-        saved = iter(folders[step] for step in wanted if step)
-
-        def save(network: AttentionOnlyTransformer) -> dict[str, int | float]:
-            network.save(next(saved))
-            return {}
-
-        torch.set_num_threads(1)
-        progress = sys.stderr.isatty()
-        train(network, batches, steps=steps, seed=seed, look=save, every=SNAPSHOT_EVERY, progress=progress)
-    return {
-        step: HookedModel(AttentionOnlyTransformer.load(folder), name=folder.name) for step, folder in folders.items()
-    }
+    """The same run every `SNAPSHOT_EVERY` steps: by step, the untrained model at 0."""
+    name, recipe = _repeats(seed, steps)
+    run = trained({name: recipe})[name]
+    return {step: run.model(step) for step in run.steps if step % SNAPSHOT_EVERY == 0}
 
 
 def scattered_model(seed: int, *, steps: int = 2000) -> HookedModel:
     """Two layers that learn to copy blocks wherever they come again."""
-    config = AttentionOnlyConfig()
-    batches = partial(scattered_copies, config, tuple(range(3, 13)))
-    return _kept(f"scattered-{steps}-seed{seed}", config, batches, steps=steps, seed=seed)
+    return last(*_scattered(seed, steps))
 
 
 def tiled_model(seed: int, positions: Positions = "rotary", *, steps: int = 800) -> HookedModel:
     """Two layers that learn to go on with a block repeated to the end."""
-    config = AttentionOnlyConfig(positions=positions)
-    batches = partial(tiled_blocks, config, PERIODS)
-    return _kept(f"tiled-{positions}-{steps}-seed{seed}", config, batches, steps=steps, seed=seed)
+    return last(*_tiled(seed, positions, steps))
 
 
-def text_model(n_layers: int, seed: int = 0, *, text: Text | None = None, steps: int = 1500) -> HookedModel:
+def text_model(n_layers: int, seed: int = 0, *, steps: int = 1500) -> HookedModel:
     """Layers without LayerNorm, so that the weights alone are the whole story, on Python sources."""
-    text = standard_library(TEXT_VOCABULARY) if text is None else text
+    return last(*_text(n_layers, seed, steps))
+
+
+def trained(recipes: Mapping[str, Recipe]) -> dict[str, Run]:
+    """Runs in runs/, trained where they are not there yet."""
+    return train_runs(recipes, RUNS, device="cpu", progress=sys.stderr.isatty())
+
+
+def last(name: str, recipe: Recipe) -> HookedModel:
+    """The last model of one run, under the run's name."""
+    model = trained({name: recipe})[name].model()
+    model.revision = None
+    return model
+
+
+def _repeats(seed: int, steps: int = 1500) -> tuple[str, Recipe]:
+    recipe = Recipe(train_bundled_model.CONFIG, train_bundled_model.DATA, _plan(steps), seed=seed)
+    return f"repeats-{steps}-seed{seed}", recipe
+
+
+def _scattered(seed: int, steps: int = 2000) -> tuple[str, Recipe]:
+    return f"scattered-{steps}-seed{seed}", Recipe(AttentionOnlyConfig(), ScatteredCopies(), _plan(steps), seed=seed)
+
+
+def _tiled(seed: int, positions: Positions, steps: int = 800) -> tuple[str, Recipe]:
+    data, config = TiledBlocks(left_out=(20,)), AttentionOnlyConfig(positions=positions)
+    return f"tiled-{positions}-{steps}-seed{seed}", Recipe(config, data, _plan(steps), seed=seed)
+
+
+def _text(n_layers: int, seed: int, steps: int = 1500) -> tuple[str, Recipe]:
+    text = TextFiles(d_vocab=TEXT_VOCABULARY)
     config = AttentionOnlyConfig(
         n_layers=n_layers,
         n_heads=8,
@@ -87,32 +96,16 @@ def text_model(n_layers: int, seed: int = 0, *, text: Text | None = None, steps:
         n_ctx=TEXT_CONTEXT,
         layer_norm=False,
     )
-    batches = partial(text_batches, text, config.n_ctx)
-    model = _kept(f"text-{n_layers}l-{text.d_vocab}-{steps}-seed{seed}", config, batches, steps=steps, seed=seed)
-    model.tokenizer = text.tokenizer
-    return model
+    name = f"text-{n_layers}l-{text.d_vocab}-{steps}-seed{seed}"
+    return name, Recipe(config, text, _plan(steps, batch=32), seed=seed)
 
 
-def _kept(name: str, config: AttentionOnlyConfig, batches: Callable, *, steps: int, seed: int) -> HookedModel:
-    folder = RUNS / name
-    if (folder / "model.safetensors").exists():
-        kept = AttentionOnlyTransformer.load(folder)
-        if kept.cfg == config:
-            return HookedModel(kept, name=name)
-    print(f"training {name}", file=sys.stderr)
-    network = AttentionOnlyTransformer(config, seed=seed)
-    torch.set_num_threads(1)  # such small matrices gain nothing from a second thread, and sums keep their order
-    train(network, batches, steps=steps, seed=seed, progress=sys.stderr.isatty())
-    network.save(folder)
-    return HookedModel(network.eval(), name=name)
+def _plan(steps: int, *, batch: int = 48) -> TrainingPlan:
+    return TrainingPlan(steps=steps, batch=batch, every=SNAPSHOT_EVERY)
 
 
 if __name__ == "__main__":
-    for each in REPEATS_SEEDS:
-        repeats_model(each)
-    for each in SEEDS:
-        scattered_model(each)
-        tiled_model(each, "rotary")
-        tiled_model(each, "learned")
-    for depth in (0, 1):
-        text_model(depth)
+    wanted = [_repeats(seed) for seed in REPEATS_SEEDS] + [_scattered(seed) for seed in SEEDS]
+    wanted += [_tiled(seed, positions) for seed in SEEDS for positions in ("rotary", "learned")]
+    wanted += [_text(depth, 0) for depth in (0, 1)]
+    trained(dict(wanted))

@@ -43,7 +43,8 @@ def outcome(passed: dict[str, bool]) -> dict[str, str]:
         return {"outcome": OUTCOMES[3], "caveat": "No model here has what the claim is about."}
     failed = [name for name, ok in passed.items() if not ok]
     which = OUTCOMES[0] if not failed else OUTCOMES[1] if len(failed) < len(passed) / 2 else OUTCOMES[2]
-    return {"outcome": which, "caveat": f"Fails for {', '.join(failed)}." if failed else ""}
+    named = "each of them" if len(failed) == len(passed) else ", ".join(failed)
+    return {"outcome": which, "caveat": f"Fails for {named}." if failed else ""}
 
 
 def page(figures: Path) -> str:
@@ -67,7 +68,7 @@ def page(figures: Path) -> str:
                 f"Control: {verdict.control}",
                 f"**{verdict.outcome.capitalize()}.**{caveat}",
             ]
-        pictures = sorted(figures.glob(f"{path.stem}*.png"))
+        pictures = sorted(each for kind in ("png", "gif") for each in figures.glob(f"{path.stem}*.{kind}"))
         parts += [f"![{picture.stem}](../figures/{picture.name})" for picture in pictures]
     return "\n\n".join(parts) + "\n"
 

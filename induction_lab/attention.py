@@ -148,6 +148,7 @@ Reader = Callable[[AttentionReading], None]
 Edit = Callable[[Any], Any]  # one layer's attention (or HeadOutputs) in, what goes on in its place out
 _reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
 _edits: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
+_lasting: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -170,21 +171,22 @@ def editing(modules: Iterable[nn.Module], edit: Edit) -> Iterator[None]:
         yield
     finally:
         for module in edited_modules:
-            left = tuple(other for other in _edits[module] if other is not edit)
-            if left:
-                _edits[module] = left
-            else:
-                del _edits[module]
+            _edits[module] = tuple(other for other in _edits[module] if other is not edit)
+
+
+def edit_for_good(modules: Iterable[nn.Module], edit: Edit) -> None:
+    """Let `edit` change what these modules pass on as long as they live, before what others edit."""
+    _lasting.update({module: (edit,) for module in modules})
 
 
 def has_edits(module: nn.Module) -> bool:
     """Whether somebody is `editing` this module."""
-    return module in _edits
+    return bool(_edits.get(module))
 
 
 def edited(attention: Any, owner: nn.Module | None) -> Any:
     """What a layer's attention is after the edits of its module; they may be asked more than once."""
-    for edit in _edits.get(owner, ()) if owner is not None else ():
+    for edit in (*_lasting.get(owner, ()), *_edits.get(owner, ())) if owner is not None else ():
         attention = edit(attention)
     return attention
 
@@ -192,8 +194,7 @@ def edited(attention: Any, owner: nn.Module | None) -> Any:
 def pass_on(attention: AttentionReading, owner: nn.Module | None = None) -> Float[Tensor, "batch head query d_head"]:
     """One layer's output: edited, shown to whoever is `reading`, returned."""
     attention = edited(attention, owner)
-    reader = _reader.get()
-    if reader is not None:
+    if (reader := _reader.get()) is not None:
         reader(attention)
     return attention.z
 
@@ -225,6 +226,8 @@ def attend(
         owner: The module that attends, by which `editing` knows it.
     """
     z, lse = attention_with_lse(q, k, v, scale=scale, mask=mask, softcap=softcap, sinks=sinks)
+    if torch.compiler.is_compiling():  # nobody can look into a compiled network
+        return z
     return pass_on(Attention(layer, q, k, v, z, lse, scale, mask, softcap, sinks), owner)
 
 

@@ -15,9 +15,9 @@ what works on its models works here. Source: Elhage et al. (2021), https://trans
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -28,69 +28,12 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from induction_lab.attention import MaterialisedAttention, attend, edited, pass_on
+from induction_lab.attention_config import AttentionOnlyConfig
 from induction_lab.layers import MLP, Embed, LayerNorm, PosEmbed, Unembed, rotate
+from induction_lab.tables import writing
 
-Positions = Literal["learned", "rotary", "shortformer", "none"]
 MODEL_TYPE = "attention-only"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-
-
-@dataclass(frozen=True)
-class AttentionOnlyConfig:
-    """The shape of an `AttentionOnlyTransformer`.
-
-    Attributes:
-        n_layers: Blocks; with none the model is a table of what follows each token.
-        n_heads: Heads a block.
-        d_model: Width of the residual stream.
-        d_head: Width of a head's queries, keys and values.
-        d_vocab: Tokens, `bos_token_id` among them.
-        n_ctx: Longest prompt.
-        positions: `learned` vectors added to the embedding; `rotary` (queries and keys are rotated by their
-            position, Su 2021); `shortformer` (position vectors added to what queries and keys read, not to the
-            stream, Press 2020); or `none`.
-        layer_norm: A LayerNorm before every read from the stream and before the unembedding.
-        smeared_keys: Each head's key is mixed with the one before it, `s k_j + (1 - s) k_{j-1}`, `s` trained
-            (Olsson 2022).
-        d_mlp: Width of an MLP after each block's attention; none by default.
-        bos_token_id: The token every prompt begins with.
-    """
-
-    n_layers: int = 2
-    n_heads: int = 4
-    d_model: int = 64
-    d_head: int = 16
-    d_vocab: int = 64
-    n_ctx: int = 64
-    positions: Positions = "rotary"
-    layer_norm: bool = True
-    smeared_keys: bool = False
-    d_mlp: int | None = None
-    bos_token_id: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse shapes that cannot be built."""
-        for name in ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx"):
-            least = 0 if name == "n_layers" else 1
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= least):
-                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {getattr(self, name)!r}.")
-        if self.positions not in get_args(Positions):
-            raise ValueError(f"`positions` must be one of {get_args(Positions)}, got {self.positions!r}.")
-        if self.positions == "rotary" and self.d_head % 2:
-            raise ValueError(f"Rotary positions need an even `d_head`, got {self.d_head}.")
-        if not 0 <= self.bos_token_id < self.d_vocab:
-            raise ValueError(f"`bos_token_id` must lie in [0, {self.d_vocab}), got {self.bos_token_id}.")
-
-    # Names by which TransformerLens' tools ask for the same facts.
-    @property
-    def attn_only(self) -> bool:
-        """No MLPs."""
-        return self.d_mlp is None
-
-    @property
-    def normalization_type(self) -> str | None:
-        """`LN` or None."""
-        return "LN" if self.layer_norm else None
 
 
 class AttentionLayer(nn.Module):
@@ -106,15 +49,15 @@ class AttentionLayer(nn.Module):
     hook_z: HookPoint
     hook_result: HookPoint
 
-    def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
-        """Gaussian weights that keep the scale of what they read."""
+    def __init__(self, config: AttentionOnlyConfig, layer: int, scale: float = 1.0) -> None:
+        """Gaussian weights that keep the scale of what they read, times `scale`."""
         super().__init__()
         self.config, self.layer = config, layer
         shape = (config.n_heads, config.d_model, config.d_head)
-        self.W_Q = nn.Parameter(torch.randn(shape) * config.d_model**-0.5)
-        self.W_K = nn.Parameter(torch.randn(shape) * config.d_model**-0.5)
-        self.W_V = nn.Parameter(torch.randn(shape) * config.d_model**-0.5)
-        self.W_O = nn.Parameter(torch.randn(shape).mT.contiguous() * (config.n_heads * config.d_head) ** -0.5)
+        self.W_Q = nn.Parameter(torch.randn(shape) * config.d_model**-0.5 * scale)
+        self.W_K = nn.Parameter(torch.randn(shape) * config.d_model**-0.5 * scale)
+        self.W_V = nn.Parameter(torch.randn(shape) * config.d_model**-0.5 * scale)
+        self.W_O = nn.Parameter(torch.randn(shape).mT.contiguous() * (config.n_heads * config.d_head) ** -0.5 * scale)
         if config.smeared_keys:
             self.smear = nn.Parameter(torch.zeros(config.n_heads))
         for name in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result"):
@@ -125,9 +68,11 @@ class AttentionLayer(nn.Module):
         self, query_input: Float[Tensor, "batch pos d_model"], value_input: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the heads add to the stream. Queries and keys read `query_input`, values `value_input`."""
-        q = self.hook_q(_project(query_input, self.W_Q))
-        k = self.hook_k(self._smear(_project(query_input, self.W_K)))
-        v = self.hook_v(_project(value_input, self.W_V))
+        if query_input is value_input:
+            q, k, v = _project(value_input, self.W_Q, self.W_K, self.W_V)
+        else:
+            (q, k), (v,) = _project(query_input, self.W_Q, self.W_K), _project(value_input, self.W_V)
+        q, k, v = self.hook_q(q), self.hook_k(self._smear(k)), self.hook_v(v)
         if self.config.positions == "rotary":
             q, k = self.hook_rot_q(rotate(q)), self.hook_rot_k(rotate(k))
         z = self.hook_z(self._mix(q, k, v))
@@ -151,7 +96,7 @@ class AttentionLayer(nn.Module):
     def _smear(self, k: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
         if not self.config.smeared_keys:
             return k
-        own = torch.sigmoid(self.smear)[:, None]
+        own = torch.sigmoid(self.smear)[:, None].to(k.dtype)  # keys may be narrower than weights
         mixed = own * k[:, 1:] + (1 - own) * k[:, :-1]
         return torch.cat([k[:, :1], mixed], 1)
 
@@ -161,11 +106,11 @@ class Block(nn.Module):
 
     hook_out_is_single_residual_stream = True  # TransformerLens' logit lens asks
 
-    def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
+    def __init__(self, config: AttentionOnlyConfig, layer: int, scale: float = 1.0) -> None:
         """Build the layer's parts."""
         super().__init__()
         self.ln1 = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
-        self.attn = AttentionLayer(config, layer)
+        self.attn = AttentionLayer(config, layer, scale)
         self.hook_resid_pre = HookPoint()
         self.hook_attn_out = HookPoint()
         self.hook_resid_post = HookPoint()
@@ -195,9 +140,13 @@ class AttentionOnlyTransformer(HookedRootModule):
     Args:
         config: Its shape.
         seed: Of the initial weights; the global random state is left alone.
+        scale: Of the heads' initial weights; 1 keeps the scale of what they read. Small ones (0.1 to 0.6) leave it to
+            training what a head becomes: two layers on blocks that repeat then form induction heads in every seed.
     """
 
-    def __init__(self, config: AttentionOnlyConfig, *, seed: int = 0) -> None:
+    trusts_tokens = False  # set by who has looked at them: looking makes a GPU wait
+
+    def __init__(self, config: AttentionOnlyConfig, *, seed: int = 0, scale: float = 1.0) -> None:
         """Build with random weights."""
         super().__init__()
         self.cfg = config
@@ -209,7 +158,7 @@ class AttentionOnlyTransformer(HookedRootModule):
             if config.positions in ("learned", "shortformer"):
                 self.pos_embed = PosEmbed(config.n_ctx, config.d_model)
                 self.hook_pos_embed = HookPoint()
-            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+            self.blocks = nn.ModuleList(Block(config, layer, scale) for layer in range(config.n_layers))
             self.ln_final = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
             self.unembed = Unembed(config.d_model, config.d_vocab)
         self.setup()
@@ -222,7 +171,8 @@ class AttentionOnlyTransformer(HookedRootModule):
         Raises:
             ValueError: If a prompt is longer than the context or a token lies outside the vocabulary.
         """
-        self._check(tokens)
+        if not self.trusts_tokens:
+            self._check(tokens)
         x = self.hook_embed(self.embed(tokens))
         positions = None
         if self.cfg.positions in ("learned", "shortformer"):
@@ -284,13 +234,11 @@ class AttentionOnlyTransformer(HookedRootModule):
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder that is made if need be."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         config = {"model_type": MODEL_TYPE, **asdict(self.cfg)}
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / f".{WEIGHTS_FILE}.part")
-        (folder / f".{CONFIG_FILE}.part").write_text(json.dumps(config, indent=2) + "\n")
-        for name in (WEIGHTS_FILE, CONFIG_FILE):  # renamed only when both are whole
-            (folder / f".{name}.part").replace(folder / name)
+        with writing(folder / CONFIG_FILE) as facts, writing(folder / WEIGHTS_FILE) as part:  # both whole or neither
+            save_file(weights, part)
+            facts.write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> AttentionOnlyTransformer:
@@ -318,7 +266,9 @@ class AttentionOnlyTransformer(HookedRootModule):
 
 
 def _project(
-    x: Float[Tensor, "batch pos d_model"], weights: Float[Tensor, "head d_model d_head"]
-) -> Float[Tensor, "batch pos head d_head"]:
-    n_heads, d_model, d_head = weights.shape
-    return (x @ weights.transpose(0, 1).reshape(d_model, n_heads * d_head)).unflatten(-1, (n_heads, d_head))
+    x: Float[Tensor, "batch pos d_model"], *several: Float[Tensor, "head d_model d_head"]
+) -> tuple[Float[Tensor, "batch pos head d_head"], ...]:
+    """`x @ W` of every head, for each of several weights, in one product."""
+    n_heads, d_model, d_head = several[0].shape
+    columns = torch.cat(several).transpose(0, 1).reshape(d_model, -1)
+    return (x @ columns).unflatten(-1, (-1, d_head)).split(n_heads, 2)

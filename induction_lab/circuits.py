@@ -130,7 +130,7 @@ def ov_eigenvalues(model: HookedModel, *, source: Side = "embedding") -> Complex
     found = []
     for layer in range(model.n_layers):
         _, _, W_V, W_O = folded_weights(model, layer)
-        found.append(torch.linalg.eigvals(W_O.double() @ through @ W_V.double().repeat_interleave(group, 0)).cpu())
+        found.append(_eigenvalues(W_O.double() @ through @ W_V.double().repeat_interleave(group, 0)))
     return torch.stack(found)
 
 
@@ -161,7 +161,7 @@ def qk_eigenvalues(
     found = []
     for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
         keys = (written.double() @ W_K.double()).repeat_interleave(group, 0)  # [head, d_model, d_head]
-        found.append(torch.linalg.eigvals(keys.mT @ gram @ W_Q.double() @ R[layer]).cpu())
+        found.append(_eigenvalues(keys.mT @ gram @ W_Q.double() @ R[layer]))
     return torch.stack(found)
 
 
@@ -189,7 +189,7 @@ def positive_share(eigenvalues: Complex[Tensor, "*heads d_head"]) -> Float[Tenso
     """`Re(sum of eigenvalues) / sum of their moduli`, in [-1, 1]; 0 where there are none."""
     total = eigenvalues.abs().sum(-1)
     share = eigenvalues.real.sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
-    return torch.where(total > 1e-12, share, 0.0).float()
+    return torch.where(total <= 1e-12, 0.0, share).float()
 
 
 def ov_self_copying(
@@ -250,6 +250,13 @@ def qk_diagonal(
     return result
 
 
+def _eigenvalues(matrices: Float[Tensor, "head d_head d_head"]) -> Complex[Tensor, "head d_head"]:
+    """NaN for matrices that are not finite, at which LAPACK may crash: those of models that diverged."""
+    finite = matrices.isfinite().all(-1).all(-1)
+    values = torch.linalg.eigvals(matrices.where(finite[:, None, None], 0.0)).cpu()
+    return values.where(finite.cpu()[:, None], torch.nan)
+
+
 def _query_sides(
     model: HookedModel, previous_token: Tensor | None
 ) -> list[tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "kv d_model d_head"], Float[Tensor, "wide wide"]]]:
@@ -272,9 +279,14 @@ def _query_sides(
 def _among_first(
     left: Float[Tensor, "token d_head"], right: Float[Tensor, "d_head d_vocab"], tokens: Tensor, k: int
 ) -> float:
-    """Share of rows of `left @ right` in which the entry of the row's own token is among the k largest; ties lose."""
+    """Share of rows of `left @ right` in which the entry of the row's own token is among the k largest; ties lose.
+
+    NaN where entries are.
+    """
     entries = left @ right
     own = entries.gather(1, tokens[:, None])
+    if not bool(own.isfinite().all()):
+        return float("nan")
     return float(((entries >= own).sum(1) <= k).float().mean())
 
 

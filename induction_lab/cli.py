@@ -1,4 +1,7 @@
-"""The command `induction-lab`: score a model, find and explain its circuit, list and bring models, draw scores."""
+"""The command `induction-lab`: score a model, find and explain its circuit, list and bring models, draw scores.
+
+Training and following it: `cli_training`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from induction_lab.cli_parts import Device, Dtype, Folder, ModelName, Revision, read_text, save_figure, say, stem
+from induction_lab.cli_training import training
+
 app = typer.Typer(
     name="induction-lab",
     help="Find induction heads: which attention heads of a model copy what followed the current token before.",
@@ -17,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(training)
 
 
 class Format(StrEnum):
@@ -28,14 +36,6 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
-# What several commands take.
-ModelName = Annotated[
-    str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")]
-Revision = Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")]
-Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
 Given = Annotated[
     Format, typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file.")
 ]
@@ -70,7 +70,7 @@ def score(
     format: Given = Format.table,
 ) -> None:
     """Score every head of MODEL on repeated random tokens, or on a text."""
-    _progress("loading libraries and the model …")
+    say("loading libraries and the model …")
     from induction_lab.head_scores import REPEAT_SCORES, SCORES, score_heads
     from induction_lab.models import load_model
     from induction_lab.prompts import repeated_tokens, text_prompts
@@ -84,14 +84,14 @@ def score(
         raise ValueError(f"--prompts must be at least 1, got {prompts}.")
     if length is not None and text is None:
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
-    content = None if text is None else _read_text(text)
+    content = None if text is None else read_text(text)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     if content is None:
         chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, n_repeats=repeats, gap=gap, seed=seed)
     else:
         chosen = text_prompts(loaded, content, n_prompts=prompts, length=length)
     tested = chance and len(chosen) > 1 and any(name in REPEAT_SCORES for name in names or REPEAT_SCORES)
-    _progress("")
+    say("")
     found = score_heads(
         loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()
     )
@@ -122,7 +122,7 @@ def circuit(
     format: Given = Format.table,
 ) -> None:
     """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
-    _progress("loading libraries and the model …")
+    say("loading libraries and the model …")
     from induction_lab.circuit_search import find_circuit
     from induction_lab.models import load_model
     from induction_lab.prompts import repeated_tokens
@@ -130,14 +130,14 @@ def circuit(
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
-    _progress("")
+    say("")
     found = find_circuit(loaded, chosen, n=top, progress=sys.stderr.isatty())
-    stem = out / f"{_stem(found.model)}_circuit"
-    written = [found.save(stem.with_name(f"{stem.name}.{'csv' if format is Format.table else format.value}"))]
+    place = out / f"{stem(found.model)}_circuit"
+    written = [found.save(place.with_name(f"{place.name}.{'csv' if format is Format.table else format.value}"))]
     if figures:
         from induction_lab.circuit_plots import plot_circuit
 
-        written.append(_save_figure(plot_circuit(found, edges=top).figure, stem.with_name(f"{stem.name}.png")))
+        written.append(save_figure(plot_circuit(found, edges=top).figure, place.with_name(f"{place.name}.png")))
     if format is Format.table:
         show_circuit(found)
     show_files(written, err=format is not Format.table)
@@ -172,7 +172,7 @@ def explain(
     With 8 prompts: a quarter of an hour for 135 million parameters on 2 CPU cores.
     The sweep is kept in the folder; a run that was cut off goes on from there.
     """
-    _progress("loading libraries and the model …")
+    say("loading libraries and the model …")
     from induction_lab.explanation import explain as explain_model
     from induction_lab.models import load_model
     from induction_lab.prompts import repeated_tokens
@@ -183,15 +183,15 @@ def explain(
         raise ValueError(f"--random must not be negative, got {random_sets}.")
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
-    _progress("")
-    stem = out / f"{_stem(loaded.name)}_explained"
-    sweep = stem.with_name(f"{stem.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
+    say("")
+    place = out / f"{stem(loaded.name)}_explained"
+    sweep = place.with_name(f"{place.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
     found = explain_model(loaded, chosen, n_random=random_sets, seed=seed, path=sweep, progress=sys.stderr.isatty())
-    written = [found.save(stem.with_name(f"{stem.name}.{'json' if format is Format.table else format.value}"))]
+    written = [found.save(place.with_name(f"{place.name}.{'json' if format is Format.table else format.value}"))]
     if figures:
         from induction_lab.effect_plots import plot_explanation
 
-        written.append(_save_figure(plot_explanation(found), stem.with_name(f"{stem.name}.png")))
+        written.append(save_figure(plot_explanation(found), place.with_name(f"{place.name}.png")))
     if format is Format.table:
         show_explanation(found)
     show_files([*written, sweep], err=format is not Format.table)
@@ -249,7 +249,7 @@ def plot(
         figure = plots.plot_score_by_layer(scores, score).figure
     else:
         figure = plots.plot_head_scores(scores, score).figure if score else plots.plot_all_scores(scores)
-    show_files([_save_figure(figure, path)])
+    show_files([save_figure(figure, path)])
 
 
 def main() -> None:
@@ -257,7 +257,7 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        _progress("")
+        say("")
         typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
         sys.exit(2)
     except BrokenPipeError:
@@ -265,46 +265,16 @@ def main() -> None:
 
 
 def _write(scores: Any, out: Path, format: Format, figures: bool, *, on: str) -> tuple[Path, list[Path]]:
-    stem = _stem(scores.model + on)
-    path = scores.save(out / f"{stem}.{'csv' if format is Format.table else format.value}")
+    name = stem(scores.model + on)
+    path = scores.save(out / f"{name}.{'csv' if format is Format.table else format.value}")
     if not figures:
         return path, []
     from induction_lab import plots
 
-    drawn = [_save_figure(plots.plot_all_scores(scores), out / f"{stem}_scores.png")]
+    drawn = [save_figure(plots.plot_all_scores(scores), out / f"{name}_scores.png")]
     main_score = "prefix_matching" if "prefix_matching" in scores.scores else scores.scores[0]
     by_layer = plots.plot_score_by_layer(scores, main_score).figure
-    drawn.append(_save_figure(by_layer, out / f"{stem}_{main_score}_by_layer.png"))
+    drawn.append(save_figure(by_layer, out / f"{name}_{main_score}_by_layer.png"))
     if scores.loss:
-        drawn.append(_save_figure(plots.plot_loss(scores).figure, out / f"{stem}_loss.png"))
+        drawn.append(save_figure(plots.plot_loss(scores).figure, out / f"{name}_loss.png"))
     return path, drawn
-
-
-def _stem(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
-
-
-def _save_figure(figure: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    from induction_lab.tables import writing
-
-    with writing(path) as part:
-        figure.savefig(part, dpi=150)
-    plt.close(figure)
-    return path
-
-
-def _progress(message: str) -> None:
-    """A line on a terminal that the next one replaces; nothing where output is piped."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{message}")
-        sys.stderr.flush()
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {reason}.") from error

@@ -10,6 +10,7 @@ Source: Elhage et al. (2021), "Three kinds of composition", https://transformer-
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -64,6 +65,7 @@ def composition_scores(
     return torch.where(later_layer[:, None, :, None], scores - baseline, 0.0)
 
 
+@cache
 def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed: int = 0) -> tuple[float, float]:
     """What Gaussian matrices of these shapes score in composition, and the standard error of that mean.
 

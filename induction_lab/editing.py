@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from induction_lab.attention import Edit, HeadOutputs, MaterialisedAttention, editing, has_edits
 from induction_lab.attention_only import AttentionLayer, AttentionOnlyTransformer
+from induction_lab.clamping import clamp_for_good
 from induction_lab.models import HookedModel
 from induction_lab.reading import goes_through_interface, on_engine
 
@@ -76,6 +77,7 @@ def unhooked(model: HookedModel) -> HookedModel:
     network = copy.deepcopy(model.network, memo=memo)
     if isinstance(network, AttentionOnlyTransformer):
         network.reset_hooks(including_permanent=True)
+        clamp_for_good(network, getattr(network, "clamps", {}))  # what it was trained with is part of it
     return HookedModel(network.eval(), model.tokenizer, name=model.name, revision=model.revision)
 
 

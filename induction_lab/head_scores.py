@@ -85,7 +85,7 @@ def score_heads(
     """
     asked = _known(SCORES if scores is None else scores)
     prompts = repeated_tokens(model) if prompts is None else as_prompts(model, prompts)
-    left_out = _left_out(model, prompts, asked, strict=scores is not None)
+    left_out = unavailable_scores(model, prompts, asked, strict=scores is not None)
     asked = [name for name in asked if name not in left_out]
     batch_size = _batch_size(model, prompts, batch_size)
     control = _control_prompts(model, prompts) if chance_test else None
@@ -230,7 +230,9 @@ def _known(scores: Sequence[str]) -> list[str]:
     return names
 
 
-def _left_out(model: HookedModel, prompts: Prompts, asked: list[str], *, strict: bool) -> dict[str, str]:
+def unavailable_scores(
+    model: HookedModel, prompts: Prompts, asked: Sequence[str] = SCORES, *, strict: bool = False
+) -> dict[str, str]:
     """Scores that cannot be had, and why; an error instead where they were asked for by name."""
     reasons: dict[str, str] = {}
     checks: dict[str, Callable[[], object]] = {

@@ -6,6 +6,9 @@ al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -65,6 +68,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Normalise over the last axis."""
+        if not (self.hook_scale.has_hooks() or self.hook_normalized.has_hooks()):  # one kernel, where nobody looks
+            return nn.functional.layer_norm(x, (x.shape[-1],), self.w, self.b, self.eps)
         x = x - x.mean(-1, keepdim=True)
         scale = self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
         return self.hook_normalized(x / scale * self.w + self.b)
@@ -95,10 +100,50 @@ def rotate(
 
     Source: Su et al. (2021), https://arxiv.org/abs/2104.09864.
     """
+    turns = _turns.__wrapped__ if torch.compiler.is_compiling() else _turns  # a compiler keeps them itself
+    cos, sin = turns(tuple(x.shape[1:]), base, x.device, x.dtype)
+    return _Rotation.apply(x, cos, sin)  # type: ignore[return-value]
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is the rotation back: nothing but the angles need be kept."""
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate."""
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        """Keep the angles."""
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Rotate back."""
+        cos, sin = ctx.saved_tensors
+        return _Rotation.apply(gradients[0], cos, -sin), None, None  # type: ignore[return-value]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, int]:
+        """Axes before the positions are rotated alike."""
+        return _Rotation.apply(x.movedim(in_dims[0] or 0, 0), cos, sin), 0  # type: ignore[return-value]
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
-    frequency = base ** (-torch.arange(half, dtype=torch.float32, device=x.device) / half)
-    position = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)
-    angle = torch.outer(position, frequency)[:, None]
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    return (x * cos).addcmul_(torch.cat([x[..., half:], x[..., :half]], -1), sin)
+
+
+@lru_cache(maxsize=16)
+def _turns(
+    shape: tuple[int, ...], base: float, device: torch.device, dtype: torch.dtype
+) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"]]:
+    """Cosines and signed sines, written out for every head: rows that need no broadcasting are read much faster."""
+    n_pos, n_heads, d_head = shape
+    half = d_head // 2
+    with torch.inference_mode(False):  # what is kept from inference could not be trained with later
+        frequency = base ** (-torch.arange(half, dtype=torch.float32, device=device) / half)
+        angle = torch.outer(torch.arange(n_pos, dtype=torch.float32, device=device), frequency)[:, None]
+        cos, sin = angle.cos().repeat(1, n_heads, 2), torch.cat([-angle.sin(), angle.sin()], -1).repeat(1, n_heads, 1)
+        return cos.to(dtype), sin.to(dtype)

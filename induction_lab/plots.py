@@ -79,12 +79,12 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
     ax = ax or plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
     values, errors = scores[score].numpy(), np.nan_to_num(scores.standard_errors[score].numpy())
     layer, head = np.indices(values.shape)
-    spread = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
-    x = layer + spread
+    aside = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
+    x = layer + aside
     ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=_QUIET, zorder=1)
     low, high = score_range(score, values)
     best = _standing_out(scores, score, mark, high - low)
-    for (head_, value), height in zip(best, _spread([v for _, v in best], 0.055 * (high - low)), strict=True):
+    for (head_, value), height in zip(best, spread([v for _, v in best], 0.055 * (high - low)), strict=True):
         ax.plot(x[head_], value, "o", ms=4, color=_ACCENT, zorder=2)
         ax.annotate(
             str(head_), (x[head_], height), xytext=(7, -2.5), textcoords="offset points", fontsize=7, color=_INK
@@ -196,6 +196,14 @@ def score_range(score: str, values: np.ndarray) -> tuple[float, float]:
     return 0.0, 1.0
 
 
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights for labels, in descending order, moved down as far as it takes to stand `gap` apart."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(min(height, placed[-1] - gap) if placed else height)
+    return placed
+
+
 def _heatmap_size(n_layers: int, n_heads: int) -> tuple[float, float]:
     return min(9.0, max(3.2, 1.8 + 0.3 * n_heads)), min(8.0, max(2.4, 1.0 + 0.19 * n_layers))
 
@@ -209,14 +217,6 @@ def _standing_out(scores: HeadScores, score: str, n: int, span: float) -> list[t
     """The best heads, as far as they are clearly above chance: the best of nothing needs no mark."""
     chance = scores.uniform.get(score, np.nan)
     return [(head, value) for head, value in scores.top(score, n) if not value < chance + 0.1 * span]
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights for labels, in descending order, moved down as far as it takes to stand `gap` apart."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(min(height, placed[-1] - gap) if placed else height)
-    return placed
 
 
 def _printable(label: str) -> str:

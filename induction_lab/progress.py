@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Ticker = Callable[[int], None]
+Ticker = Callable[..., None]
 
 
 @contextmanager
-def progress_bar(total: int, description: str, *, shown: bool) -> Iterator[Ticker]:
-    """Yield `tick(n)`, which moves the bar by n of `total`; it does nothing unless `shown`. The bar goes at the end."""
+def progress_bar(total: int, description: str, *, shown: bool, done: int = 0) -> Iterator[Ticker]:
+    """Yield `tick(n, note="")`, which moves the bar by n of `total`; it does nothing unless `shown`.
+
+    The note stands behind the bar. `done` of the total were done before. The bar goes at the end.
+    """
     if not shown:
-        yield lambda n: None
+        yield lambda n, note="": None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (*columns, TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda n: bar.advance(task, n)
+        task = bar.add_task(description, total=total, completed=done, note="")
+        yield lambda n, note="": bar.update(task, advance=n, note=note)

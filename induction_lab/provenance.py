@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -18,22 +19,31 @@ DEFINITIONS_VERSION = 1  # goes up when a score's definition changes
 
 def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str] | None = None) -> dict[str, Any]:
     """What another lab needs to trust and repeat the numbers."""
-    packages = ("torch", "transformers", "transformer-lens")
     return {
         "definitions": DEFINITIONS_VERSION,
         "model": model.name,
         "revision": model.revision,
-        "weights_sha256": _hash_weights(model),
+        "weights_sha256": weights_sha256(model),
         "tokenizer_sha256": model.tokenizer_sha256,
         "prompts": about_prompts(prompts),
         "bos_token_id": model.bos_token_id,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "attention_path": "engine" if goes_through_interface(model) else "hooks",
-        "versions": {"induction-lab": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in packages},
+        "versions": versions(),
         "left_out": left_out or {},
     }
+
+
+@cache
+def _package_version(name: str) -> str:
+    return version(name)
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that numbers depend on."""
+    own = {"induction-lab": __version__, "python": platform.python_version()}
+    return own | {name: _package_version(name) for name in ("torch", "transformers", "transformer-lens")}
 
 
 def about_prompts(prompts: Prompts) -> dict[str, Any]:
@@ -52,7 +62,7 @@ def fingerprint(model: HookedModel, prompts: Prompts) -> str:
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _hash_weights(model: HookedModel) -> str:
+def weights_sha256(model: HookedModel) -> str:
     """A fingerprint: names, shapes and a few entries of every parameter."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.network.named_parameters()):

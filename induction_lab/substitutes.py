@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lab.attention import Attention, AttentionReading, HeadOutputs, MaterialisedAttention
+from induction_lab.attention import AttentionReading, HeadOutputs, MaterialisedAttention
 from induction_lab.editing import chunks, edit_attention, is_edited
+from induction_lab.forced import show_forced
 from induction_lab.heads import Head
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts
@@ -36,33 +37,6 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _OF_PATTERNS = ("pattern_preserving", "ideal_previous_token", "ideal_induction")
 Clean = dict[int, Any]  # by layer, what an unedited run showed: AttentionReading or HeadOutputs
 Outputs = dict[Any, Tensor]  # by layer, [prompt, head, pos, d_head]
-
-
-@dataclass(frozen=True)
-class ForcedAttention(Attention):
-    """Queries, keys and values of its own, and a pattern that takes no heed of them."""
-
-    forced: Float[Tensor, "batch head query key"] | None = None
-
-    def mix(self, *, v: Tensor | None = None, **others: Any) -> Tensor:
-        """What the heads put out with other values; the pattern stays."""
-        if v is None or others:
-            return super().mix(v=v, **others)
-        return self.pattern() @ v.repeat_interleave(self.q.shape[1] // v.shape[1], 1)
-
-    def probabilities(
-        self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
-    ) -> Float[Tensor, "pair head"]:
-        """The entries of the forced pattern at each (prompt, query, key)."""
-        return MaterialisedAttention(self.layer, self.pattern(), self.v, self.z).probabilities(prompt, query, key)
-
-    def pattern(
-        self, *, heads: Int[Tensor, " head"] | None = None, queries: Int[Tensor, " query"] | None = None
-    ) -> Float[Tensor, "batch head query key"]:
-        """The forced pattern of the given heads and queries."""
-        assert self.forced is not None
-        matrix = self.forced if queries is None else self.forced.index_select(2, queries)
-        return matrix if heads is None else matrix.index_select(1, heads)
 
 
 @dataclass(frozen=True)
@@ -122,11 +96,7 @@ class Substitute:
             return clean
         if self.pattern is None:
             return attention
-        matrix = attention.pattern().clone()
-        matrix[:, chosen[0]] = self.pattern[:, None].to(matrix)
-        if isinstance(attention, MaterialisedAttention):
-            return replace(attention, matrix=matrix)
-        return ForcedAttention(**{**attention.__dict__, "forced": matrix})
+        return show_forced(attention, dict.fromkeys(chosen[0], self.pattern))
 
     def _check_length(self, attention: Any) -> None:
         n_queries, v = attention.z.shape[2], attention.v

@@ -6,16 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from induction_lab.circuit_search import InductionCircuit
 from induction_lab.explanation import VERDICTS, Explanation
 from induction_lab.heads import Head
 from induction_lab.model_store import NAMED, cache_folder, is_here
+from induction_lab.phase_change import Rise, onset, rise
+from induction_lab.recipes import READY, ready_recipes
 from induction_lab.results import HeadScores
+from induction_lab.runs import Run
 from induction_lab.significance import fewest_prompts
+from induction_lab.trajectory import Trajectory
 
 ABOVE = 0.4  # what people call an induction head
 
@@ -119,6 +126,56 @@ def show_models() -> None:
     out.print(f"Cache: {escape(str(cache_folder()))}", soft_wrap=True)
 
 
+def show_recipes() -> None:
+    """The ready recipes, with the first line that each says of itself."""
+    out = Console(highlight=False)
+    table = _table("recipe", "what it trains")
+    for name in ready_recipes():
+        first = (READY / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+        table.add_row(name, first.lstrip("# ") if first.startswith("#") else "")
+    out.print(table)
+    out.print("\nTrain one: induction-lab train minute. Or a TOML file of your own: induction-lab train my.toml")
+
+
+def show_runs(runs: Sequence[Run]) -> None:
+    """What came out of training, and the command to look at it."""
+    out = Console(highlight=False)
+    columns = ("steps", "last loss, nats", "tokens/s")
+    table = _table("run", *columns, right=columns)
+    for run in runs:
+        last = run.log.iloc[-1]
+        speed = last["tokens"] / last["seconds"] if last["seconds"] else float("nan")
+        table.add_row(escape(run.name), f"{int(last['step']):,}", f"{last['loss']:.3f}", f"{speed:,.0f}")
+    out.print(table)
+    out.print("\nwritten:")
+    for run in runs:
+        out.print(f"  {escape(str(run.folder))}", soft_wrap=True)
+    folders = " ".join(str(run.folder) for run in runs)
+    out.print(f"Now see what happened: induction-lab follow {escape(folders)}", soft_wrap=True)
+
+
+def show_trajectory(trajectory: Trajectory, score: str, *, rows: int = 14) -> None:
+    """Losses and best heads at some of the steps, and when the score of the best head rose."""
+    out = Console(highlight=False)
+    best, steps = trajectory.best(score), trajectory.steps
+    band = rise(best)
+    some = {steps[round(i * (len(steps) - 1) / max(rows - 1, 1))] for i in range(rows)} | set(band or ())
+    wholes = [name for name in ("mean_loss", "icl_score") if name in trajectory.metrics]
+    heads = [name for name in dict.fromkeys((score, "previous_token")) if name in trajectory.metrics]
+    table = _table("step", *wholes, *heads, right=("step", *wholes, *heads))
+    numbers = {name: trajectory.series(name) for name in wholes}
+    scores = {name: trajectory.heads(name) for name in heads}
+    for step in sorted(some):
+        cells = [f"{series.get(step, float('nan')):.3f}" for series in numbers.values()]
+        cells += [_best_head(values[steps.index(step)]) for values in scores.values()]
+        table.add_row(f"{step:,}", *cells)
+    out.print(f"[bold]{escape(trajectory.runs[0])}[/bold], {len(steps)} checkpoints; losses in nats, best heads:\n")
+    out.print(table)
+    out.print("\n" + _when(trajectory, score, best, band) + "\n")
+    for what, at in trajectory.provenance.get("left_out", {}).items():
+        out.print(f"[dim]left out at {len(at)} of {len(steps)} checkpoints: {escape(what)}[/dim]\n")
+
+
 def show_files(paths: Sequence[Path], *, err: bool = False) -> None:
     """Where the files went; on standard error where standard output carries data."""
     out = Console(stderr=err, highlight=False)
@@ -130,6 +187,32 @@ def show_files(paths: Sequence[Path], *, err: bool = False) -> None:
 def show_line(text: str) -> None:
     """One line for people."""
     Console(highlight=False).print(escape(text), soft_wrap=True)
+
+
+def _best_head(values: Tensor) -> str:
+    if values.isnan().all():
+        return "–"
+    at = int(values.nan_to_num(-torch.inf).argmax())
+    head = Head(*divmod(at, values.shape[1]))
+    return f"{head} {float(values[head]):.2f}"
+
+
+def _when(trajectory: Trajectory, score: str, best: pd.Series, band: Rise | None) -> str:
+    """Whether the best head's score rose, and if not, whether the model learnt to copy all the same."""
+    if band is not None:
+        reached = onset(best, ABOVE)
+        first = f"; {ABOVE} was first reached at step {reached:,}" if reached is not None else ""
+        between = f"between steps {band.start:,} and {band.end:,}"
+        how = f"rise time {band.end - band.start:,} steps, from {best.iloc[0]:.2f} to {best.max():.2f} at most{first}"
+        return f"[bold]{score} rose {between}[/bold]: {how}."
+    text = f"[bold]{score} did not rise[/bold]: {best.iloc[0]:.2f} at step {best.index[0]:,}, {best.max():.2f} at most."
+    if "loss_by_copy" in trajectory.metrics:
+        loss = trajectory.series("loss_by_copy", index=2)
+        if loss.min() < 0.5 * loss.iloc[0]:
+            text += (
+                f" Yet the second copy's loss fell from {loss.iloc[0]:.2f} to {loss.min():.2f}: it copies otherwise."
+            )
+    return text
 
 
 def _behaviour(scores: HeadScores) -> str:

@@ -1,110 +1,222 @@
-"""Train an `AttentionOnlyTransformer` on batches that somebody draws: the loop, and blocks that repeat.
+"""Train an `AttentionOnlyTransformer` on a stream of tokens, one step at a time.
 
-The same seed gives the same weights, bit for bit, on one machine. Recipe: AdamW, warm-up, flat, then linear decay.
+AdamW, warm-up, flat, then linear decay; on one machine and one number of threads the same seed gives the same weights,
+bit for bit, whether or not the training was cut off in between. What a run leaves on disk: `induction_lab.runs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.losses import loss_per_token
+from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.losses import training_loss
 from induction_lab.progress import progress_bar
+from induction_lab.streams import Stream
 
-Batches = Callable[[torch.Generator], Tensor]
-DECAY, LOWEST_RATE = 0.4, 0.02  # the last share of the steps, and where the rate ends, as a part of its peak
+Precision = Literal["float32", "bfloat16"]
+LOWEST_RATE = 0.02  # where the rate ends, as a part of its peak
+BETAS = (0.9, 0.98)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long to train, how fast, and how much at a time.
+
+    Attributes:
+        steps: Updates of the weights.
+        batch: Prompts an update sees, `accumulate` times.
+        accumulate: Batches whose gradients are added before an update, where memory is short.
+        peak_rate: Learning rate between warm-up and decay.
+        warm_up: Steps over which the rate rises.
+        decay: The last share of the steps, over which the rate falls.
+        weight_decay: Of AdamW.
+        clip: Longest gradient, as a norm.
+        precision: `bfloat16` multiplies in it (weights and sums stay float32); worth it on GPUs.
+        compile: Let `torch.compile` fuse the network. Needs a C++ compiler on a CPU and takes seconds to start.
+        threads: Of the processor. Small matrices gain nothing from a second one; sums keep their order only for the
+            same number.
+        every: Steps between checkpoints, after 0, 1, 2, 4, … below it.
+        initial_scale: Of the heads' initial weights; see `AttentionOnlyTransformer`.
+    """
+
+    steps: int = 800
+    batch: int = 48
+    accumulate: int = 1
+    peak_rate: float = 3e-3
+    warm_up: int = 50
+    decay: float = 0.4
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    precision: Precision = "float32"
+    compile: bool = False
+    threads: int = 1
+    every: int = 50
+    initial_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be carried out."""
+        for name in ("steps", "batch", "accumulate", "threads", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("peak_rate", "clip", "decay", "initial_scale"):
+            if not getattr(self, name) > 0:  # nor nan
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        for name in ("warm_up", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
+        if self.peak_rate == float("inf"):
+            raise ValueError(f"`peak_rate` must be finite, got {self.peak_rate}.")
+        if self.decay > 1:
+            raise ValueError(f"`decay` is a share of the steps, at most 1, got {self.decay}.")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {self.precision!r}.")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update after `step` of them."""
+        rise = (step + 1) / self.warm_up if self.warm_up else 1.0
+        return self.peak_rate * min(1.0, rise, max(LOWEST_RATE, (self.steps - step) / (self.decay * self.steps)))
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Steps to keep the weights of: 0, powers of two below `every`, its multiples, the last."""
+        early = {0} | {2**power for power in range(self.steps.bit_length()) if 2**power < self.every}
+        return sorted(step for step in early | {*range(0, self.steps, self.every)} | {self.steps} if step <= self.steps)
+
+
+class Update(NamedTuple):
+    """What one update saw, still on the device."""
+
+    loss: Tensor
+    gradient_norm: Tensor
+
+
+class Trainer:
+    """A network in training: its weights, its optimizer and its random state.
+
+    Args:
+        network: Trained in place, on the device it is on.
+        stream: Where its tokens come from.
+        plan: How to train.
+        seed: Of the tokens.
+
+    Raises:
+        ValueError: If the stream has more tokens than the network.
+    """
+
+    def __init__(self, network: AttentionOnlyTransformer, stream: Stream, plan: TrainingPlan, *, seed: int = 0) -> None:
+        """Start at step 0."""
+        if stream.d_vocab > network.cfg.d_vocab:
+            raise ValueError(f"The stream has {stream.d_vocab} tokens, the network only {network.cfg.d_vocab}.")
+        self.network, self.stream, self.plan = network, stream, plan
+        network.trusts_tokens = True
+        self.step = 0
+        self.device = network.W_E.device
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=plan.peak_rate, betas=BETAS, weight_decay=plan.weight_decay, fused=True
+        )
+        self._run: Callable[..., Any] = torch.compile(network) if plan.compile else network
+
+    def advance(self) -> Update:
+        """One update of the weights."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.step)
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.device)
+        for _ in range(self.plan.accumulate):
+            loss = self._loss(self.draw()) / self.plan.accumulate
+            loss.backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
+        self.optimizer.step()
+        self.step += 1
+        return Update(total, norm.detach())
+
+    def draw(self) -> Tensor:
+        """The next batch."""
+        tokens = self.stream.draw(self.generator, n_prompts=self.plan.batch, n_ctx=self.network.cfg.n_ctx)
+        return tokens.to(self.device, non_blocking=True)
+
+    def _loss(self, tokens: Tensor) -> Tensor:
+        with narrow(self.device, self.plan.precision):
+            hidden = self._run(tokens[:, :-1], return_type="hidden")
+            return training_loss(hidden.flatten(0, 1), self.network.W_U, tokens[:, 1:].flatten())
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is needed to go on from here with the same bits."""
+        kept = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                kept[f"optimizer.{key}.{name}"] = value
+        return {**kept, "generator": self.generator.get_state(), "step": torch.tensor(self.step)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        parts = {name.removeprefix("network."): x for name, x in state.items() if name.startswith("network.")}
+        self.network.load_state_dict(parts)
+        for name, parameter in self.network.named_parameters():
+            moments = {key: state[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                       if f"optimizer.{key}.{name}" in state}  # fmt: skip
+            if moments:
+                self.optimizer.state[parameter] = {key: value.to(self.device) for key, value in moments.items()}
+        self.generator.set_state(state["generator"])
+        self.step = int(state["step"])
 
 
 def train(
     network: AttentionOnlyTransformer,
-    batches: Batches,
+    stream: Stream,
+    plan: TrainingPlan,
     *,
-    steps: int,
     seed: int = 0,
-    peak_rate: float = 3e-3,
-    warm_up: int = 50,
     look: Callable[[AttentionOnlyTransformer], dict[str, int | float]] | None = None,
-    every: int = 50,
     progress: bool = False,
 ) -> list[dict[str, int | float]]:
-    """Train in place.
+    """Train in place and keep nothing on disk; `train_run` does that.
 
     Args:
         network: To be trained.
-        batches: Draws one batch of tokens `[prompt, pos]` from a random generator.
-        steps: Batches to train on.
-        seed: Of the generator.
-        peak_rate: Learning rate after the warm-up.
-        warm_up: Steps over which the rate rises.
-        look: What else to record about the network every `every` steps.
-        every: Steps between records.
+        stream: Where its tokens come from.
+        plan: How to train.
+        seed: Of the tokens.
+        look: What else to record about the network every `plan.every` steps.
         progress: A progress bar on the terminal.
 
     Returns:
-        A record for every `every` steps: `step`, `train_loss` in nats, and what `look` saw.
+        A record for every `plan.every` steps: `step`, `train_loss` in nats, and what `look` saw.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / warm_up, max(LOWEST_RATE, (steps - step) / (DECAY * steps)))
-    )
+    trainer = Trainer(network, stream, plan, seed=seed)
     history = []
-    with progress_bar(steps, "training", shown=progress) as tick:
-        for step in range(1, steps + 1):
-            tokens = batches(generator)
-            loss = loss_per_token(network(tokens), tokens).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            if step % every == 0:
-                seen = look(network) if look is not None else {}
-                history.append({"step": step, "train_loss": round(loss.item(), 4), **seen})
-            tick(1)
+    try:
+        with progress_bar(plan.steps, "training", shown=progress) as tick, using_threads(plan.threads):
+            for step in range(1, plan.steps + 1):
+                update = trainer.advance()
+                if step % plan.every == 0:
+                    seen = look(network) if look is not None else {}
+                    history.append({"step": step, "train_loss": round(update.loss.item(), 4), **seen})
+                tick(1)
+    finally:
+        network.trusts_tokens = False
     return history
 
 
-def tiled_blocks(
-    config: AttentionOnlyConfig, periods: Sequence[int], generator: torch.Generator, *, n_prompts: int = 48
-) -> Int[Tensor, "prompt pos"]:
-    """`[BOS, u u u …]`: each row a block of random tokens, its length among `periods`, to the end of the context.
-
-    A model that is trained on one length alone learns that distance, not to copy. With many, small models may still
-    learn another way than induction heads: keys that tell of the token k places back and values of the one k - 1 back.
-    That costs it nothing where blocks repeat to the end; `scattered_copies` make it costly.
-    """
-    rows = []
-    for pick in torch.randint(len(periods), (n_prompts,), generator=generator).tolist():
-        block = torch.randint(1, config.d_vocab, (periods[pick],), generator=generator)
-        rows.append(block.repeat(config.n_ctx // len(block) + 1)[: config.n_ctx - 1])
-    bos = torch.full((n_prompts, 1), config.bos_token_id)
-    return torch.cat([bos, torch.stack(rows)], 1)
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """So many threads of the processor inside, as many as before after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def scattered_copies(
-    config: AttentionOnlyConfig,
-    periods: Sequence[int],
-    generator: torch.Generator,
-    *,
-    n_prompts: int = 48,
-    longest_gap: int = 8,
-) -> Int[Tensor, "prompt pos"]:
-    """Each row one random block again and again, with 0 to `longest_gap` other random tokens before each copy.
-
-    Only looking right after the last occurrence of the current token predicts a copy from its second token on.
-    """
-    rows = []
-    for pick in torch.randint(len(periods), (n_prompts,), generator=generator).tolist():
-        block = torch.randint(1, config.d_vocab, (periods[pick],), generator=generator)
-        gaps = torch.randint(longest_gap + 1, (config.n_ctx // len(block) + 1,), generator=generator).tolist()
-        parts = [
-            part for gap in gaps for part in (torch.randint(1, config.d_vocab, (gap,), generator=generator), block)
-        ]
-        rows.append(torch.cat(parts)[: config.n_ctx - 1])
-    bos = torch.full((n_prompts, 1), config.bos_token_id)
-    return torch.cat([bos, torch.stack(rows)], 1)
+def narrow(device: torch.device, precision: Precision) -> Any:
+    """The context in which products are taken in `precision`."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)

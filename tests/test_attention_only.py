@@ -189,3 +189,49 @@ def test_prompts_that_do_not_fit_are_refused():
         tiny()(torch.zeros(1, 11, dtype=torch.long))
     with pytest.raises(ValueError, match=r"must lie in \[0, 20\)"):
         tiny()(torch.tensor([[0, 20]]))
+
+
+def test_shapes_of_mlps_that_are_no_whole_numbers_are_refused():
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match="`d_mlp` must be a whole number"):
+            AttentionOnlyConfig(d_mlp=wrong)
+
+
+def test_the_gradient_of_a_rotation_is_that_of_its_formula():
+    x = torch.randn(2, 9, 3, 8, requires_grad=True)
+    weight = torch.randn(2, 9, 3, 8)
+    (rotate(x) * weight).sum().backward()
+    plain = x.detach().clone().requires_grad_()
+    angle = torch.arange(9.0)[:, None, None] * 10_000.0 ** (-torch.arange(4.0) / 4)
+    a, b = plain[..., :4], plain[..., 4:]
+    turned = torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+    (turned * weight).sum().backward()
+    torch.testing.assert_close(rotate(x), turned, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(x.grad, plain.grad, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(x.grad, weight)
+
+
+def test_a_rotation_can_be_stacked():
+    x = torch.randn(3, 2, 7, 2, 4)
+    stacked = torch.func.vmap(torch.func.grad(lambda y: rotate(y).square().sum()))(x)
+    torch.testing.assert_close(stacked, 2 * x, atol=1e-5, rtol=1e-5)  # a rotation keeps lengths
+    torch.testing.assert_close(rotate(x[0]), torch.func.vmap(rotate)(x)[0])
+
+
+def test_a_norm_is_the_same_to_whoever_hooks_it_and_its_hooks_fire():
+    model, tokens, seen = tiny(), torch.randint(20, (2, 9)), []
+    plain = model(tokens)
+    for name in ("hook_scale", "hook_normalized"):
+        hooks = [(f"blocks.0.ln1.{name}", lambda x, hook: seen.append((hook.name, x.shape)))]
+        torch.testing.assert_close(model.run_with_hooks(tokens, fwd_hooks=hooks), plain, atol=1e-6, rtol=1e-5)
+    assert [shape for _, shape in seen] == [(2, 9, 1), (2, 9, 12)]
+    halved = model.run_with_hooks(tokens, fwd_hooks=[("ln_final.hook_normalized", lambda x, hook: x / 2)])
+    torch.testing.assert_close(halved, plain / 2, atol=1e-6, rtol=1e-5)
+
+
+def test_only_who_has_looked_at_tokens_passes_them_unseen():
+    model = tiny()
+    model.trusts_tokens = True
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.tensor([[0, 20]]))
+    assert not tiny().trusts_tokens  # of one network, not of all

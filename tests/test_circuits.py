@@ -254,3 +254,12 @@ def test_circuits_of_half_precision_weights_are_computed_in_float32(small):
         ov_copying,
     ):
         torch.testing.assert_close(call(half), call(full), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_give_nan_and_no_crash(small, value):
+    with torch.no_grad():
+        small.network.blocks[1].attn.W_V[2, 0, 0] = value
+    for score in (ov_copying(small), ov_self_copying(small)):
+        assert score[1, 2].isnan() and score[0].isfinite().all() and score[1, :2].isfinite().all()
+    assert qk_matching(small, torch.rand(2, 4)).isfinite().all()  # reads layer 0 only

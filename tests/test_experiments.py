@@ -1,27 +1,12 @@
-import importlib.util
-import json
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from scripts import EXPERIMENTS, script, verdicts_of
 
 from induction_lab import HeadScores, HookedModel, load_model, repeated_tokens, score_heads
 from induction_lab.attention_only import AttentionOnlyTransformer
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-
-
-def script(name: str):
-    """An experiment as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    if str(EXPERIMENTS) not in sys.path:
-        sys.path.append(str(EXPERIMENTS))  # scripts import their neighbours
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_find_induction_heads_writes_scores_and_pictures(tmp_path, capsys):
@@ -41,10 +26,10 @@ def test_find_induction_heads_writes_scores_and_pictures(tmp_path, capsys):
 def test_the_bundled_model_is_trained_on_periods_it_is_not_examined_on():
     training = script("train_bundled_model")
     generator = torch.Generator().manual_seed(0)
-    for row in torch.cat([training.BATCHES(generator) for _ in range(3)]):
+    for row in training.DATA.draw(generator, n_prompts=100, n_ctx=training.CONFIG.n_ctx):
         assert row[0] == 0 and (row[1:] > 0).all()
-        assert any(torch.equal(row[1 + p :], row[1:-p]) for p in training.PERIODS)
-    assert not set(training.PERIODS) & set(training.UNSEEN)
+        assert any(torch.equal(row[1 + p :], row[1:-p]) for p in training.DATA.lengths)
+    assert not set(training.DATA.lengths) & set(training.UNSEEN)
 
 
 def test_an_untrained_model_fails_the_examination_and_is_not_written(tmp_path):
@@ -58,13 +43,6 @@ def test_an_untrained_model_fails_the_examination_and_is_not_written(tmp_path):
 
 def test_the_bundled_model_passes_the_examination(bundled):
     assert all(ok for _, ok in script("train_bundled_model").examine(bundled).values())
-
-
-def verdicts_of(path: Path) -> list[dict]:
-    found = json.loads(path.read_text())
-    for verdict in found:
-        assert verdict["numbers"] and verdict["criterion"] and verdict["control"] and verdict["source"]
-    return found
 
 
 def test_composition_writes_every_pair_a_verdict_and_pictures(tmp_path):
@@ -151,7 +129,7 @@ def test_snapshots_are_taken_along_the_way_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "RUNS", tmp_path)
     monkeypatch.setattr(module, "SNAPSHOT_EVERY", 2)
     taken = module.repeats_snapshots(0, steps=4)
-    assert list(taken) == [0, 2, 4]
+    assert set(taken) == {0, 2, 4}
     first, second, last = (model.network.W_Q for model in taken.values())
     assert not torch.equal(first, second) and not torch.equal(second, last)
     assert torch.equal(module.repeats_snapshots(0, steps=4)[4].network.W_Q, last)
@@ -173,9 +151,9 @@ def test_a_small_model_is_trained_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "RUNS", tmp_path)
     first = module.scattered_model(0, steps=2).network.W_Q
     folder = next(tmp_path.iterdir())
-    written = (folder / "model.safetensors").stat().st_mtime_ns
+    written = (folder / "resume.safetensors").stat().st_mtime_ns
     assert torch.equal(module.scattered_model(0, steps=2).network.W_Q, first)
-    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert (folder / "resume.safetensors").stat().st_mtime_ns == written
     assert not torch.equal(module.scattered_model(1, steps=2).network.W_Q, first)
 
 

@@ -9,19 +9,30 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["heads", "targets", "prompts", "losses", "significance", "attention", "texts", "progress", "layers", "tables"],
-    ["results", "effects"],
-    ["attention_only", "model_store"],
-    ["handbuilt", "models", "training"],
-    ["reading", "head_weights"],
+    ["attention", "attention_config", "heads", "layers", "losses", "phase_change", "progress", "prompts"]
+    + ["significance", "tables", "targets"],
+    ["chains", "documents", "draws", "forced", "model_store"],
+    ["results", "effects", "streams", "texts", "trajectory"],
+    ["attention_only", "loss_pca"],
+    ["clamping", "handbuilt", "models", "training"],
+    ["checkpoints", "head_weights", "lags", "reading", "recipes"],
+    ["runs"],
+    ["stacked_runs"],
+    ["many_runs"],
     ["norms"],
     ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
     ["attribution", "exact_scores", "lens", "paths", "substitutes"],
     ["circuits", "interventions", "turns"],
-    ["ablations", "path_patching", "terms"],
+    ["ablations", "path_patching", "terms", "probes"],
     ["head_scores", "ngrams"],
-    ["circuit_search", "explanation"],
+    ["circuit_search", "explanation", "evaluation"],
+    ["following"],
     ["attribution_plots", "circuit_plots", "effect_plots", "plots", "terminal"],
+    ["training_axes"],
+    ["trajectory_plots"],
+    ["animations", "trajectory_sheets"],
+    ["cli_parts"],
+    ["cli_training"],
     ["cli"],
 ]
 

@@ -197,3 +197,9 @@ def test_a_truncated_gguf_file_is_one_clear_error(tmp_path):
     (tmp_path / "half.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\x01" * 40)
     with pytest.raises(ValueError, match="holds no readable causal language model"):
         load_model(tmp_path / "half.gguf")
+
+
+def test_a_model_that_diverged_can_be_wrapped(small):
+    with torch.no_grad():
+        small.network.W_E.fill_(torch.nan)
+    assert HookedModel(small.network).logits(torch.tensor([[0, 1, 2]])).isnan().all()

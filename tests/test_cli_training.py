@@ -1,0 +1,126 @@
+import re
+import sys
+
+import pytest
+
+from induction_lab import Trajectory
+from induction_lab.cli import main
+from induction_lab.runs import Run
+
+RECIPE = """# Very small.
+[model]
+n_layers = 2
+n_heads = 2
+d_model = 16
+d_head = 8
+n_ctx = 32
+[data]
+kind = "tiled"
+d_vocab = 32
+shortest = 3
+longest = 8
+[training]
+steps = 6
+batch = 4
+warm_up = 2
+every = 3
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch, capsys):
+    """The command in a folder with a recipe: what it says, and its exit code."""
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["induction-lab", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, re.sub(r"[\s│]+", " ", said.err)
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["train", "--list"]])
+def test_the_ready_recipes_are_listed_with_what_they_say_of_themselves(lab, arguments):
+    code, out, _ = lab(*arguments)
+    assert code == 0 and re.search(r"^minute +Two attention layers learn", out, re.MULTILINE) and "text-2l" in out
+
+
+def test_a_run_is_trained_and_followed_and_both_say_what_came_of_it(lab, tmp_path):
+    code, out, err = lab("train", "tiny.toml", "--plot", "--device", "cpu")
+    assert code == 0 and err.strip() == ""
+    assert re.search(r"^tiny +6 +\d\.\d{3} +[\d,]+$", out, re.MULTILINE)
+    assert "induction-lab follow runs/tiny" in out
+    assert Run("runs/tiny").finished and (tmp_path / "runs/tiny/loss.png").is_file()
+
+    code, out, _ = lab("follow", "runs/tiny", "--texts", "8")
+    assert code == 0 and "tiny, 5 checkpoints" in out and "prefix_matching did not rise" in out
+    assert re.search(r"^ +6 +\d\.\d{3} +-?\d\.\d{3} +L\dH\d 0\.\d\d +L\dH\d 0\.\d\d$", out, re.MULTILINE)
+    kept = tmp_path / "results" / "tiny_training.parquet"
+    assert Trajectory.load(kept).steps == [0, 1, 2, 3, 6]
+    assert (tmp_path / "results/tiny_training.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "results/tiny_prefix_matching.gif").read_bytes()[:3] == b"GIF"
+    before = kept.stat().st_mtime_ns
+    assert lab("follow", "runs/tiny", "--texts", "8", "--no-animation")[0] == 0
+    assert kept.stat().st_mtime_ns == before  # nothing was measured again
+    code, _, err = lab("follow", "runs/tiny", "--texts", "9")
+    assert code == 2 and "was made with other texts" in err
+
+
+def test_seeds_make_runs_of_their_own_that_are_followed_together(lab, tmp_path):
+    code, out, _ = lab("train", "tiny.toml", "--seeds", "2", "--steps", "4", "--workers", "1", "--device", "cpu")
+    assert code == 0 and "tiny-4-seed1" in out
+    runs = [f"runs/tiny-4-seed{seed}" for seed in (0, 1)]
+    assert [Run(run).recipe.seed for run in runs] == [0, 1]
+    code, out, _ = lab(
+        "follow", *runs, "--texts", "8", "--no-probes", "--no-animation", "--score", "copying", "--steps", "0,4"
+    )
+    assert code == 0 and out.count("2 checkpoints") == 2 and "copying" in out
+    names = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert names == [f"tiny-4-seed{seed}_training.{kind}" for seed in (0, 1) for kind in ("parquet", "png")]
+    assert "key_memory" not in Trajectory.load(tmp_path / "results" / names[0]).metrics
+
+
+MISTAKES = {
+    "unknown recipe": (["train", "hour"], "There is no recipe 'hour'"),
+    "no seeds": (["train", "tiny.toml", "--seeds", "0"], "At least one seed"),
+    "no steps": (["train", "tiny.toml", "--steps", "0"], "`steps` must be at least 1"),
+    "workers of one run": (["train", "tiny.toml", "--workers", "2"], "--workers goes with --seeds"),
+    "plot of several": (["train", "tiny.toml", "--seeds", "2", "--plot"], "--plot goes with one run"),
+    "unknown device": (["train", "tiny.toml", "--device", "tpu"], "There is no device 'tpu'"),
+    "output is a file": (["train", "tiny.toml", "--out", "tiny.toml"], "cannot be written"),
+    "no run": (["follow", "runs/none"], "There is no run folder runs/none"),
+    "a folder that is no run": (["follow", "."], "is no training run"),
+    "unknown score": (["follow", "runs/none", "--score", "prefix"], "there are prefix_matching"),
+    "a probe without probes": (["follow", "x", "--score", "key_memory", "--no-probes"], "There is no score"),
+    "steps that are none": (["follow", "runs/none", "--steps", "0,x"], "--steps wants whole numbers"),
+    "one text": (["follow", "runs/none", "--texts", "1"], "--texts must be at least 2"),
+    "a hub without network": (["follow", "no/such-model", "--steps", "0,1"], "nor could it be fetched"),
+    "nothing to follow": (["follow"], "Missing argument"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_users_mistake_is_one_message_and_exit_code_2(lab, tmp_path, mistake):
+    arguments, message = MISTAKES[mistake]
+    code, out, err = lab(*arguments)
+    assert code == 2 and message in err and "Traceback" not in err and "written" not in out
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_run_named_twice_is_refused(lab):
+    assert lab("train", "tiny.toml", "--steps", "1")[0] == 0
+    code, _, err = lab("follow", "runs/tiny-1", "runs/tiny-1")
+    assert code == 2 and "different names" in err
+    code, _, err = lab("follow", "runs/tiny-1", "--steps", "7")
+    assert code == 2 and "has the checkpoints 0, 1" in err
+
+
+@pytest.mark.parametrize("command", ["train", "follow"])
+def test_help_shows_examples(lab, command):
+    code, out, _ = lab(command, "--help")
+    assert code == 0 and "Examples" in out and f"induction-lab {command}" in out

@@ -1,0 +1,147 @@
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from scripts import script, verdicts_of
+
+from induction_lab import many_runs
+
+
+@pytest.fixture
+def few(tmp_path, monkeypatch):
+    """Runs of their own, in this process, and a folder for what the scripts write."""
+    monkeypatch.setattr(many_runs, "_cores", lambda: 1)
+    monkeypatch.setattr(script("phase_runs"), "RUNS", tmp_path / "runs")
+    out = tmp_path / "figures"
+    return ["--seeds", "1", "--steps", "30", "--out", str(out)], out
+
+
+def test_phase_change_writes_runs_verdicts_and_pictures(few):
+    arguments, out = few
+    script("phase_change").main(arguments)
+    table = pd.read_csv(out / "phase_change.csv")
+    assert set(table["variant"]) == set(sys.modules["phase_runs"].VARIANTS) and table["onset"].isna().all()
+    outcomes = [each["outcome"] for each in verdicts_of(out / "phase_change.json")]
+    assert len(outcomes) == 8 and outcomes[:2] == ["does not hold here"] * 2  # after 30 steps
+    assert len(list(out.glob("*.png"))) == 4 and len(list(out.glob("*.gif"))) == 1
+
+
+def test_one_layer_and_smeared_keys_write_verdicts_and_pictures(few):
+    arguments, out = few
+    script("one_layer_cannot").main(arguments)
+    script("smeared_keys").main(arguments)
+    assert verdicts_of(out / "one_layer_cannot.json")[0]["outcome"] == "holds"
+    assert [each["outcome"] for each in verdicts_of(out / "smeared_keys.json")] == ["does not hold here"] * 2
+    assert {path.stem for path in out.glob("*.png")} == {"one_layer_cannot", "smeared_keys"}
+
+
+def test_clamping_trains_free_and_clamped_runs(few):
+    arguments, out = few
+    script("clamping").main(arguments)
+    table = pd.read_csv(out / "clamping.csv")
+    assert len(table) == 4 and len(verdicts_of(out / "clamping.json")) == 2 and (out / "clamping.png").exists()
+
+
+def test_markov_chains_start_far_from_both_strategies(few, monkeypatch, tmp_path):
+    arguments, out = few
+    module = script("markov_chains")
+    monkeypatch.setattr(module, "RUNS", tmp_path / "markov")
+    module.main(arguments)
+    table = pd.read_csv(out / "markov_chains.csv")
+    assert (table.loc[table["step"] == 0, ["unigram", "bigram"]] > 0.1).all(axis=None)
+    assert len(verdicts_of(out / "markov_chains.json")) == 2 and (out / "markov_chains.png").exists()
+
+
+def summary(*, large=None, **changes) -> pd.DataFrame:
+    """Two seeds of each variant as they should come out, but for the changes to two layers."""
+    large = large or {}
+    good = {
+        "induction_stripe": 0.9, "prefix_matching": 0.9, "previous_token": 0.9, "second_copy_loss": 0.03,
+        "rise_time": 50.0, "onset": 200.0, "steepest_prefix": 212.5, "steepest_icl": 212.5, "loss_halved": 200.0,
+        "layer_0_stripe": 0.02, "highest_prefix_matching": 0.9, "share_of_the_key_before": float("nan"),
+    }  # fmt: skip
+    nothing = {
+        "induction_stripe": 0.05, "prefix_matching": 0.05, "second_copy_loss": 3.6, "rise_time": float("nan"),
+        "onset": float("nan"), "loss_halved": float("nan"), "highest_prefix_matching": 0.08,
+    }  # fmt: skip
+    smeared = {"loss_halved": 100.0, "layer_0_stripe": 0.5, "share_of_the_key_before": 0.6}
+    kinds = {
+        "two-layers": good | changes,
+        "one-layer": good | nothing,
+        "fixed-period": good | nothing | {"second_copy_loss": 9.0},
+        "one-layer-smeared": good | smeared,
+        "two-layers-smeared": good | smeared,
+        "large-start": good | {"onset": 600.0} | large,
+    }
+    return pd.DataFrame([{"variant": kind, "seed": seed, **row} for kind, row in kinds.items() for seed in (0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "changes"),
+    [
+        ("phase_change", "formed_verdict", {"induction_stripe": 0.5}),
+        ("phase_change", "formed_verdict", {"second_copy_loss": 0.4}),
+        ("phase_change", "start_verdict", {"large": {"onset": 150.0}}),
+        ("phase_change", "abrupt_verdict", {"rise_time": 400.0}),
+        ("phase_change", "abrupt_verdict", {"rise_time": float("nan")}),
+        ("phase_change", "together_verdict", {"steepest_icl": 500.0}),
+        ("phase_change", "together_verdict", {"prefix_matching": 0.05}),
+        ("smeared_keys", "two_layer_verdict", {"loss_halved": 50.0}),
+    ],
+)
+def test_a_verdict_holds_for_what_was_claimed_and_fails_for_what_was_not(name, verdict, changes):
+    decide = getattr(script(name), verdict)
+    assert decide(summary()).outcome == "holds"
+    assert decide(summary(**changes)).outcome == "does not hold here"
+
+
+def test_one_layer_verdicts_fail_where_one_layer_copies_without_smearing():
+    copies = summary().assign(highest_prefix_matching=0.5, loss_halved=100.0)
+    assert script("one_layer_cannot").verdict(summary()).outcome == "holds"
+    assert script("one_layer_cannot").verdict(copies).outcome == "does not hold here"
+    assert script("smeared_keys").one_layer_verdict(summary()).outcome == "holds"
+    assert script("smeared_keys").one_layer_verdict(copies).outcome == "does not hold here"
+
+
+def test_the_order_of_solutions_is_read_off_the_divergences():
+    module = script("markov_chains")
+
+    def rows(kind: str, unigram: list[float], bigram: list[float]) -> pd.DataFrame:
+        some = {"run": kind, "seed": 0, "step": range(0, 100, 25), "unigram": unigram, "bigram": bigram}
+        return pd.DataFrame(some)
+
+    first_unigrams = rows("two layers", [0.3, 0.01, 0.2, 0.3], [0.4, 0.3, 0.1, 0.01])
+    at_once = rows("two layers, doubly stochastic", [0.3, 0.3, 0.3, 0.3], [0.4, 0.1, 0.05, 0.01])
+    one = rows("one layer", [0.3, 0.01, 0.01, 0.01], [0.4, 0.3, 0.3, 0.3])
+    table = pd.concat([first_unigrams, at_once, one])
+    assert module.order_verdict(table).outcome == module.plateau_verdict(table).outcome == "holds"
+    swapped = table.rename(columns={"unigram": "bigram", "bigram": "unigram"})
+    assert module.order_verdict(swapped).outcome == "does not hold here"
+
+
+def test_lag_profile_of_the_bundled_model_peaks_at_one_by_its_induction_heads(tmp_path):
+    script("lag_profile").main(["--models", "attn-only-2l", "--out", str(tmp_path)])
+    (verdict,) = verdicts_of(tmp_path / "lag_profile.json")
+    assert verdict["outcome"] == "holds" and "lag +1" in verdict["numbers"]["attn-only-2l"]
+    assert (tmp_path / "lag_profile.png").exists()
+
+
+def test_text_phase_change_trains_on_text_and_writes_verdicts_and_pictures(few, tmp_path, monkeypatch):
+    module = script("text_phase_change")
+    monkeypatch.setattr(module, "RUNS", tmp_path / "text")
+    words = "the cat sat on the mat and the dog ran to the red house by the sea . ".split()
+    picked = torch.randint(len(words), (6, 800), generator=torch.Generator().manual_seed(0)).tolist()
+    (tmp_path / "corpus").mkdir()
+    for i, row in enumerate(picked):
+        (tmp_path / "corpus" / f"{i}.txt").write_text(" ".join(words[j] for j in row))
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(
+        f'[model]\nn_ctx = 48\n[data]\nkind = "text"\nfiles = ["{tmp_path / "corpus"}"]\nd_vocab = 270\n'
+        "held_out = 0.2\n[training]\nsteps = 20\nbatch = 8\nevery = 5\n"
+    )
+    out = tmp_path / "figures"
+    module.main(["--seeds", "1", "--recipe", str(recipe), "--out", str(out)])
+    table = pd.read_csv(out / "text_phase_change.csv")
+    assert set(table["run"]) == {"one layer", "two layers"} and (table["prefix_matching"] < 0.4).all()
+    assert len(verdicts_of(out / "text_phase_change.json")) == 3 and len(list(out.glob("*.png"))) == 2
