@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from induction_lab.prompts import Prompts, distinct_tokens, repeated_tokens, text_prompts
     from induction_lab.recipes import Recipe, load_recipe
     from induction_lab.results import HeadScores
-    from induction_lab.runs import Run, train_run
+    from induction_lab.run_training import train_run
+    from induction_lab.runs import Run
     from induction_lab.sources import stream_rows
     from induction_lab.terms import term_importance
     from induction_lab.training import TrainingPlan
@@ -159,7 +160,7 @@ _HOME = {
     "stream_rows": "sources",
     "term_importance": "terms",
     "text_prompts": "prompts",
-    "train_run": "runs",
+    "train_run": "run_training",
     "train_runs": "many_runs",
     "virtual_pattern": "paths",
     "weight_probes": "probes",

@@ -39,7 +39,7 @@ def train(
     from induction_lab.many_runs import over_seeds, train_runs
     from induction_lab.models import find_device
     from induction_lab.recipes import load_recipe
-    from induction_lab.runs import train_run
+    from induction_lab.run_training import train_run
     from induction_lab.terminal import show_recipes, show_runs
 
     if config is None or list_:

@@ -104,6 +104,8 @@ def _scale(model: HookedModel, layer: int) -> float:
 
     read_attention(model, token, read)
     scale = seen[0].scale
+    if not (seen[0].q.isfinite().all() and seen[0].k.isfinite().all()):
+        raise ValueError(f"{model.name} has queries or keys in layer {layer} that are not finite.")
     for actual, ours in zip((seen[0].q[0, :, :1], seen[0].k[0, :, :1]), expected, strict=True):  # not turned
         factor = float((actual * ours).sum() / ours.square().sum())
         if not torch.allclose(actual.to(ours), factor * ours, atol=1e-2 * float(actual.abs().max())):

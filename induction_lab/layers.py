@@ -69,6 +69,8 @@ class LayerNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Normalise over the last axis."""
         if not (self.hook_scale.has_hooks() or self.hook_normalized.has_hooks()):  # one kernel, where nobody looks
+            if not torch.compiler.is_compiling() and x.is_inference():
+                x = x.clone()  # what comes out of inference mode cannot be kept for a gradient
             return nn.functional.layer_norm(x, (x.shape[-1],), self.w, self.b, self.eps)
         x = x - x.mean(-1, keepdim=True)
         scale = self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())

@@ -22,7 +22,8 @@ import torch
 from induction_lab.models import find_device
 from induction_lab.progress import Ticker, progress_bar
 from induction_lab.recipes import Recipe
-from induction_lab.runs import Run, train_run
+from induction_lab.run_training import train_run
+from induction_lab.runs import Run
 from induction_lab.stacked_runs import train_stacked
 
 _news: Any = None  # in a worker: where to tell of updates

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from induction_lab.recipes import Recipe
-from induction_lab.runs import Keeper, begin, locked, new_network, open_stream
+from induction_lab.run_training import Keeper
+from induction_lab.runs import begin, locked, new_network, open_stream
 from induction_lab.training import BETAS, Trainer, Update, narrow, using_threads
 
 

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 
 from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
 from induction_lab.recipes import Recipe
-from induction_lab.runs import Run, train_run
+from induction_lab.run_training import train_run
+from induction_lab.runs import Run
 from induction_lab.streams import TiledBlocks
 from induction_lab.training import Trainer, TrainingPlan
 

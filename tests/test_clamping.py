@@ -13,7 +13,7 @@ from induction_lab.clamping import check_clamps, clamp_for_good, clamp_heads
 from induction_lab.editing import is_edited, unhooked
 from induction_lab.path_patching import patch_paths
 from induction_lab.prompts import repeated_tokens
-from induction_lab.runs import train_run
+from induction_lab.run_training import train_run
 from induction_lab.targets import ideal_pattern
 
 KINDS = ["previous_token", "induction"]

@@ -17,6 +17,7 @@ FLOORS = [
     ["clamping", "handbuilt", "models", "training"],
     ["checkpoints", "head_weights", "lags", "reading", "recipes"],
     ["runs"],
+    ["run_training"],
     ["stacked_runs"],
     ["many_runs"],
     ["norms"],

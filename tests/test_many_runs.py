@@ -6,7 +6,8 @@ from killing import RECIPE, fingerprint
 
 from induction_lab import many_runs
 from induction_lab.many_runs import over_seeds, train_runs
-from induction_lab.runs import Run, train_run
+from induction_lab.run_training import train_run
+from induction_lab.runs import Run
 from induction_lab.stacked_runs import train_stacked
 from induction_lab.training import TrainingPlan
 
