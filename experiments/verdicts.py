@@ -25,6 +25,7 @@ class Verdict(NamedTuple):
     control: str
     outcome: str
     caveat: str = ""
+    measured: str = ""  # what was run and read, where the criterion does not say it
 
 
 def save_verdicts(verdicts: list[Verdict], path: Path) -> Path:
@@ -48,29 +49,52 @@ def outcome(passed: dict[str, bool]) -> dict[str, str]:
 
 
 def page(figures: Path) -> str:
-    """The verdicts of every script as one page of Markdown."""
+    """The verdicts of every script as one page of Markdown: the essay's by section, then the literature's."""
+    found = {}
+    for path in sorted(figures.glob("*.json")):
+        entries: Any = json.loads(path.read_text())
+        if isinstance(entries, list):  # the others are the facts beside a table
+            found[path.stem] = [Verdict(**entry) for entry in entries]
+    essay = sorted((name for name in found if _of_the_essay(found[name])), key=lambda name: found[name][0].source)
+    papers = [name for name in found if name not in essay]
     parts = [
         "# What was claimed, and what came out",
-        "Built by `make claims` from what the scripts write; every number is from a run of the committed code.",
+        "Built by `make claims` and `make essay` from what the scripts write; every number is from a run of the "
+        "committed code. What runs each script, and what it costs, stands in its first lines.",
     ]
-    for path in sorted(figures.glob("*.json")):
-        found: Any = json.loads(path.read_text())
-        if not isinstance(found, list):
-            continue  # the facts beside a table
-        parts.append(f"## `{path.stem}.py`")
-        for verdict in (Verdict(**entry) for entry in found):
-            rows = "\n".join(f"| {name} | {text} |" for name, text in verdict.numbers.items())
-            caveat = f" {verdict.caveat}" if verdict.caveat else ""
-            parts += [
-                f"**{verdict.claim}** ({verdict.source})",
-                f"Criterion, fixed beforehand: {verdict.criterion}",
-                f"| | |\n|---|---|\n{rows}",
-                f"Control: {verdict.control}",
-                f"**{verdict.outcome.capitalize()}.**{caveat}",
-            ]
-        pictures = sorted(each for kind in ("png", "gif") for each in figures.glob(f"{path.stem}*.{kind}"))
-        parts += [f"![{picture.stem}](../figures/{picture.name})" for picture in pictures]
+    for title, names in {"The essay, claim by claim": essay, "Claims of papers": papers}.items():
+        parts += [f"## {title}", _overview({name: found[name] for name in names})] if names else []
+        for name in names:
+            parts += [f"### `{name}.py`", *(part for verdict in found[name] for part in _told(verdict))]
+            pictures = sorted(each for kind in ("png", "gif") for each in figures.glob(f"{name}*.{kind}"))
+            parts += [f"![{picture.stem}](../figures/{picture.name})" for picture in pictures]
     return "\n\n".join(parts) + "\n"
+
+
+def _of_the_essay(verdicts: list[Verdict]) -> bool:
+    return bool(verdicts) and verdicts[0].source.startswith("essay §")
+
+
+def _overview(found: dict[str, list[Verdict]]) -> str:
+    rows = [
+        f"| [{name}](#{name}py) | {verdict.claim} | {verdict.source} | {verdict.outcome} |"
+        for name, verdicts in found.items()
+        for verdict in verdicts
+    ]
+    return "\n".join(["| script | claim | source | verdict |", "|---|---|---|---|", *rows])
+
+
+def _told(verdict: Verdict) -> list[str]:
+    rows = "\n".join(f"| {name} | {text} |" for name, text in verdict.numbers.items())
+    told = [
+        f"**{verdict.claim}** ({verdict.source})",
+        f"Measured: {verdict.measured}",
+        f"Criterion, fixed beforehand: {verdict.criterion}",
+        f"| | |\n|---|---|\n{rows}",
+        f"Control: {verdict.control}",
+        f"**{verdict.outcome.capitalize()}.**" + (f" {verdict.caveat}" if verdict.caveat else ""),
+    ]
+    return told if verdict.measured else [told[0], *told[2:]]
 
 
 if __name__ == "__main__":

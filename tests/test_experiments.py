@@ -163,9 +163,22 @@ def test_the_page_of_verdicts_is_built_from_the_files_and_is_what_is_committed(t
     module.save_verdicts(claims, tmp_path / "weather.json")
     page = module.page(tmp_path)
     assert "## `weather.py`" in page and "| today | 5 drops |" in page and "**Holds.**" in page
+    assert "Measured:" not in page and "The essay" not in page
     assert (EXPERIMENTS / "README.md").read_text() == module.page(EXPERIMENTS.parent / "figures")
     with pytest.raises(ValueError, match="An outcome is one of"):
         module.save_verdicts([claims[0]._replace(outcome="maybe")], tmp_path / "weather.json")
+
+
+def test_the_page_begins_with_the_essay_by_section(tmp_path):
+    module = script("verdicts")
+    for name, source in {"a": "Olsson et al. 2022", "b": "essay §4", "c": "essay §2.1"}.items():
+        claim = module.Verdict(f"claim of {name}", source, "n > 3", {"now": "5"}, "none", "holds", measured="by eye")
+        module.save_verdicts([claim], tmp_path / f"{name}.json")
+    page = module.page(tmp_path)
+    assert [page.index(f"### `{name}.py`") for name in "cba"] == sorted(
+        page.index(f"### `{name}.py`") for name in "abc"
+    )
+    assert "| [b](#bpy) | claim of b | essay §4 | holds |" in page and "Measured: by eye" in page
 
 
 @pytest.mark.parametrize(
