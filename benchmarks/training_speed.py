@@ -4,11 +4,11 @@
 
 The shapes of the recipes `minute` and `text-2l`, both with rotary positions (those of `text-2l` TransformerLens lacks),
 float32, the recipes' threads, the same batches, AdamW (ours in torch's fused form, theirs as they call it), gradients
-clipped at norm 1. Rounds of the three ways take turns, so that noise of the machine hits all alike; `speed_up` is the
-median over rounds of our speed over theirs, with the lowest and the highest. The plain loop is written as people write
-it after nanoGPT: one linear layer for queries, keys and values, attention by `scaled_dot_product_attention`,
-`nn.LayerNorm`, rotary positions, `cross_entropy` on logits. TransformerLens is `TransformerBridge.boot_native` under
-`transformer_lens.tools.training.train`.
+clipped at norm 1; all three read whole batches and leave out the last prediction. Rounds of the three ways take turns,
+so that noise of the machine hits all alike; `speed_up` is the median over rounds of our speed over theirs, with the
+lowest and the highest. The plain loop is written as people write it after nanoGPT: one linear layer for queries, keys
+and values, attention by `scaled_dot_product_attention`, `nn.LayerNorm`, rotary positions, `cross_entropy` on logits.
+TransformerLens is `TransformerBridge.boot_native` under `transformer_lens.tools.training.train`.
 
 Then what it costs to look: `follow_training` on one checkpoint, without and with the probes of weights, as a share of
 the time that training takes from one checkpoint to the next; and what a second process gains: six seeds of `minute`
@@ -155,7 +155,7 @@ def plain(recipe: Recipe, batches: list[Tensor]) -> Way:
         loss = torch.zeros(())
         for step in range(steps):
             tokens = batches[step % len(batches)]
-            logits = model(tokens[:, :-1])
+            logits = model(tokens)[:, :-1]
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
             optimizer.zero_grad()
             loss.backward()

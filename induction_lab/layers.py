@@ -69,7 +69,7 @@ class LayerNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Normalise over the last axis."""
         if not (self.hook_scale.has_hooks() or self.hook_normalized.has_hooks()):  # one kernel, where nobody looks
-            if not torch.compiler.is_compiling() and x.is_inference():
+            if not torch.compiler.is_compiling() and x.is_inference() and not torch.is_inference_mode_enabled():
                 x = x.clone()  # what comes out of inference mode cannot be kept for a gradient
             return nn.functional.layer_norm(x, (x.shape[-1],), self.w, self.b, self.eps)
         x = x - x.mean(-1, keepdim=True)
@@ -133,8 +133,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return (x * cos).addcmul_(torch.cat([x[..., half:], x[..., :half]], -1), sin)
+    return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
 @lru_cache(maxsize=16)

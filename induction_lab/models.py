@@ -253,12 +253,14 @@ def load_model(
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Dropout off inside the context, as it was afterwards."""
-    training = network.training
-    network.eval()
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        network.train(training)
+        for module in training:
+            module.training = True
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
@@ -308,12 +310,11 @@ def _bos(config: Any, tokenizer: Any) -> int:
 
 def _check_causal(model: HookedModel) -> None:
     """Change the last token of a short prompt: in a causal model nothing before it moves."""
-    tokens = torch.full((1, 4), model.bos_token_id)
-    changed = tokens.clone()
-    changed[0, -1] = (model.bos_token_id + 1) % model.d_vocab
-    before, after = model.hidden(tokens), model.hidden(changed)
+    tokens = torch.full((2, 4), model.bos_token_id)
+    tokens[1, -1] = (model.bos_token_id + 1) % model.d_vocab
+    before, after = model.hidden(tokens)[:, :-1]
     # A model that diverged in training is NaN throughout, which is for those to say who measure it.
-    if not torch.allclose(before[:, :-1], after[:, :-1], atol=1e-4, rtol=1e-3, equal_nan=True):
+    if not torch.allclose(before, after, atol=1e-4, rtol=1e-3, equal_nan=True):
         raise ValueError(
             f"{type(model.network).__name__} is not causal: a later token changes what comes before it. "
             "Induction scores are defined for causal attention only."

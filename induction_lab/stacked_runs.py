@@ -145,5 +145,5 @@ class StackedTrainer:
 
     def _loss(self, parameters: dict[str, Tensor], tokens: Tensor) -> Tensor:
         with narrow(tokens.device, self.plan.precision):
-            logits = functional_call(self.base, parameters, (tokens[:, :-1],))
+            logits = functional_call(self.base, parameters, (tokens,))[:, :-1]
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
