@@ -100,7 +100,8 @@ def load_recipe(source: str | Path, **changes: Any) -> Recipe:
     """Read a recipe.
 
     Args:
-        source: A ready one's name or a TOML file.
+        source: A ready one's name or a TOML file. Relative `files` of text are looked for beside that file; of a
+            ready one, in the current folder.
         **changes: Settings of `[training]`, or `seed`, to exchange.
 
     Raises:
@@ -118,6 +119,7 @@ def load_recipe(source: str | Path, **changes: Any) -> Recipe:
     seed = table.pop("seed", 0)
     try:
         _check_sections(table)
+        _anchor(table, path.parent if path.parent != READY else Path())
         table["training"] = {**table.get("training", {}), **changes}
         seed = table["training"].pop("seed", seed) if "seed" in changes else seed
         return _recipe(table, seed)
@@ -137,6 +139,13 @@ def _check_sections(table: dict[str, Any]) -> None:
     for name, section in table.items():
         if not isinstance(section, dict):
             raise ValueError(f"`{name}` is a section, [{name}], got {section!r}.")
+
+
+def _anchor(table: dict[str, Any], folder: Path) -> None:
+    """Make paths of text absolute: a run may be gone on with from anywhere."""
+    files = table.get("data", {}).get("files")
+    if isinstance(files, list) and all(isinstance(name, str) for name in files):
+        table["data"]["files"] = [str(folder.absolute() / Path(name).expanduser()) for name in files]
 
 
 def _recipe(table: dict[str, Any], seed: Any) -> Recipe:

@@ -161,7 +161,7 @@ class Keeper:
             row = {"step": step, "tokens": step * n_tokens, "loss": loss, "gradient_norm": norm, "rate": rate}
             self.rows.append({**row, "seconds": seconds})
         if self.waiting:
-            first, last = self.rows[-len(self.waiting)], self.rows[-1]
+            first, last = self.rows[-min(len(self.waiting) + 1, len(self.rows))], self.rows[-1]
             passed = last["seconds"] - first["seconds"]
             speed = (last["tokens"] - first["tokens"]) / passed if passed else 0.0
             self.summary = f"loss {last['loss']:.3f} · {speed:,.0f} tokens/s"

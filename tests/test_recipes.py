@@ -54,9 +54,16 @@ def test_a_recipe_on_text_is_read_without_its_text(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[data]\nkind = "text"\nfiles = ["gone.txt"]\n')
     recipe = load_recipe(path)
-    assert recipe.data == TextFiles(("gone.txt",)) and recipe.model.d_vocab == recipe.data.d_vocab
+    assert recipe.data == TextFiles((str(tmp_path / "gone.txt"),)) and recipe.model.d_vocab == recipe.data.d_vocab
     with pytest.raises(ValueError, match="No text files match"):
         recipe.data.open()
+
+
+def test_paths_of_text_are_looked_for_beside_the_recipe_and_those_of_a_ready_one_here(tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text('[data]\nkind = "text"\nfiles = ["a.txt", "/b/*.txt"]\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("mine.toml").data.files == (str(tmp_path / "a.txt"), "/b/*.txt")  # type: ignore[union-attr]
+    assert load_recipe("gpu").data.files == (str(tmp_path / "text"),)  # type: ignore[union-attr]
 
 
 def test_the_fingerprint_tells_seeds_apart():
