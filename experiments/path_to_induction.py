@@ -24,7 +24,7 @@ from subjects import Subject, arguments, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Effects, Head, input_shares, patch_paths
-from induction_lab.path_patching import Component
+from induction_lab.senders import Component
 from induction_lab.terminal import show_files
 
 COMPONENTS: dict[Component, str] = {"k": "#d1495b", "q": "#2a6f97", "v": "#8d99ae"}

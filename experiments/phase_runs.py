@@ -80,7 +80,7 @@ def followed(
 def follow(run: Run) -> Trajectory:
     """Every checkpoint of a run measured, once, on the same prompts and texts whatever it was trained on."""
     texts = TiledBlocks().draw(torch.Generator().manual_seed(TEXTS_SEED), n_prompts=TEXTS, n_ctx=64)
-    path = run.folder.with_suffix(".parquet")
+    path = run.folder.with_name(f"{run.folder.name}.parquet")
     return follow_training(run, texts=texts, path=path, progress=sys.stderr.isatty())
 
 

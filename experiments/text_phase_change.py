@@ -105,7 +105,7 @@ def follow(run: Run) -> Trajectory:
     texts = held_out(run, TEXTS)
     period = min(PERIOD, (run.recipe.model.n_ctx - 1) // 2)
     prompts = {ON: repeated_tokens(model, n_prompts=16, period=period)}
-    path = run.folder.with_suffix(".parquet")
+    path = run.folder.with_name(f"{run.folder.name}.parquet")
     return follow_training(run, prompts=prompts, texts=texts, path=path, progress=sys.stderr.isatty())
 
 

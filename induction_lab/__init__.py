@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from induction_lab.metrics import before_and_after, icl_score
     from induction_lab.models import HookedModel, load_model
     from induction_lab.ngrams import bigram_logits, skip_trigrams
-    from induction_lab.path_patching import input_shares, patch_paths
+    from induction_lab.path_patching import patch_paths
     from induction_lab.paths import expand_paths, virtual_pattern
     from induction_lab.phase_change import onset, rise, rise_time, steepest
     from induction_lab.plots import plot_all_scores, plot_head_scores, plot_loss, plot_pattern, plot_score_by_layer
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from induction_lab.results import HeadScores
     from induction_lab.run_training import train_run
     from induction_lab.runs import Run
+    from induction_lab.shares import input_shares
     from induction_lab.sources import stream_rows
     from induction_lab.terms import term_importance
     from induction_lab.training import TrainingPlan
@@ -109,7 +110,7 @@ _HOME = {
     "head_gallery": "handbuilt",
     "icl_score": "metrics",
     "induction_circuit": "handbuilt",
-    "input_shares": "path_patching",
+    "input_shares": "shares",
     "lag_profile": "lags",
     "load_model": "models",
     "load_recipe": "recipes",

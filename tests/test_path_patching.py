@@ -9,7 +9,8 @@ from transformer_lens.patching import get_act_patch_direct_path
 
 from induction_lab import HookedModel, path_patching, turns
 from induction_lab.interventions import ablate
-from induction_lab.path_patching import input_shares, patch_paths
+from induction_lab.path_patching import patch_paths
+from induction_lab.shares import input_shares
 
 
 def copy_loss(logits, tokens):
