@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.attention import MaterialisedAttention, attend, attention_with_lse, reading
+from induction_lab.attention import MaterialisedAttention, attend, reading
+from induction_lab.kernels import attention_with_lse
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 

@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["attention", "attention_config", "heads", "layers", "losses", "phase_change", "progress", "prompts"]
+    ["attention_config", "heads", "kernels", "layers", "losses", "phase_change", "progress", "prompts"]
     + ["significance", "tables", "targets"],
-    ["chains", "documents", "draws", "forced", "model_store"],
-    ["results", "effects", "streams", "texts", "trajectory"],
+    ["attention", "chains", "documents", "draws", "model_store"],
+    ["effects", "forced", "results", "streams", "texts", "trajectory"],
     ["attention_only", "loss_pca"],
     ["clamping", "handbuilt", "models", "training"],
     ["checkpoints", "head_weights", "lags", "reading", "recipes"],
