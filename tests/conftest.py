@@ -3,6 +3,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched from a hub in tests
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import sys
+
 import pytest
 import torch
 from families import random_network
@@ -12,6 +14,13 @@ from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTrans
 from induction_lab.model_store import is_here
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")
