@@ -17,7 +17,7 @@ COLOURS = {"question": "#2a6f97", "named": "#e09f3e", "alone": "#8d99ae"}
 
 def draw(table: Any, n_heads: int) -> Figure:
     """Answers by kind; attention to the right noun by place; the share that heads carry."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 4), layout="constrained")
     rows = table[table["quantity"] == "accuracy"]
     kinds = list(rows["kind"].unique())
     for offset, (form, colour) in enumerate(COLOURS.items()):
@@ -26,8 +26,12 @@ def draw(table: Any, n_heads: int) -> Figure:
         left.bar(x, own["value"], 0.25, yerr=own["standard_error"], color=colour, label=TOLD[form], capsize=2)
     left.axhline(0.5, color="0.3", ls=":", lw=1)
     of_it = rows[(rows["kind"] == "it") & (rows["question"] == "question")].iloc[0]
-    left.set_xticks(range(len(kinds)), kinds)
-    left.set(ylim=(0, 1.25), ylabel="right noun leads, share of cases", title=f"“it” resolved in {of_it['value']:.0%}")
+    left.set_xticks(range(len(kinds)), kinds, fontsize=9)
+    left.set(
+        ylim=(0, 1.25),
+        ylabel="right noun leads, share of cases",
+        title=f"“it”: right noun leads in {of_it['value']:.0%}",
+    )
     for index, place in enumerate(PLACES):
         found = table[table["quantity"] == f"attention from {place}"].set_index("heads")
         others = found[found.index.str.startswith("random")]["value"]
@@ -41,6 +45,7 @@ def draw(table: Any, n_heads: int) -> Figure:
         middle.plot([index + 0.38] * len(others), others, "o", ms=3, color="0.5", label="random" if not index else None)
     middle.set_xticks(range(len(PLACES)), ["from “it”", "from the word", "from the end"])
     best = table[table["quantity"] == "attention from word"].set_index("heads").loc["best", "value"]
+    middle.set_ylim(top=1.35 * middle.get_ylim()[1])
     middle.set(ylabel="attention, right less wrong noun", title=f"“it” cannot tell; the word does by {best:.3f}")
     shares = table[(table["quantity"] == "share carried") & (table["kind"] == "it")].set_index("heads")
     top = shares[shares.index.str.startswith("top")]
@@ -51,6 +56,7 @@ def draw(table: Any, n_heads: int) -> Figure:
         [int(top.index[-1][4:])] * len(others), others, "o", ms=4, color="0.5", label=f"random sets of {n_heads}"
     )
     right.axhline(0, color="0.3", ls=":", lw=1)
+    right.set_ylim(top=1.25 * right.get_ylim()[1])
     right.set(xlabel="heads exchanged", ylabel="share of the word's effect",
               title=f"{n_heads} heads carry {top['value'].iloc[-1]:.0%} of it")  # fmt: skip
     for ax in (left, middle, right):

@@ -144,7 +144,7 @@ def looks_back(table: Any) -> Verdict:
     for group in GROUPS:
         own, others = _own_and_random(table, group, "attention")
         chance = _one(table, group, "uniform attention")["value"]
-        numbers[group] = f"{_told(own)} (uniform {chance:.3f})"
+        numbers[group] = f"{_told(own, '')} (uniform {chance:.3f})"
         control.append(f"{group} {others.min():.3f} to {others.max():.3f}")
         passed[group] = bool(own["value"] - 2 * own["standard_error"] > chance and own["value"] > others.max())
     return Verdict(
@@ -189,7 +189,7 @@ def memory(table: Any) -> Verdict:
         passed[group] = bool(more > 2 * error)
     for group in GROUPS:
         alone, there = _one(table, group, "probability without occurrence"), _one(table, group, "probability")
-        numbers[group] = f"probability with the earlier occurrence {_told(there)}, without it {_told(alone)}"
+        numbers[group] = f"probability with the earlier occurrence {_told(there, '')}, without it {_told(alone, '')}"
     others = {group: _own_and_random(table, group, "lost log-probability")[1].mean() for group in GROUPS}
     return Verdict(
         claim="Names that the model does not know from training are read from the context, through induction heads",
@@ -271,8 +271,8 @@ def _first(table: Any) -> int:
     return int((table["heads"] == "induction").to_numpy().argmax())
 
 
-def _told(found: Any) -> str:
-    return f"{found['value']:+.3f} ± {found['standard_error']:.3f}"
+def _told(found: Any, sign: str = "+") -> str:
+    return f"{found['value']:{sign}.3f} ± {found['standard_error']:.3f}"
 
 
 if __name__ == "__main__":

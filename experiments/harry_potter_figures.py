@@ -19,11 +19,9 @@ def draw(table: Any) -> Figure:
     looks, likely, lost, added = axes.flat
     _against_random(looks, table, "attention")
     chance = _values(table, "uniform attention").loc[list(GROUPS), "value"]
-    looks.plot(range(3), chance, "_", ms=40, color="0.2", label="uniform attention")
+    looks.hlines(chance, [-0.25, 0.75, 1.75], [0.25, 1.25, 2.25], color="0.2", label="uniform attention")
     mean = _values(table, "attention", "induction").loc[list(GROUPS), "value"].mean()
-    looks.set(
-        ylabel="attention to the second name", title=f"Induction heads look at it with {mean:.2f}", ylim=(0, None)
-    )
+    looks.set(ylabel="attention to the second name", title=f"Induction heads look at it with {mean:.2f}")
     bars = {
         "as it is": ("probability", "", BLUE),
         "without the induction heads": ("probability left", "induction", RED),
@@ -34,7 +32,7 @@ def draw(table: Any) -> Figure:
         x = [place + (offset - 1) * 0.27 for place in range(3)]
         likely.bar(x, rows["value"], 0.25, yerr=rows["standard_error"], color=colour, label=label, capsize=2)
     made_up = [_values(table, bars[label][0], bars[label][1]).loc["made_up", "value"] for label in list(bars)[:2]]
-    likely.set(ylim=(0, 1.35), ylabel="probability of the second name",
+    likely.set(ylabel="probability of the second name",
                title=f"Made-up names: {made_up[0]:.2f}, without the heads {made_up[1]:.2f}")  # fmt: skip
     _against_random(lost, table, "lost log-probability")
     costs = _values(table, "lost log-probability", "induction")["value"]
@@ -42,11 +40,14 @@ def draw(table: Any) -> Figure:
     lost.set(ylabel="log-probability lost, nats", title=title)
     _against_random(added, table, "logits added")
     rank = _values(table, "rank", "induction").loc[list(GROUPS), "median"].max()
-    added.set(ylabel="logits added to the second name", title=f"Their output ranks it {rank:.0f} or better (median)")
+    title = f"Rank among all tokens by their output: {rank:.0f} (0: first)"
+    added.set(ylabel="logits added to the second name", title=title)
     for ax in axes.flat:
         ax.set_xticks(range(3), SHOWN.values())
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=8)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+        ax.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
     return figure
 
 
@@ -70,7 +71,8 @@ def draw_fuzzy(table: Any) -> Figure:
     axes[1].set(ylabel="probability of the name", title=f"Nats gained: {told}")
     for ax in axes:
         ax.title.set_fontsize(10)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].set_ylim(top=1.3 * axes[0].get_ylim()[1])
+    axes[0].legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
     return figure
 
 

@@ -163,3 +163,10 @@ def preference(asked: Asked, streams: Streams) -> dict[str, Float[Tensor, "pair 
             layers.append(asked.signed((to[0] - to[1]).float().cpu()).mean(1))
         found[place] = torch.stack(layers, 1)
     return found
+
+
+def attention_to_word(asked: Asked, streams: Streams) -> Float[Tensor, "pair layer head"]:
+    """Attention from the question's end to the word in the sentence, mean of the pair's two."""
+    at = torch.arange(len(asked.passages.tokens)), asked.passages.last, asked.passages.marks["word"][:, 1]
+    layers = [attention.probabilities(*at).float().cpu() for _, attention in sorted(streams.attention.items())]
+    return torch.stack(layers, 1).unflatten(0, (2, -1)).mean(0)

@@ -90,15 +90,18 @@ def test_a_causal_model_is_the_same_up_to_the_word_and_no_longer(model, asked):
 
 
 def test_preference_is_what_the_patterns_say(model, asked):
-    found = minimal_pairs.preference(asked, Streams(model, asked.passages.tokens))["end"]
+    streams = Streams(model, asked.passages.tokens)
+    found, to_word = minimal_pairs.preference(asked, streams)["end"], minimal_pairs.attention_to_word(asked, streams)
     pattern, pair = capture(model, asked.passages.tokens, "pattern")["pattern", 1], 2
-    expected = torch.zeros(4)
+    expected, expected_word = torch.zeros(4), torch.zeros(4)
     for word, sign in ((0, 1), (1, -1)):
         row = pair + word * len(asked.pairs)
         first, second = (int(asked.passages.marks[noun][row, 0]) for noun in ("first", "second"))
         end = int(asked.passages.last[row])
         expected += sign * (pattern[row, :, end, first] - pattern[row, :, end, second]) / 2
+        expected_word += pattern[row, :, end, int(asked.passages.marks["word"][row, 1])] / 2
     torch.testing.assert_close(found[pair, 1], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(to_word[pair, 1], expected_word, atol=1e-5, rtol=1e-4)
 
 
 def test_with_all_heads_exchanged_the_leads_are_each_other_s(model, asked):
@@ -149,10 +152,12 @@ def test_verdicts_can_come_out_either_way():
     assert context_fusion.at_it(table).outcome == "holds"
     assert context_fusion.at_it(table.assign(value=0.0)).outcome == "does not hold here"
     rows = [("lead", "", 1.0), ("share carried", "top 8", 0.5), ("share carried", "random 0", 0.1)]
+    rows += [("attention to the word", name, 0.1) for name in ("carriers", "random 0")]
+    rows += [("attention from end", "carriers", 0.0)]
     table = pd.DataFrame([place | dict(zip(("quantity", "heads", "value"), row, strict=True)) for row in rows])
     assert context_fusion.few_heads(table).outcome == "holds"
-    assert context_fusion.few_heads(table.assign(value=[1.0, 0.5, 0.6])).outcome == "does not hold here"
-    assert context_fusion.few_heads(table.assign(value=[0.01, 0.5, 0.1])).outcome == "not tested"
+    assert context_fusion.few_heads(table.assign(value=[1.0, 0.5, 0.6, 0, 0, 0])).outcome == "does not hold here"
+    assert context_fusion.few_heads(table.assign(value=[0.01, 0.5, 0.1, 0, 0, 0])).outcome == "not tested"
 
 
 def test_it_writes_table_verdicts_and_pictures(folder, model, tmp_path):
