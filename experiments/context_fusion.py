@@ -252,6 +252,7 @@ def few_heads(table: Any) -> Verdict:
         f" From the end these heads attend to the word with {word['carriers']:.3f} (random sets at most "
         f"{word.drop('carriers').max():.3f}), to the right noun less the wrong one with {_told(noun)}."
     )
+    verdict["caveat"] = verdict["caveat"].strip()
     return Verdict(
         claim="A few heads bring what the word decides to where the noun is named",
         source=ESSAY,

@@ -55,6 +55,7 @@ def draw(table: Any, n_heads: int) -> Figure:
     right.plot(
         [int(top.index[-1][4:])] * len(others), others, "o", ms=4, color="0.5", label=f"random sets of {n_heads}"
     )
+    right.set_xticks([int(name[4:]) for name in top.index])
     right.axhline(0, color="0.3", ls=":", lw=1)
     right.set_ylim(top=1.25 * right.get_ylim()[1])
     right.set(xlabel="heads exchanged", ylabel="share of the word's effect",
