@@ -1,0 +1,74 @@
+"""The tables of all benchmarks on one page, with the machine and the versions that they were measured with.
+
+    python benchmarks/results.py        # writes RESULTS.md beside this file from the .csv files there
+
+Run by `make bench` after the benchmarks themselves. A table that is missing is named as such.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from induction_lab.provenance import versions
+
+HERE = Path(__file__).parent
+TABLES = {
+    "speed": "Scoring every head of SmolLM2-135M on one prompt (`score_speed.py`)",
+    "memory": "Peak memory of the same (`score_memory.py`)",
+    "scaling": "Time and memory against context, heads and prompts (`scaling.py`)",
+    "composition": "K-composition of all pairs of heads (`composition_speed.py`)",
+    "ablation": "Mean-ablating every head by itself (`ablation_speed.py`)",
+    "training": "Training small models (`training_speed.py`)",
+    "looking": "Looking at a checkpoint (`training_speed.py`)",
+    "workers": "Many seeds at once (`training_speed.py`)",
+    "report": "Writing and using the report (`report_speed.py`)",
+    "sweep": "What a cell of a sweep costs beside its measurement (`sweep_overhead.py`)",
+    "gpu": "The engine on a GPU (`gpu_engine.py`)",
+}
+
+
+def main() -> None:
+    parts = ["# Benchmarks, side by side", machine()]
+    for name, title in TABLES.items():
+        path = HERE / f"{name}.csv"
+        parts += [f"## {title}", as_markdown(pd.read_csv(path)) if path.is_file() else "Not measured here."]
+        picture = path.with_suffix(".png")
+        parts += [f"![{title}]({picture.name})"] if picture.is_file() else []
+    (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    cpu = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", cpu.read_text()) if cpu.is_file() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    of = ", ".join(f"{package} {version}" for package, version in versions().items())
+    return (
+        f"Written by `make bench`: {os.cpu_count()} cores of {name}, {gpu}; {of}. The cores are shared and noisy, so "
+        "ways are compared as ratios of paired runs (median, lowest, highest), never as seconds of different runs."
+    )
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table as people read it."""
+    header = [str(column) for column in table.columns]
+    rows = [[_shown(value) for value in row] for row in table.itertuples(index=False)]
+    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+
+
+if __name__ == "__main__":
+    main()
