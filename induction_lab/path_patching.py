@@ -30,7 +30,7 @@ from induction_lab.head_weights import head_weights
 from induction_lab.heads import Head, HeadLike, parse_heads
 from induction_lab.metrics import MetricLike, name_of
 from induction_lab.models import HookedModel
-from induction_lab.norms import attention_norm, folded_weights, output_norm, residual_factor
+from induction_lab.norms import attention_scale, folded_weights, output_norm, residual_factor
 from induction_lab.progress import Ticker, progress_bar
 from induction_lab.prompts import PromptsLike
 from induction_lab.provenance import provenance
@@ -139,7 +139,7 @@ def input_shares(
     W = weights[head.head // (model.n_heads // len(weights))]
     shares = []
     for turn in Turns(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
-        scale = _scale(model, turn.streams, head.layer)
+        scale = attention_scale(model, head.layer, turn.streams.before[head.layer])
         parts = {sender: change / scale @ W for sender, change in _changes(model, turn, every)}
         whole = sum(parts.values(), torch.zeros(()))
         size = whole.square().sum((1, 2))
@@ -249,15 +249,6 @@ def _refuse_mixed_inputs(model: HookedModel) -> None:
     if config is not None and (config.smeared_keys or config.positions == "shortformer"):
         what = "smeared keys" if config.smeared_keys else "positions in queries and keys alone"
         raise ValueError(f"{model.name} has {what}, so what its heads read is not the stream: use patch_paths.")
-
-
-def _scale(model: HookedModel, streams: Streams, layer: int) -> Float[Tensor, "prompt pos 1"]:
-    norm = attention_norm(model, layer)
-    module = model.hooked.blocks[layer].ln1 if hasattr(model.hooked.blocks[layer], "ln1") else torch.nn.Identity()
-    module = getattr(module, "original_component", module)
-    x = streams.before[layer]
-    with torch.inference_mode():
-        return norm.scale(x.to(model.wide), module(x).to(model.wide))[..., None]
 
 
 def _receivers(

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
     ["attention", "attention_config", "heads", "layers", "losses", "phase_change", "progress", "prompts"]
-    + ["significance", "tables", "targets"],
+    + ["separation", "significance", "tables", "targets"],
     ["chains", "documents", "draws", "forced", "model_store"],
     ["results", "effects", "streams", "texts", "trajectory"],
     ["attention_only", "loss_pca"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
     ["attribution", "exact_scores", "lens", "paths", "substitutes"],
     ["circuits", "interventions", "turns"],
-    ["ablations", "path_patching", "terms", "probes"],
+    ["ablations", "path_patching", "score_parts", "terms", "probes"],
     ["head_scores", "ngrams"],
     ["circuit_search", "explanation", "evaluation"],
     ["following"],
