@@ -314,7 +314,8 @@ def verdict_turned(model: HookedModel, layers: Any) -> Verdict:
         result = {
             "outcome": OUTCOMES[1],
             "caveat": "That the vector leaves its static direction is the layers' own doing, with or without a telling "
-            f"context (already {said(layers, 1, own)} after the first layer). Two openings of one sense are {said(layers, middle, 'angle within a sense')} "
+            f"context (already {said(layers, 1, own)} after the first layer). "
+            f"Two openings of one sense are {said(layers, middle, 'angle within a sense')} "
             f"apart themselves, which the {said(layers, middle, 'angle to the neutral word')} to the neutral word must "
             "be held against. What depends on the sense is the difference between senses and within one.",
         }
