@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if not torch.cuda.is_available():
         raise SystemExit("There is no GPU here: this benchmark needs one that torch.cuda sees.")
-    exact = pd.DataFrame([row for dtype in TOLERANCE for row in exactness(dtype)])
+    exact: Any = pd.DataFrame([row for dtype in TOLERANCE for row in exactness(dtype)])
     exact.to_csv(args.out / "gpu_exactness.csv", index=False)
     print(exact.to_string(index=False), flush=True)
     model = llama_shaped(args.layers)
@@ -76,7 +76,7 @@ def exactness(dtype: torch.dtype, *, device: str = "cuda") -> list[dict[str, Any
     rows = []
     for name, (kv_heads, n_queries, how) in cases.items():
         q, k, v = drawn(8, n)[:, :, -n_queries:], drawn(kv_heads, n), drawn(kv_heads, n)
-        found, expected = read(q, k, v, how), read(*(x.double() for x in (q, k, v)), how)
+        found, expected = read(q, k, v, how), read(q.double(), k.double(), v.double(), how)
         off = [float((a.double() - b.double()).abs().max()) for a, b in zip(found, expected, strict=True)]
         row = {"path": name, "dtype": str(dtype).removeprefix("torch."), "output": off[0], "probabilities": off[1]}
         rows.append({**row, "tolerance": TOLERANCE[dtype], "within": max(off) <= TOLERANCE[dtype]})
@@ -85,7 +85,9 @@ def exactness(dtype: torch.dtype, *, device: str = "cuda") -> list[dict[str, Any
 
 def read(q: Tensor, k: Tensor, v: Tensor, how: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Outputs, and the probabilities of some pairs of query and key."""
-    same = {name: x.to(q.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for name, x in how.items()}
+    same: dict[str, Any] = dict(how)
+    for name, x in how.items():
+        same[name] = x.to(q.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
     z, lse = attention_with_lse(q, k, v, scale=0.125, **same)
     layer = Attention(0, q, k, v, z, lse, 0.125, same.get("mask"), same.get("softcap"), same.get("sinks"))
     query = torch.arange(q.shape[2], device=q.device)
@@ -97,14 +99,14 @@ def llama_shaped(n_layers: int) -> HookedModel:
     """Random weights in the shape of Llama 3 8B."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config: Any = LlamaConfig(
+    shape: dict[str, Any] = dict(
         vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=n_layers,
         num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=max(LENGTHS) + 1, rope_theta=5e5,
         bos_token_id=128_000,
     )  # fmt: skip
     torch.manual_seed(0)
     with torch.device("cuda"):
-        network: Any = LlamaForCausalLM(config)
+        network: Any = LlamaForCausalLM(LlamaConfig(**shape))
     network = network.to(torch.bfloat16).eval()
     return HookedModel(network, name=f"random, shape of Llama 3 8B, {n_layers} layers")
 

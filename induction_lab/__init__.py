@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from induction_lab.results import HeadScores
     from induction_lab.run_training import train_run
     from induction_lab.runs import Run
+    from induction_lab.score_parts import score_shares
     from induction_lab.shares import input_shares
     from induction_lab.sources import stream_rows
     from induction_lab.terms import term_importance
@@ -158,6 +159,7 @@ _HOME = {
     "score_heads": "head_scores",
     "skip_trigrams": "ngrams",
     "steepest": "phase_change",
+    "score_shares": "score_parts",
     "stream_rows": "sources",
     "term_importance": "terms",
     "text_prompts": "prompts",
@@ -250,6 +252,7 @@ __all__ = [
     "rise_time",
     "save_animation",
     "score_heads",
+    "score_shares",
     "skip_trigrams",
     "steepest",
     "stream_rows",

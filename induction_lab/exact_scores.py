@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,26 @@ def queries_and_keys(
     return q * _scale(model, layer), k
 
 
+def read_from_stream(
+    model: HookedModel, layer: int, component: Literal["q", "k", "v"], rows: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "head row d_head"]:
+    """The queries, keys or values that a layer makes of these vectors, before any rotation, and of nothing else.
+
+    The model's own norm, weights, biases and norm of queries or keys; fewer heads for keys and values of
+    grouped-query models.
+    """
+    block = model.hooked.blocks[layer]
+    norm = getattr(block, "ln1", None)
+    norm = getattr(norm, "original_component", norm)
+    W = getattr(head_weights(model, layer), f"W_{component.upper()}")
+    bias = getattr(block.attn, f"b_{component.upper()}", None)
+    with torch.no_grad():
+        rows = rows.to(model.dtype)
+        heads = (rows if norm is None else norm(rows[None])[0]) @ W
+        heads = heads if bias is None else heads + bias[:, None]
+        return _normalised(head_norm(model, layer, f"{component}_norm"), heads).to(model.wide)
+
+
 def positional_preference(
     model: HookedModel, offsets: Sequence[int], *, source: Source | Float[Tensor, "row d_model"] = "embedding"
 ) -> Float[Tensor, "offset layer head"]:
@@ -68,19 +88,7 @@ def positional_preference(
 def _before_rotation(
     model: HookedModel, layer: int, query_rows: Tensor, key_rows: Tensor
 ) -> tuple[Float[Tensor, "head query d_head"], Float[Tensor, "kv_head key d_head"]]:
-    block = model.hooked.blocks[layer]
-    norm = getattr(block, "ln1", None)
-    norm = getattr(norm, "original_component", norm)
-    weights = head_weights(model, layer)
-    made = []
-    with torch.no_grad():
-        for rows, W, name in ((query_rows, weights.W_Q, "Q"), (key_rows, weights.W_K, "K")):
-            rows = rows.to(model.dtype)
-            heads = (rows if norm is None else norm(rows[None])[0]) @ W
-            bias = getattr(block.attn, f"b_{name}", None)
-            heads = heads if bias is None else heads + bias[:, None]
-            made.append(_normalised(head_norm(model, layer, f"{name.lower()}_norm"), heads).to(model.wide))
-    return made[0], made[1]
+    return read_from_stream(model, layer, "q", query_rows), read_from_stream(model, layer, "k", key_rows)
 
 
 def _scale(model: HookedModel, layer: int) -> float:

@@ -74,6 +74,17 @@ def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
     return _block_norm(model, layer, "ln1")
 
 
+def attention_scale(
+    model: HookedModel, layer: int, stream: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch 1"]:
+    """By what the normalisation before a layer's heads divides each vector of the stream: held, all is linear."""
+    module = getattr(model.hooked.blocks[layer], "ln1", None) or nn.Identity()
+    module = getattr(module, "original_component", module)  # what a TransformerLens bridge wraps
+    with torch.inference_mode():
+        normalised = module(stream).to(model.wide)
+        return attention_norm(model, layer).scale(stream.to(model.wide), normalised)[..., None]
+
+
 def final_norm(model: HookedModel) -> FrozenNorm:
     """The normalisation before the unembedding; without one, the identity."""
     return frozen_norm(model.final_norm, model.d_model, like=model.unembedding)

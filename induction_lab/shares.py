@@ -6,14 +6,11 @@ import math
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from induction_lab.attention_only import AttentionOnlyTransformer
-from induction_lab.editing import Streams
 from induction_lab.heads import HeadLike
 from induction_lab.models import HookedModel
-from induction_lab.norms import attention_norm, folded_weights
+from induction_lab.norms import attention_scale, folded_weights
 from induction_lab.prompts import PromptsLike
 from induction_lab.senders import Component, changes_of_stream, check_patchable, find_receivers, find_senders
 from induction_lab.turns import Turns
@@ -49,7 +46,7 @@ def input_shares(
     W = weights[head.head // (model.n_heads // len(weights))]
     shares = []
     for turn in Turns(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
-        scale = _scale(model, turn.streams, head.layer)
+        scale = attention_scale(model, head.layer, turn.streams.before[head.layer])
         parts = {sender: change / scale @ W for sender, change in changes_of_stream(model, turn, every)}
         whole = sum(parts.values(), torch.zeros(()))
         size = whole.square().sum((1, 2))
@@ -69,12 +66,3 @@ def _refuse_mixed_inputs(model: HookedModel) -> None:
     if config is not None and (config.smeared_keys or config.positions == "shortformer"):
         what = "smeared keys" if config.smeared_keys else "positions in queries and keys alone"
         raise ValueError(f"{model.name} has {what}, so what its heads read is not the stream: use patch_paths.")
-
-
-def _scale(model: HookedModel, streams: Streams, layer: int) -> Float[Tensor, "prompt pos 1"]:
-    norm = attention_norm(model, layer)
-    module = model.hooked.blocks[layer].ln1 if hasattr(model.hooked.blocks[layer], "ln1") else torch.nn.Identity()
-    module = getattr(module, "original_component", module)
-    x = streams.before[layer]
-    with torch.inference_mode():
-        return norm.scale(x.to(model.wide), module(x).to(model.wide))[..., None]

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
     ["attention_config", "heads", "kernels", "layers", "losses", "phase_change", "progress", "prompts"]
-    + ["significance", "tables", "targets"],
+    + ["separation", "significance", "tables", "targets"],
     ["attention", "chains", "documents", "draws", "model_store"],
     ["effects", "forced", "results", "streams", "texts", "trajectory"],
     ["attention_only", "loss_pca"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
     ["attribution", "exact_scores", "lens", "paths", "substitutes"],
     ["circuits", "interventions", "turns"],
-    ["ablations", "senders", "terms", "probes"],
+    ["ablations", "score_parts", "senders", "terms", "probes"],
     ["path_patching", "shares"],
     ["head_scores", "ngrams"],
     ["circuit_search", "explanation", "evaluation"],
