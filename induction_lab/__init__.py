@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from induction_lab.run_training import train_run
     from induction_lab.runs import Run
     from induction_lab.sources import stream_rows
+    from induction_lab.spread import attention_spread
+    from induction_lab.tempering import temper
     from induction_lab.terms import term_importance
     from induction_lab.training import TrainingPlan
     from induction_lab.trajectory import Trajectory
@@ -93,6 +95,7 @@ _HOME = {
     "ablate": "interventions",
     "ablation_sweep": "ablations",
     "animate_heads": "animations",
+    "attention_spread": "spread",
     "attribute_logits": "attribution",
     "attribution_patching": "ablations",
     "before_and_after": "metrics",
@@ -158,6 +161,7 @@ _HOME = {
     "skip_trigrams": "ngrams",
     "steepest": "phase_change",
     "stream_rows": "sources",
+    "temper": "tempering",
     "term_importance": "terms",
     "text_prompts": "prompts",
     "train_run": "run_training",
@@ -187,6 +191,7 @@ __all__ = [
     "ablate",
     "ablation_sweep",
     "animate_heads",
+    "attention_spread",
     "attribute_logits",
     "attribution_patching",
     "before_and_after",
@@ -252,6 +257,7 @@ __all__ = [
     "skip_trigrams",
     "steepest",
     "stream_rows",
+    "temper",
     "term_importance",
     "text_prompts",
     "train_run",
