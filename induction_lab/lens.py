@@ -20,6 +20,8 @@ from induction_lab.models import HookedModel, evaluating
 from induction_lab.progress import progress_bar
 from induction_lab.prompts import PromptsLike, as_prompts
 
+_LENS_BYTES = 2**30
+
 
 class LayerReadings(NamedTuple):
     """What could be read of each right next token in the embedding and after each layer; padding means nothing.
@@ -47,7 +49,8 @@ def logit_lens(
     Args:
         model: Any model that TransformerLens can hook.
         prompts: `Prompts`, tokens `[prompt, pos]`, or text; the right next token is the one that comes.
-        batch_size: Prompts at a time; by default as many as make 1,024 tokens, fewer with a large vocabulary.
+        batch_size: Prompts at a time; by default as many as make 1,024 tokens, fewer where the vocabulary is large or
+            layers are many.
         progress: A progress bar on standard error.
 
     Raises:
@@ -80,6 +83,9 @@ def read_layers(
     """
     prompts = as_prompts(model, prompts)
     answers = next_tokens(prompts)
+    if batch_size is None:  # the logits of all layers are there at once
+        tokens = _LENS_BYTES // (4 * model.d_vocab * (model.n_layers + 1))
+        batch_size = max(1, min(1024, tokens) // prompts.tokens.shape[1])
     found = []
     with progress_bar(len(prompts), "reading layers", shown=progress) as tick:
         for rows in batches(model, prompts, batch_size):

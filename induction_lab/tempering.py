@@ -77,7 +77,9 @@ def temper(model: HookedModel, heads: HeadLike | Iterable[HeadLike], beta: float
         with suppress(ValueError):  # where TransformerLens has no bridge, there is no `hooked` to temper
             bridge = None if isinstance(model.network, AttentionOnlyTransformer) else model.hooked
         stack.enter_context(edit_attention(model, edit))
-        for layer, here in by_layer.items() if bridge is not None else ():
+        for layer, here in by_layer.items():
+            if bridge is None:
+                break
             attention, hooks = bridge.blocks[layer].attn, _bridge_hooks(model, here, beta)
             for point, hook in zip((attention.hook_v, attention.hook_pattern, attention.hook_z), hooks, strict=True):
                 stack.callback(point.register_forward_hook(hook).remove)
