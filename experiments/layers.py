@@ -136,13 +136,19 @@ def order_of_heads(model: HookedModel, by_head: pd.DataFrame, rng: np.random.Gen
     )
 
 
+def correlation(x: Any, y: Any) -> float:
+    """Spearman's."""
+    found: Any = spearmanr(x, y)
+    return float(found.statistic)
+
+
 def reach(model: HookedModel, by_head: pd.DataFrame, rng: np.random.Generator) -> Verdict:
     """Do deeper layers look farther?"""
     by_layer: Any = by_head[by_head["quantity"] == "distance_past_first"].groupby("layer")["value"].mean()
     first: Any = by_head[by_head["quantity"] == "first"].groupby("layer")["value"].mean()
     layers = by_layer.index.to_numpy()
-    rho = float(spearmanr(layers, by_layer).statistic) if len(layers) > 2 else np.nan
-    chance = np.array([spearmanr(rng.permutation(layers), by_layer).statistic for _ in range(DRAWS)])
+    rho = correlation(layers, by_layer) if len(layers) > 2 else np.nan
+    chance = np.array([correlation(rng.permutation(layers), by_layer) for _ in range(DRAWS)])
     p = float((chance >= rho).mean())
     third = max(1, len(layers) // 3)
     parts = {"lowest third": slice(None, third), "middle": slice(third, -third), "highest third": slice(-third, None)}

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     parts += [tempered(model, prompts, groups), table_lookups(one, groups, n_prompts=args.prompts + 2, seed=args.seed)]
     table = pd.concat(parts, ignore_index=True).assign(model=model.name)
     args.out.mkdir(parents=True, exist_ok=True)
-    table.round(5).to_csv(args.out / "soft_addressing.csv", index=False)
+    table.to_csv(args.out / "soft_addressing.csv", index=False, float_format="%.5g")  # errors are small
     written = [args.out / "soft_addressing.csv"]
     written.append(save_verdicts(verdicts(model, table, groups), args.out / "soft_addressing.json"))
     written.append(args.out / "soft_addressing.png")

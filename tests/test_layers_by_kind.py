@@ -7,7 +7,7 @@ from scripts import script, verdicts_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from induction_lab import HookedModel, attention_spread, logit_lens
+from induction_lab import attention_spread, load_model, logit_lens
 
 MARKED = """
 [[text]]
@@ -27,7 +27,7 @@ def layers():
 
 
 @pytest.fixture(scope="module")
-def reader(passages):
+def reader(passages, tmp_path_factory):
     """A random model with a byte-pair tokenizer learnt from the texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -36,7 +36,10 @@ def reader(passages):
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<0>", "<1>", "<2>"], initial_alphabet=alphabet)
     tokenizer.train_from_iterator([passage.text for passage in passages.read_passages()], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<1>", pad_token="<0>", eos_token="<2>")
-    return HookedModel(random_network("llama"), fast, name="reader")
+    folder = tmp_path_factory.mktemp("reader")
+    fast.save_pretrained(folder)
+    random_network("llama").save_pretrained(folder)
+    return load_model(str(folder))
 
 
 def test_marks_say_which_words_are_of_which_kind(passages, tmp_path):
@@ -91,7 +94,7 @@ def test_marks_that_do_not_fit_are_refused(passages, body, message, tmp_path):
 def test_a_file_that_is_not_there_and_a_model_that_reads_no_text_are_refused(layers, tmp_path):
     with pytest.raises(SystemExit, match="holds no passages"):
         layers.main(["--texts", str(tmp_path / "none.toml"), "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="no fast tokenizer"):
+    with pytest.raises(SystemExit, match="no tokenizer that gives offsets"):
         layers.main(["--model", "attn-only-2l", "--out", str(tmp_path)])
 
 
