@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from passages import FACT, INFERENCE, INSIDE, KINDS, NONE, OTHER, PHRASE, TEXTS, as_tokens, read_passages
+from prose import FACT, INFERENCE, INSIDE, KINDS, NONE, OTHER, PHRASE, TEXTS, as_tokens, read_passages
 from scipy.stats import spearmanr
 from settling import DRAWS, RANK, Tokens, alike, means, resampled, settles, shuffled, sums
 from verdicts import Verdict, outcome, save_verdicts

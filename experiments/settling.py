@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from passages import KINDS
+from prose import KINDS
 
 RANK = 10  # a token is known where no more than so many are held likelier
 DRAWS = 2000

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lookups import fits, looked_up, lookups
-from passages import read_passages
+from prose import read_passages
 from soft_addressing_verdicts import draw, verdicts
 from subjects import LOOKS, Subject, subject
 from torch import Tensor, nn

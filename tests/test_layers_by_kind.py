@@ -18,7 +18,7 @@ body = "She lives in [San Francisco Bay]. The capital of France is {Paris}. It r
 
 @pytest.fixture(scope="module")
 def passages():
-    return script("passages")
+    return script("prose")
 
 
 @pytest.fixture(scope="module")
