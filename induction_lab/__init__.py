@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from induction_lab.score_parts import score_shares
     from induction_lab.shares import input_shares
     from induction_lab.sources import stream_rows
+    from induction_lab.spread import attention_spread
+    from induction_lab.tempering import temper
     from induction_lab.terms import term_importance
     from induction_lab.training import TrainingPlan
     from induction_lab.trajectory import Trajectory
@@ -95,6 +97,7 @@ _HOME = {
     "ablate": "interventions",
     "ablation_sweep": "ablations",
     "animate_heads": "animations",
+    "attention_spread": "spread",
     "attribute_logits": "attribution",
     "attribution_patching": "ablations",
     "before_and_after": "metrics",
@@ -161,6 +164,7 @@ _HOME = {
     "steepest": "phase_change",
     "score_shares": "score_parts",
     "stream_rows": "sources",
+    "temper": "tempering",
     "term_importance": "terms",
     "text_prompts": "prompts",
     "train_run": "run_training",
@@ -190,6 +194,7 @@ __all__ = [
     "ablate",
     "ablation_sweep",
     "animate_heads",
+    "attention_spread",
     "attribute_logits",
     "attribution_patching",
     "before_and_after",
@@ -256,6 +261,7 @@ __all__ = [
     "skip_trigrams",
     "steepest",
     "stream_rows",
+    "temper",
     "term_importance",
     "text_prompts",
     "train_run",

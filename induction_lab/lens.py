@@ -6,7 +6,7 @@ the stream, not that the model does so. Source: nostalgebraist (2020), "interpre
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -19,6 +19,20 @@ from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.models import HookedModel, evaluating
 from induction_lab.progress import progress_bar
 from induction_lab.prompts import PromptsLike, as_prompts
+
+_LENS_BYTES = 2**30
+
+
+class LayerReadings(NamedTuple):
+    """What could be read of each right next token in the embedding and after each layer; padding means nothing.
+
+    Attributes:
+        log_probability: In nats.
+        rank: How many tokens are held likelier; 0 is best.
+    """
+
+    log_probability: Float[Tensor, "layer prompt pos"]
+    rank: Float[Tensor, "layer prompt pos"]
 
 
 def logit_lens(
@@ -35,7 +49,8 @@ def logit_lens(
     Args:
         model: Any model that TransformerLens can hook.
         prompts: `Prompts`, tokens `[prompt, pos]`, or text; the right next token is the one that comes.
-        batch_size: Prompts at a time; by default as many as make 1,024 tokens, fewer with a large vocabulary.
+        batch_size: Prompts at a time; by default as many as make 1,024 tokens, fewer where the vocabulary is large or
+            layers are many.
         progress: A progress bar on standard error.
 
     Raises:
@@ -45,12 +60,7 @@ def logit_lens(
     if model.n_layers == 0:
         raise ValueError(f"{model.name} has no layers: its logits are all there is to read, see model.logits(tokens).")
     answers = next_tokens(prompts)
-    found = []
-    with progress_bar(len(prompts), "reading layers", shown=progress) as tick:
-        for rows in batches(model, prompts, batch_size):
-            found.append(_read_layers(model, prompts.tokens[rows], answers[rows].clamp(min=0)))
-            tick(len(answers[rows]))
-    log_probability, rank = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    log_probability, rank = read_layers(model, prompts, batch_size=batch_size, progress=progress)
     quantities = {"log_probability": log_probability, "probability": log_probability.exp(), "rank": rank}
     layers = range(-1, model.n_layers)
     names = {"model": model.name, "layer": layers, "label": ["embedding", *(f"L{layer}" for layer in layers[1:])]}
@@ -61,6 +71,27 @@ def logit_lens(
             numbers = {"value": mean.numpy(), "standard_error": error.numpy()}
             frames.append(pd.DataFrame(names | {"where": where, "quantity": quantity} | numbers))
     return pd.concat(frames, ignore_index=True)
+
+
+def read_layers(
+    model: HookedModel, prompts: PromptsLike, *, batch_size: int | None = None, progress: bool = False
+) -> LayerReadings:
+    """The logit lens at every token: see `logit_lens`, which takes means over these.
+
+    Returns:
+        Row 0 is the embedding, row `l + 1` what stands after layer `l`; `answers.next_tokens` says where an answer is.
+    """
+    prompts = as_prompts(model, prompts)
+    answers = next_tokens(prompts)
+    if batch_size is None:  # the logits of all layers are there at once
+        tokens = _LENS_BYTES // (4 * model.d_vocab * (model.n_layers + 1))
+        batch_size = max(1, min(1024, tokens) // prompts.tokens.shape[1])
+    found = []
+    with progress_bar(len(prompts), "reading layers", shown=progress) as tick:
+        for rows in batches(model, prompts, batch_size):
+            found.append(_read_layers(model, prompts.tokens[rows], answers[rows].clamp(min=0)))
+            tick(len(answers[rows]))
+    return LayerReadings(*(torch.cat(parts, 1) for parts in zip(*found, strict=True)))
 
 
 def _read_layers(

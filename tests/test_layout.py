@@ -22,7 +22,7 @@ FLOORS = [
     ["many_runs"],
     ["norms"],
     ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
-    ["attribution", "exact_scores", "lens", "paths", "substitutes"],
+    ["attribution", "exact_scores", "lens", "paths", "spread", "substitutes", "tempering"],
     ["circuits", "interventions", "turns"],
     ["ablations", "score_parts", "senders", "terms", "probes"],
     ["path_patching", "shares"],
