@@ -1,12 +1,13 @@
 # make demo   environment, then the main job on the bundled model
 # make test   environment, lint, types, the real model's weights, all tests
 # make claims the experiments that test claims, and the page of their verdicts
+# make essay  the experiments that measure the essay's claims, and the same page
 # make bench  the side-by-side comparisons of benchmarks/
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types bench claims figures clean
+.PHONY: demo test lint types bench claims essay figures clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -46,6 +47,17 @@ claims: $(READY)
 	$(BIN)/python experiments/markov_chains.py
 	$(BIN)/python experiments/text_phase_change.py
 	$(BIN)/python experiments/lag_profile.py
+	$(BIN)/python experiments/verdicts.py
+
+essay: $(READY)
+	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python experiments/soft_addressing.py
+	$(BIN)/python experiments/distance.py
+	$(BIN)/python experiments/context_fusion.py
+	$(BIN)/python experiments/geometry.py
+	$(BIN)/python experiments/layers.py
+	$(BIN)/python experiments/residual_stream.py
+	$(BIN)/python experiments/harry_potter.py
 	$(BIN)/python experiments/verdicts.py
 
 figures: $(READY)
