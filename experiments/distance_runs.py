@@ -41,9 +41,9 @@ KINDS = tuple(RATES)
 class ReturningBlocks:
     """`[BOS, blocks]`: each row 1 to `most` blocks of distinct random tokens, written in random order to its end.
 
-    The n-th of k blocks is drawn with probability `(n / k)^(1/4) - ((n - 1) / k)^(1/4)`: the first of five two thirds of the time,
-    so that there are short gaps and long ones.
-    No token is in two blocks of a row, so the token after the last occurrence is the right one but at a block's end.
+    The n-th of k blocks is drawn with probability `(n / k)^(1/4) - ((n - 1) / k)^(1/4)`, the first of five two thirds
+    of the time, so that there are short and long gaps. No token is in two blocks of a row: the token after the last
+    occurrence is the right one but at a block's end.
     """
 
     d_vocab: int = 32
