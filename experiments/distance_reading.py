@@ -22,7 +22,7 @@ from induction_lab.reading import read_attention
 NEAR, FAR = 1, 96
 SMALL_GAPS = (1, 2, 4, 8, 16, 32, 64, 96, CONTEXT - 13)
 BEYOND = (2, 4, 8)  # contexts, for the whole prompt
-SMALL_PROMPTS, TOKENS = 128, 4096  # prompts a gap of the small models; tokens a gap of the large one, at least
+SMALL_PROMPTS, TOKENS = 128, 8192  # prompts a gap of the small models; tokens a gap of the large one, about
 LARGE_GAPS = (1, 4, 16, 64, 256, 1024, 4096)
 LOOKS, AT_MOST = 0.4, 8  # what counts as an induction head
 TOKENS_A_BATCH = 8192
@@ -83,7 +83,7 @@ def large_trials(model: HookedModel, *, period: int, longest: int, seed: int) ->
         n_prompts = min(16, max(2, TOKENS // (1 + 2 * period + gap)))
         tokens = repeated_tokens(model, n_prompts=n_prompts, period=period, gap=gap, seed=seed).tokens
         yield Trial("copy", gap, tokens)
-        if gap in gaps[-3:-1]:
+        if gap in gaps[2:-1]:  # at the longest it would double the cost
             yield Trial("near", NEAR, moved_near(tokens, period))
         if gap in gaps[1:-2:2]:
             yield Trial("unrelated", gap, unrelated(tokens, period))
