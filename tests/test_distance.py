@@ -102,7 +102,8 @@ def test_a_verdict_follows_the_numbers():
         shared = {"model": kind, "seed": seed, "trained_length": 128, "chance": 1 / 31, "heads": 1}
         return [
             {**shared, "prompts": prompts, "gap": gap, "length": gap + 13, "accuracy": value,
-             "accuracy_error": 0.01, "loss": 1.0, "loss_error": 0.1, "first_loss": 3.4, "induction": 0.5, "induction_error": 0.01}
+             "accuracy_error": 0.01, "loss": 1.0, "loss_error": 0.1, "first_loss": 3.4,
+             "induction": 0.5, "induction_error": 0.01}
             for gap in gaps
             for prompts, value in (("copy", accuracy(gap)), ("near", near))
         ]  # fmt: skip
