@@ -1,4 +1,4 @@
-"""Train an `AttentionOnlyTransformer` on a stream of tokens, one step at a time.
+"""Train an `AttentionOnlyTransformer`, or a network like it, on a stream of tokens, one step at a time.
 
 AdamW, warm-up, flat, then linear decay; on one machine and one number of threads the same seed gives the same weights,
 bit for bit, whether or not the training was cut off in between. What a run leaves on disk: `induction_lab.runs`.
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.losses import training_loss
 from induction_lab.progress import progress_bar
 from induction_lab.streams import Stream
@@ -100,7 +99,8 @@ class Trainer:
     """A network in training: its weights, its optimizer and its random state.
 
     Args:
-        network: Trained in place, on the device it is on.
+        network: Trained in place, on the device it is on. An `AttentionOnlyTransformer`, or a module that has its
+            `cfg.n_ctx`, `cfg.d_vocab`, `W_E`, `W_U` and `trusts_tokens` and takes `return_type="hidden"`.
         stream: Where its tokens come from.
         plan: How to train.
         seed: Of the tokens.
@@ -109,14 +109,15 @@ class Trainer:
         ValueError: If the stream has more tokens than the network.
     """
 
-    def __init__(self, network: AttentionOnlyTransformer, stream: Stream, plan: TrainingPlan, *, seed: int = 0) -> None:
+    def __init__(self, network: nn.Module, stream: Stream, plan: TrainingPlan, *, seed: int = 0) -> None:
         """Start at step 0."""
-        if stream.d_vocab > network.cfg.d_vocab:
-            raise ValueError(f"The stream has {stream.d_vocab} tokens, the network only {network.cfg.d_vocab}.")
-        self.network, self.stream, self.plan = network, stream, plan
-        network.trusts_tokens = True
+        self.network: Any = network
+        if stream.d_vocab > self.network.cfg.d_vocab:
+            raise ValueError(f"The stream has {stream.d_vocab} tokens, the network only {self.network.cfg.d_vocab}.")
+        self.stream, self.plan = stream, plan
+        self.network.trusts_tokens = True
         self.step = 0
-        self.device = network.W_E.device
+        self.device = self.network.W_E.device
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=plan.peak_rate, betas=BETAS, weight_decay=plan.weight_decay, fused=True
@@ -170,18 +171,18 @@ class Trainer:
 
 
 def train(
-    network: AttentionOnlyTransformer,
+    network: nn.Module,
     stream: Stream,
     plan: TrainingPlan,
     *,
     seed: int = 0,
-    look: Callable[[AttentionOnlyTransformer], dict[str, int | float]] | None = None,
+    look: Callable[[Any], dict[str, int | float]] | None = None,
     progress: bool = False,
 ) -> list[dict[str, int | float]]:
     """Train in place and keep nothing on disk; `train_run` does that.
 
     Args:
-        network: To be trained.
+        network: To be trained; see `Trainer`.
         stream: Where its tokens come from.
         plan: How to train.
         seed: Of the tokens.
@@ -202,7 +203,7 @@ def train(
                     history.append({"step": step, "train_loss": round(update.loss.item(), 4), **seen})
                 tick(1)
     finally:
-        network.trusts_tokens = False
+        trainer.network.trusts_tokens = False
     return history
 
 
