@@ -1,12 +1,13 @@
 # make demo   environment, then the main job on the bundled model
 # make test   environment, lint, types, the real model's weights, all tests
+# make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
 # make bench  the side-by-side comparisons of benchmarks/
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types bench claims figures clean
+.PHONY: demo test test-browser lint types bench claims figures clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -14,6 +15,11 @@ demo: $(READY)
 test: lint types
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python -m pytest
+
+test-browser: $(READY)
+	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q chromium) \
+		|| echo "no Chromium here, and none can be installed: the tests are skipped"
+	$(BIN)/python -m pytest tests/test_report_browser.py -rs
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -56,7 +62,7 @@ figures: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,report]'
 	touch $@
 
 clean:
