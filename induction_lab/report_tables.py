@@ -145,7 +145,7 @@ def _eigenvalues(values: Tensor | None) -> dict[str, Any] | None:
     largest = flat.abs().amax(-1)
     shares = flat / largest.clamp(min=1e-30)[:, None]
     plane = torch.stack([shares.real, shares.imag], -1)
-    return {"plane": pack(plane, low=-1.0, high=1.0), "largest": numbers(largest)}
+    return {"plane": pack(plane, bits=16, low=-1.0, high=1.0), "largest": numbers(largest)}
 
 
 def _pairs(row: list[tuple[int, float]]) -> list[list[Any]]:

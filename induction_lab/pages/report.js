@@ -11,7 +11,9 @@
   const byId = (id) => document.getElementById(id);
   const RDBU = [[0, "#67001f"], [0.125, "#b2182b"], [0.25, "#d6604d"], [0.375, "#f4a582"], [0.5, "#f7f7f7"],
     [0.625, "#92c5de"], [0.75, "#4393c3"], [0.875, "#2166ac"], [1, "#053061"]];
-  const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito: told apart by all
+  const ON_LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]; // Okabe and Ito: told apart by all
+  const ON_DARK = ["#56b4e9", "#f08a4b", "#2bbf95", "#dd9cc3", "#f0c24b", "#8fb8ff"];
+  let LINES = ON_LIGHT;
   const MINUS = "\u2212";
 
   // ---- data -------------------------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@
   let palette = {};
 
   function layout(extra = {}) {
-    const axis = { gridcolor: palette.line, zerolinecolor: palette.line, linecolor: palette.line, tickcolor: palette.line, automargin: true };
+    const axis = { gridcolor: palette.line, zerolinecolor: palette.line, linecolor: palette.line, tickcolor: palette.line };
     const { xaxis = {}, yaxis = {}, ...rest } = extra;
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false, showlegend: false,
@@ -90,8 +92,13 @@
     };
   }
 
-  const CONFIG = { displayModeBar: false, responsive: true, doubleClick: false, showTips: false };
-  const draw = (target, traces, extra) => window.Plotly.react(target, traces, layout(extra), CONFIG);
+  const CONFIG = { displayModeBar: false, doubleClick: false, showTips: false };
+
+  function draw(target, traces, extra) {
+    const place = typeof target === "string" ? byId(target) : target;
+    place.style.height = `${extra.height}px`;
+    return window.Plotly.react(place, traces, layout({ width: place.clientWidth, ...extra }), CONFIG);
+  }
 
   // Charts are drawn a few milliseconds a frame, the latest wish for each place only; so that nothing blocks.
   const waiting = new Map();
@@ -104,7 +111,7 @@
   }
 
   function work_off() {
-    const until = performance.now() + 12;
+    const until = performance.now() + 25;
     frame = 0;
     for (const [name, work] of waiting) {
       waiting.delete(name);
@@ -134,11 +141,6 @@
     };
   }
 
-  const cursor = (head, of, axes = {}) => ({
-    type: "rect", x0: (head % of.nHeads) - 0.5, x1: (head % of.nHeads) + 0.5, y0: layerOf(head, of) - 0.5, y1: layerOf(head, of) + 0.5,
-    line: { color: palette.warm, width: 3 }, ...axes,
-  });
-
   function mapHeight(of, columns = 1) {
     return Math.max(190, Math.min(columns > 1 ? 330 : 600, 70 + of.shape.n_layers * (columns > 1 ? 9 : 18)));
   }
@@ -149,37 +151,39 @@
     const target = byId("map-chart");
     const wide = target.clientWidth;
     const columns = one ? 1 : Math.max(1, Math.min(5, Math.floor(wide / 190), names.length));
-    const rows = Math.ceil(names.length / columns), traces = [], shapes = [], annotations = [], axes = {};
+    const rows = Math.ceil(names.length / columns), traces = [], annotations = [], axes = {};
     names.forEach((name, i) => {
       const score = shown(name, of), tail = i ? String(i + 1) : "", x = `x${tail}`, y = `y${tail}`;
       const left = i % columns, top = Math.floor(i / columns), gap = 0.24 / columns;
       const span = one ? [0, 1] : [left / columns + (left ? gap * 0.55 : 0), (left + 1) / columns - gap * 0.35];
       const high = 1 - top / rows, low = 1 - (top + 1) / rows;
       const every = Math.max(1, Math.ceil(of.shape.n_layers / 30));
-      axes[`xaxis${tail}`] = { domain: span, anchor: y, title: one ? { text: "head", standoff: 4 } : undefined, showgrid: false, zeroline: false, dtick: Math.max(1, Math.ceil(of.nHeads / 16)), fixedrange: true, automargin: true, showticklabels: one || top === rows - 1, color: palette.ink };
-      axes[`yaxis${tail}`] = { domain: one ? [0, 1] : [low + 0.02 / rows, high - 34 / (mapHeight(of, columns) * rows)], anchor: x, autorange: "reversed", title: one ? { text: "layer", standoff: 4 } : undefined, showgrid: false, zeroline: false, dtick: one ? every : 5 * every, fixedrange: true, automargin: true, color: palette.ink };
+      axes[`xaxis${tail}`] = { domain: span, anchor: y, range: [-0.5, of.nHeads - 0.5], title: one ? { text: "head", standoff: 4 } : undefined, showgrid: false, zeroline: false, dtick: Math.max(1, Math.ceil(of.nHeads / 16)), fixedrange: true, showticklabels: one || top === rows - 1, color: palette.ink };
+      axes[`yaxis${tail}`] = { domain: one ? [0, 1] : [low + 0.02 / rows, high - 34 / (mapHeight(of, columns) * rows)], anchor: x, range: [of.shape.n_layers - 0.5, -0.5], title: one ? { text: "layer", standoff: 4 } : undefined, showgrid: false, zeroline: false, dtick: one ? every : 5 * every, fixedrange: true, color: palette.ink };
       traces.push(heat(score, of, { xaxis: x, yaxis: y, showscale: one }));
-      shapes.push(cursor(state.head, of, { xref: x, yref: y }));
-      if (!one) annotations.push({ text: plain(score.title), x: (span[0] + span[1]) / 2, y: high - 10 / (mapHeight(of, columns) * rows), xref: "paper", yref: "paper", showarrow: false, yanchor: "top", font: { size: 12, color: palette.ink } });
+      if (!one) annotations.push({ text: plain(score.title), x: (span[0] + span[1]) / 2, y: high - 10 / (mapHeight(of, columns) * rows), xref: "paper", yref: "paper", showarrow: false, xanchor: "center", yanchor: "top", font: { size: 12, color: palette.ink } });
     });
     const height = mapHeight(of, columns) * (one ? 1 : rows);
-    const done = draw(target, traces, { height, margin: { l: 44, r: 8, t: 6, b: 40 }, shapes, annotations, xaxis: axes.xaxis, yaxis: axes.yaxis, ...axes });
+    const done = draw(target, traces, { height, margin: { l: 44, r: 8, t: 6, b: 40 }, annotations, xaxis: axes.xaxis, yaxis: axes.yaxis, ...axes });
     if (!target.dataset.listens) {
       target.dataset.listens = "yes";
       target.on("plotly_click", (event) => choose(event.points[0].pointIndex[0] * model().nHeads + event.points[0].pointIndex[1]));
     }
-    byId("map").querySelector(".map-grid").classList.toggle("all", !one);
-    return done;
+    done.then(moveCursor);
   }
 
+  // Frames around the chosen head, over the charts: moving them costs nothing, redrawing a chart does.
   function moveCursor() {
-    const target = byId("map-chart"), of = model();
-    if (!target.layout || !target.layout.shapes) return;
-    const to = cursor(state.head, of), change = {};
-    target.layout.shapes.forEach((_, i) => {
-      for (const side of ["x0", "x1", "y0", "y1"]) change[`shapes[${i}].${side}`] = to[side];
+    const of = model(), frame = byId("map-frame"), origin = frame.getBoundingClientRect();
+    const plots = [...byId("map-chart").querySelectorAll(".nsewdrag")].map((plot) => plot.getBoundingClientRect());
+    frame.querySelectorAll(".cursor").forEach((old, i) => { if (i >= plots.length) old.remove(); });
+    plots.forEach((plot, i) => {
+      const box = frame.querySelectorAll(".cursor")[i] || frame.appendChild(element("div", { class: "cursor" }));
+      const width = plot.width / of.nHeads, height = plot.height / of.shape.n_layers;
+      box.style.transform = `translate(${plot.left - origin.left + (state.head % of.nHeads) * width}px, ${plot.top - origin.top + layerOf(state.head) * height}px)`;
+      box.style.width = `${width}px`;
+      box.style.height = `${height}px`;
     });
-    window.Plotly.relayout(target, change);
   }
 
   function drawLosses() {
@@ -199,15 +203,16 @@
 
   // ---- the table --------------------------------------------------------------------------------------------------
 
-  let rowsOf = [];
+  // Rows are made and put in as they come into sight: hundreds of heads sort as fast as a few.
+  const AT_A_TIME = 40;
+  let rowsOf = [], ordered = [];
 
   function fillTable() {
     const of = model(), names = Object.keys(of.scores), table = byId("table");
     const heads = [["head", "Head"], ...names.map((name) => [name, of.scores[name].title])];
     table.tHead.replaceChildren(element("tr", {}, ...heads.map(([name, title]) =>
       element("th", { scope: "col", "data-name": name }, element("button", { type: "button", onclick: () => sortBy(name) }, title)))));
-    rowsOf = of.names.map((label, i) => element("tr", { "data-head": i }, element("td", {}, label),
-      ...names.map((name) => element("td", {}, number(of.scores[name].values[i])))));
+    rowsOf = [];
     table.tBodies[0].onclick = (event) => {
       const line = event.target.closest("tr");
       if (line) choose(Number(line.dataset.head));
@@ -215,13 +220,15 @@
     sortBy(state.score, false);
   }
 
+  function rowOf(i) {
+    const of = model();
+    return (rowsOf[i] ??= element("tr", { "data-head": i, "aria-current": i === state.head ? "true" : null },
+      element("td", {}, of.names[i]), ...Object.values(of.scores).map((score) => element("td", {}, number(score.values[i])))));
+  }
+
   function sortBy(name, ascending) {
     state.ascending = ascending ?? (state.sort === name ? !state.ascending : name === "head");
     state.sort = name;
-    const of = model(), sign = state.ascending ? 1 : -1, last = state.ascending ? Infinity : -Infinity;
-    const key = name === "head" ? (i) => i : (i) => of.scores[name].values[i] ?? last;
-    const order = of.names.map((_, i) => i).sort((a, b) => sign * (key(a) - key(b)) || a - b);
-    byId("table").tBodies[0].replaceChildren(...order.map((i) => rowsOf[i]));
     for (const head of byId("table").tHead.rows[0].cells) {
       if (head.dataset.name === name) head.setAttribute("aria-sort", state.ascending ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");
@@ -231,20 +238,23 @@
 
   function filterTable() {
     const of = model(), wanted = byId("find").value.trim().toUpperCase(), least = parseFloat(byId("least").value);
-    const values = of.scores[state.score].values;
-    let count = 0;
-    rowsOf.forEach((line, i) => {
-      const name = of.names[i], match = /^L\d+$/.test(wanted) ? name.startsWith(wanted + "H") : name.includes(wanted);
-      const keep = match && (Number.isNaN(least) || values[i] >= least);
-      line.hidden = !keep;
-      count += keep;
-    });
-    byId("count").textContent = `${count} of ${of.count} heads`;
+    const values = of.scores[state.score].values, sign = state.ascending ? 1 : -1, last = state.ascending ? Infinity : -Infinity;
+    const key = state.sort === "head" ? (i) => i : (i) => of.scores[state.sort].values[i] ?? last;
+    const fits = (name) => (/^L\d+$/.test(wanted) ? name.startsWith(wanted + "H") : name.includes(wanted));
+    ordered = of.names.map((_, i) => i).filter((i) => fits(of.names[i]) && (Number.isNaN(least) || values[i] >= least));
+    ordered.sort((a, b) => sign * (key(a) - key(b)) || a - b);
+    byId("count").textContent = `${ordered.length} of ${of.count} heads`;
+    byId("table").tBodies[0].replaceChildren(...ordered.slice(0, AT_A_TIME).map(rowOf));
+    byId("table").parentElement.scrollTop = 0;
+  }
+
+  function moreRows() {
+    const body = byId("table").tBodies[0], frame = byId("table").parentElement;
+    if (frame.scrollTop + 2 * frame.clientHeight > frame.scrollHeight) body.append(...ordered.slice(body.rows.length, body.rows.length + AT_A_TIME).map(rowOf));
   }
 
   function markRow() {
-    byId("table").querySelectorAll('tr[aria-current="true"]').forEach((line) => line.removeAttribute("aria-current"));
-    if (rowsOf[state.head]) rowsOf[state.head].setAttribute("aria-current", "true");
+    rowsOf.forEach((line, i) => { if (i === state.head) line.setAttribute("aria-current", "true"); else line.removeAttribute("aria-current"); });
   }
 
   // ---- one head ---------------------------------------------------------------------------------------------------
@@ -260,8 +270,9 @@
     byId("chips").replaceChildren(...Object.values(of.scores).map((score) => {
       const value = score.values[state.head], error = score.errors[state.head];
       const share = value === null ? 0 : Math.min(1, Math.abs(value) / Math.max(Math.abs(score.low), score.high));
-      return element("li", { title: score.definition }, element("span", { class: "quiet" }, score.title),
-        element("b", {}, withError(value, error)), element("span", { class: "quiet" }, score.chance === null ? "" : `chance ${number(score.chance)}`),
+      return element("li", { title: score.definition },
+        element("p", { class: "quiet" }, element("span", {}, score.title), element("span", {}, score.chance === null ? "" : `chance ${number(score.chance)}`)),
+        element("b", {}, number(value)), element("span", { class: "quiet" }, error ? ` ± ${number(error)}` : ""),
         element("i", { style: `width:${(100 * share).toFixed(1)}%`, class: value < 0 ? "negative" : "" }));
     }));
     const view = of.views[name] && of.views[name][state.prompt];
@@ -287,7 +298,7 @@
     if (value("duplicate_token") > 0.4) said.push("looks at the current token's earlier occurrence");
     if (value("current_token") > 0.4) said.push("looks at the current token");
     if (value("resting") > 0.4) said.push("rests on the first position while nothing recurs");
-    return said.join("; ");
+    return said.length ? `${said.join("; ")}.`.replace(/^./, (c) => c.toUpperCase()) : "";
   }
 
   function weights(query) {
@@ -354,15 +365,14 @@
   }
 
   function drawPattern() {
-    const words = tokens(), n = words.length, labels = words.map((word, i) => plain(short(legible(word), 12)) + "\u200b".repeat(i));
-    const rows = words.map((_, query) => { const found = weights(query); return labels.map((_, key) => (key <= query ? found[key] : null)); });
+    const words = tokens(), n = words.length;
+    const rows = words.map((_, query) => { const found = weights(query); return words.map((_, key) => (key <= query ? found[key] : null)); });
     const named = words.map((word, i) => `${plain(short(legible(word).trim() || "␣"))} (${i})`);
     const target = byId("pattern");
     const step = Math.ceil(n / 22), ticks = words.map((_, i) => i).filter((i) => i % step === 0);
-    const axis = { showgrid: false, zeroline: false, fixedrange: true, tickvals: ticks, ticktext: ticks.map((i) => plain(short(legible(words[i]).trim() || "␣", 9))), tickfont: { size: 9 } };
-    draw(target, [{ type: "heatmap", z: rows, colorscale: "Cividis", zmin: 0, zmax: 1, showscale: true, colorbar: { thickness: 8, outlinewidth: 0, len: 0.9 }, hoverongaps: false,
-      text: rows.map((line, query) => line.map((_, key) => `from ${named[query]}<br>to ${named[key]}`)), hovertemplate: "%{text}<br>%{z:.3f}<extra></extra>" }],
-      { height: 400, margin: { l: 10, r: 4, t: 6, b: 10 }, xaxis: { ...axis, tickangle: -90, title: { text: "looks at" } }, yaxis: { ...axis, autorange: "reversed", title: { text: "from" } } });
+    const axis = { type: "category", showgrid: false, zeroline: false, fixedrange: true, tickvals: ticks, ticktext: ticks.map((i) => plain(short(legible(words[i]).trim() || "␣", 9))), tickfont: { size: 9 } };
+    draw(target, [{ type: "heatmap", z: rows, x: named, y: named, colorscale: "Cividis", zmin: 0, zmax: 1, showscale: false, hoverongaps: false, hovertemplate: "from %{y}<br>to %{x}<br>%{z:.3f}<extra></extra>" }],
+      { height: 380, margin: { l: 84, r: 4, t: 6, b: 84 }, xaxis: { ...axis, tickangle: -90, title: { text: "looks at" } }, yaxis: { ...axis, autorange: "reversed", title: { text: "from" } } });
     if (!target.dataset.listens) {
       target.dataset.listens = "yes";
       target.on("plotly_hover", (event) => look(event.points[0].pointIndex[0]));
@@ -390,7 +400,7 @@
   function drawLag() {
     const of = model(), values = Array.from(row(of.by_lag, state.head), (x) => (Number.isNaN(x) ? null : x));
     draw("lag", [{ type: "bar", x: of.lags, y: values, marker: { color: of.lags.map((lag) => (lag === 1 ? palette.warm : palette.accent)) }, hovertemplate: "%{x:+d}: %{y:.3f}<extra></extra>" }],
-      { height: 250, margin: { l: 44, r: 8, t: 6, b: 38 }, bargap: 0.25, xaxis: { title: { text: "distance from it, tokens" }, dtick: 1, tickformat: "+d", showgrid: false, fixedrange: true }, yaxis: { title: { text: "attention" }, range: [0, Math.max(0.05, ...values.map((x) => x || 0)) * 1.08], fixedrange: true } });
+      { height: 350, margin: { l: 44, r: 8, t: 6, b: 38 }, bargap: 0.25, xaxis: { title: { text: "distance from it, tokens" }, dtick: 1, tickformat: "+d", showgrid: false, fixedrange: true }, yaxis: { title: { text: "attention" }, range: [0, Math.max(0.1, ...values.map((x) => x || 0)) * 1.08], fixedrange: true } });
   }
 
   function drawEigen() {
@@ -398,11 +408,12 @@
     if (!of.eigenvalues) { byId("eigen-says").textContent = of.left_out["OV eigenvalues"] || "Not measured."; return; }
     const plane = row(of.eigenvalues.plane, state.head), size = of.eigenvalues.largest[state.head] || 1, x = [], y = [];
     for (let i = 0; i < plane.length; i += 2) { x.push(plane[i] * size); y.push(plane[i + 1] * size); }
-    const edge = 1.1 * size;
+    const sizes = x.map((value, i) => Math.hypot(value, y[i])).sort((a, b) => a - b), usual = 4 * sizes[Math.floor(0.9 * (sizes.length - 1))];
+    const within = sizes.filter((value) => value <= usual), beyond = sizes.length - within.length, edge = 1.12 * (within[within.length - 1] || size);
     draw("eigen", [{ type: "scatter", mode: "markers", x, y, marker: { size: 7, color: x.map((value) => (value >= 0 ? LINES[0] : LINES[1])), opacity: 0.75, line: { width: 0 } }, hovertemplate: "%{x:.3~g} + %{y:.3~g} i<extra></extra>" }],
-      { height: 250, margin: { l: 50, r: 8, t: 6, b: 38 }, xaxis: { title: { text: "real part" }, range: [-edge, edge], fixedrange: true, nticks: 5 }, yaxis: { title: { text: "imaginary part" }, range: [-edge, edge], fixedrange: true, nticks: 5 } });
+      { height: 330, margin: { l: 50, r: 8, t: 6, b: 38 }, xaxis: { title: { text: "real part" }, range: [-edge, edge], fixedrange: true, nticks: 5 }, yaxis: { title: { text: "imaginary part" }, range: [-edge, edge], fixedrange: true, nticks: 5 } });
     const share = of.scores.ov_copying ? of.scores.ov_copying.values[state.head] : null;
-    byId("eigen-says").textContent = `Of what it writes about a token. To the right: tokens raise themselves. ${x.filter((value) => value > 0).length} of ${x.length} lie there; on the whole, OV copying ${number(share)}.`;
+    byId("eigen-says").textContent = `Of what it writes about a token. To the right: tokens raise themselves. ${x.filter((value) => value > 0).length} of ${x.length} lie there; on the whole, OV copying ${number(share)}.${beyond ? ` ${beyond} beyond the frame, at most ${Math.round(size).toLocaleString("en")} from the middle.` : ""}`;
   }
 
   const INPUT = { K: "keys", Q: "queries", V: "values" };
@@ -455,14 +466,14 @@
     names.map((name) => indexOf(name)).sort((a, b) => a - b).forEach((head) => (by[layerOf(head)] ??= []).push(head));
     const layers = Object.keys(by).map(Number).sort((a, b) => a - b), many = Math.max(...Object.values(by).map((some) => some.length));
     layers.forEach((layer, column) => by[layer].forEach((head, i) => { place[of.names[head]] = [column, (i - (by[layer].length - 1) / 2) + (column % 2 ? 0.28 : -0.28)]; }));
-    const strongest = edges[0].strength, target = byId("circuit-chart");
+    const strongest = edges[0].strength, target = byId("circuit-chart"), size = Math.max(24, Math.min(38, (0.8 * target.clientWidth) / layers.length)), small = size < 34;
     const arrows = edges.slice().reverse().map((edge) => {
       const [ax, ay] = place[edge.previous], [x, y] = place[edge.induction], share = edge.strength / strongest;
-      return { x, y, ax, ay, xref: "x", yref: "y", axref: "x", ayref: "y", showarrow: true, text: "", arrowhead: 2, arrowsize: 0.9, arrowwidth: 0.8 + 4.2 * share, arrowcolor: palette.accent, opacity: 0.25 + 0.65 * share, standoff: 19, startstandoff: 19 };
+      return { x, y, ax, ay, xref: "x", yref: "y", axref: "x", ayref: "y", showarrow: true, text: "", arrowhead: 2, arrowsize: 0.9, arrowwidth: 0.8 + 4.2 * share, arrowcolor: palette.accent, opacity: 0.25 + 0.65 * share, standoff: size / 2, startstandoff: size / 2 };
     });
-    draw(target, [{ type: "scatter", mode: "markers+text", x: names.map((name) => place[name][0]), y: names.map((name) => place[name][1]), text: names, customdata: names.map((name) => indexOf(name)), textfont: { size: 10, color: names.map((name) => (readers.has(name) ? "#ffffff" : "#1b1f27")) },
-      marker: { size: 38, color: names.map((name) => (readers.has(name) ? "#0b5c8f" : "#f0c24b")), line: { color: palette.surface, width: 2 } }, hovertemplate: names.map((name) => `<b>${name}</b><br>${readers.has(name) ? "induction head" : "previous-token head"}<extra></extra>`) }],
-      { height: Math.max(230, 90 + 74 * many), annotations: arrows, margin: { l: 24, r: 24, t: 16, b: 44 },
+    draw(target, [{ type: "scatter", mode: "markers+text", x: names.map((name) => place[name][0]), y: names.map((name) => place[name][1]), text: names, customdata: names.map((name) => indexOf(name)), textfont: { size: small ? 8 : 10, color: names.map((name) => (readers.has(name) ? "#ffffff" : "#1b1f27")) },
+      marker: { size, color: names.map((name) => (readers.has(name) ? "#0b5c8f" : "#f0c24b")), line: { color: palette.surface, width: 2 } }, hovertemplate: names.map((name) => `<b>${name}</b><br>${readers.has(name) ? "induction head" : "previous-token head"}<extra></extra>`) }],
+      { height: Math.max(230, 90 + (small ? 60 : 74) * many), annotations: arrows, margin: { l: 24, r: 24, t: 16, b: 44 },
         xaxis: { title: { text: "layer" }, tickvals: layers.map((_, i) => i), ticktext: layers.map(String), range: [-0.5, layers.length - 0.5], zeroline: false, fixedrange: true }, yaxis: { visible: false, range: [many / 2 + 0.5, -many / 2 - 0.5], fixedrange: true } });
     if (!target.dataset.listens) { target.dataset.listens = "yes"; target.on("plotly_click", (event) => choose(event.points[0].customdata)); }
     const table = byId("edges");
@@ -500,7 +511,7 @@
       const domain = [i / n + (i ? gap / 2 : 0), (i + 1) / n - (i < n - 1 ? gap / 2 : 0)];
       axes[`xaxis${tail}`] = { domain, anchor: `y${tail}`, showgrid: false, zeroline: false, fixedrange: true, title: { text: "head" }, color: palette.ink, dtick: Math.max(1, Math.ceil(of.nHeads / 12)) };
       axes[`yaxis${tail}`] = { anchor: `x${tail}`, range: [1, 0], showgrid: false, zeroline: false, fixedrange: true, color: palette.ink, showticklabels: i === 0, title: i ? undefined : { text: "relative depth" } };
-      annotations.push({ text: plain(of.label), x: (domain[0] + domain[1]) / 2, y: 1.01, yanchor: "bottom", xref: "paper", yref: "paper", showarrow: false, font: { size: 13, color: palette.ink } });
+      annotations.push({ text: plain(of.label), x: (domain[0] + domain[1]) / 2, y: 1.01, yanchor: "bottom", xref: "paper", yref: "paper", xanchor: "center", showarrow: false, font: { size: 13, color: palette.ink } });
       if (score) traces.push(heat(score, of, { y: Array.from({ length: layers }, (_, layer) => (layer + 0.5) / layers), xaxis: `x${tail}`, yaxis: `y${tail}`, showscale: i === n - 1 }));
     });
     draw("comparison-maps", traces, { height: 420, margin: { l: 52, r: 10, t: 34, b: 44 }, annotations, xaxis: axes.xaxis, yaxis: axes.yaxis, ...axes });
@@ -681,6 +692,7 @@
 
   function paint() {
     palette = Object.fromEntries(["ink", "quiet", "line", "soft", "surface", "accent", "warm"].map((name) => [name, colour(`--${name}`)]));
+    LINES = dark() ? ON_DARK : ON_LIGHT;
     byId("theme").setAttribute("aria-pressed", String(dark()));
   }
 
@@ -696,6 +708,7 @@
     byId("view").addEventListener("change", (event) => { state.view = event.target.value; byId("map").querySelector(".map-grid").classList.toggle("all", state.view === "all"); later("map", drawMap); });
     if (byId("model")) byId("model").addEventListener("change", (event) => { setModel(Number(event.target.value)); location.hash = ours = address(state.head); });
     byId("map-chart").addEventListener("keydown", move);
+    byId("table").parentElement.addEventListener("scroll", moreRows, { passive: true });
     byId("find").addEventListener("input", filterTable);
     byId("least").addEventListener("input", filterTable);
     byId("prompt").addEventListener("change", (event) => { state.prompt = event.target.value; state.token = null; drawHead(); });
@@ -718,7 +731,13 @@
       const found = location.hash === ours ? null : location.hash ? addressed(location.hash) : first;
       if (found) { ours = location.hash; go(found[0], found[1], "follow"); }
     });
-    window.addEventListener("resize", () => { if (state.token !== null && !byId("attention").hidden) look(state.token); if (state.view === "all") later("map", drawMap); });
+    let width = innerWidth;
+    window.addEventListener("resize", () => {
+      if (innerWidth === width) return; // a phone's address bar comes and goes
+      width = innerWidth;
+      if (state.token !== null && !byId("attention").hidden) look(state.token);
+      drawAll();
+    });
   }
 
   function go(which, head, how = "push") {
