@@ -3,8 +3,8 @@
     python benchmarks/report_speed.py --model smollm2-135m --chromium /usr/bin/chromium
 
 Writes benchmarks/report.csv: the file's size; seconds of the computations in it, one public call after another, and of
-`write_report` as a whole; in headless Chromium the first paint, and for each interaction the milliseconds from the event
-to the frame in which the last panel that it changes is drawn (median and greatest of several).
+`write_report` as a whole; in headless Chromium the first paint, and for each interaction the milliseconds from the
+event to the frame in which the last panel that it changes is drawn (median and greatest of several).
 About 5 minutes for smollm2-135m on 2 CPU cores.
 """
 

@@ -30,7 +30,9 @@ def report(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page, an .html file.")] = Path("report.html"),
     prompts: Annotated[int, typer.Option(help="How many prompts to score on.")] = 16,
-    period: Annotated[int, typer.Option(help="Tokens of the block, which is written twice.")] = 50,
+    period: Annotated[
+        int | None, typer.Option(help="Tokens of the block, which is written twice; 50, fewer where there is no room.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
     text: Annotated[Path | None, typer.Option(help="Show what heads look at in this text file's beginning.")] = None,
     all_heads: Annotated[bool, typer.Option("--all-heads", help="Show every head in full, not the best 24.")] = False,

@@ -12,19 +12,20 @@ from induction_lab.following import follow_training
 from induction_lab.models import HookedModel
 from induction_lab.page_files import check_libraries, page
 from induction_lab.progress import progress_bar
-from induction_lab.prompts import repeated_tokens
-from induction_lab.report_data import STEPS, TEXT, Plan, Subject, measure
+from induction_lab.prompts import ordinary_tokens, repeated_tokens
+from induction_lab.report_data import STEPS, TEXT, Plan, measure
 from induction_lab.tables import writing
 from induction_lab.trajectory import Trajectory
 
 Shown = HookedModel | Checkpoints
+PERIOD = 50
 
 
 def write_report(
     models: Shown | Iterable[Shown],
     path: str | Path,
     *,
-    period: int = 50,
+    period: int | None = None,
     n_prompts: int = 16,
     seed: int = 0,
     text: str | None = None,
@@ -45,7 +46,7 @@ def write_report(
         models: Models; or training runs (`Run`, `Revisions`), of which the last checkpoint is shown and all the others
             with a slider.
         path: The file, `.html`. Nothing else is needed to open it.
-        period: Tokens of the repeated block that heads are scored on.
+        period: Tokens of the repeated block that heads are scored on; by default 50, fewer where a model has no room.
         n_prompts: Prompts of such blocks.
         seed: Of the random tokens.
         text: What the heads are shown reading; its first 64 tokens. One of our own by default.
@@ -68,13 +69,23 @@ def write_report(
     several = [models] if isinstance(models, HookedModel | Checkpoints) else list(models)
     if not several:
         raise ValueError("At least one model is wanted, got none.")
-    plan = Plan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate)
     explained, followed = dict(explanations or {}), dict(trajectories or {})
     _check_names(several, explained, "an explanation", followed, "a trajectory")
-    subjects = [
-        _subject(shown, label, plan, explained, followed, with_explanation, progress)
-        for shown, label in zip(several, labels(several), strict=True)
-    ]
+    loaded = [_last(shown) for shown in several]
+    period = min(_room(model) for model in loaded) if period is None else period
+    plan = Plan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate)
+    subjects = []
+    for shown, model, label in zip(several, loaded, labels(several), strict=True):
+        trajectory, explanation = followed.get(str(shown.name)), explained.get(str(shown.name))
+        _check_shape(model, explanation, trajectory)
+        if trajectory is None and not isinstance(shown, HookedModel):
+            trajectory = follow_training(shown, probes=(), progress=progress)
+        if explanation is None and with_explanation:
+            prompts = repeated_tokens(model, n_prompts=max(2, min(8, n_prompts)), period=period, seed=seed)
+            explanation = explain(model, prompts, seed=seed, progress=progress)
+        with progress_bar(STEPS, f"measuring {label}", shown=progress) as tick:
+            found = {"label": label, "explanation": explanation, "trajectory": trajectory, "tick": tick}
+            subjects.append(measure(model, plan, **found))
     title = "Induction heads in " + " and ".join(subject.label for subject in subjects)
     text_of_page = page(subjects, title=title, command=command or _call(several, path))
     with writing(path) as part:
@@ -97,32 +108,19 @@ def labels(models: Sequence[Shown]) -> list[str]:
     ]
 
 
-def _subject(
-    shown: Shown,
-    label: str,
-    plan: Plan,
-    explanations: dict[str, Explanation],
-    trajectories: dict[str, Trajectory],
-    with_explanation: bool,
-    progress: bool,
-) -> Subject:
-    """One model measured: its training before, where it has any."""
-    trajectory = trajectories.get(str(shown.name))
+def _last(shown: Shown) -> HookedModel:
+    """The model itself, or as it was at the last checkpoint."""
     if isinstance(shown, HookedModel):
-        model = shown
-    else:
-        if not shown.steps:
-            raise ValueError(f"{shown.name} has no checkpoint yet.")
-        model = shown.model(max(shown.steps))
-        if trajectory is None:
-            trajectory = follow_training(shown, probes=(), progress=progress)
-    explanation = explanations.get(model.name)
-    if explanation is None and with_explanation:
-        prompts = repeated_tokens(model, n_prompts=max(2, min(8, plan.n_prompts)), period=plan.period, seed=plan.seed)
-        explanation = explain(model, prompts, seed=plan.seed, progress=progress)
-    _check_shape(model, explanation, trajectory)
-    with progress_bar(STEPS, f"measuring {label}", shown=progress) as tick:
-        return measure(model, plan, label=label, explanation=explanation, trajectory=trajectory, tick=tick)
+        return shown
+    if not shown.steps:
+        raise ValueError(f"{shown.name} has no checkpoint yet.")
+    return shown.model(max(shown.steps))
+
+
+def _room(model: HookedModel) -> int:
+    """50 tokens, or as many as can be written twice."""
+    tokens = len(ordinary_tokens(model))
+    return max(1, min(PERIOD, tokens, PERIOD if model.n_ctx is None else (model.n_ctx - 1) // 2))
 
 
 def _check_names(models: Sequence[Shown], *given: Any) -> None:

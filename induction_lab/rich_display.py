@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from numbers import Integral, Real
 from typing import Any
 
 _CARD = "font:13px/1.45 system-ui,sans-serif;max-width:60em;margin:.4em 0"
@@ -41,11 +42,11 @@ def in_words(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return f"{int(value):,}"
     return str(value)
 
 
 def _cell(value: Any) -> str:
-    side = "right;font-variant-numeric:tabular-nums" if isinstance(value, int | float) else "left"
+    side = "right;font-variant-numeric:tabular-nums" if isinstance(value, Real) else "left"
     return f'<td style="{_CELL};text-align:{side}">{escape(in_words(value))}</td>'
