@@ -57,7 +57,7 @@ class Trajectory:
         steps = self.steps
         some = sorted({steps[round(i * (len(steps) - 1) / 9)] for i in range(10)})
         of_heads = self.table.loc[self.table["layer"].notna(), "metric"].unique().tolist()[:5]
-        best = {name: self.best(name) for name in of_heads}
+        best: dict[str, Any] = {name: self.best(name) for name in of_heads}
         rows = [(f"{step:,}", *(float(series.get(step, np.nan)) for series in best.values())) for step in some]
         facts = f"{len(steps)} checkpoints, steps {steps[0]:,} to {steps[-1]:,}; the best head's"
         return html_card(f"Training of {self.runs[0]}", facts, ("step", *of_heads), rows)

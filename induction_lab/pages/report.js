@@ -489,7 +489,7 @@
   function drawTraining() {
     const of = model(), training = of.training;
     if (!training) return;
-    const x = training.steps.map((step) => step + 1), axis = { type: "log", title: { text: "step + 1" }, fixedrange: true, showgrid: false };
+    const x = training.steps.map((step) => step + 1), axis = { type: "log", dtick: 1, range: [-0.05, 1.02 * Math.log10(x[x.length - 1] + 1)], title: { text: "step + 1" }, fixedrange: true, showgrid: false };
     const legend = { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, shapes: [stepLine()], height: 280, margin: { l: 48, r: 10, t: 8, b: 40 } };
     const names = Object.keys(training.series).filter((name) => name !== "icl_score");
     draw("training-loss", names.map((name, i) => ({ type: "scatter", mode: "lines+markers", marker: { size: 4 }, name: plain(name.replace("_", " ")), x, y: training.series[name], line: { color: LINES[i] }, hovertemplate: "step %{customdata}: %{y:.2f} nats<extra></extra>", customdata: training.steps })), { ...legend, xaxis: axis, yaxis: { title: { text: "loss, nats" }, rangemode: "tozero", fixedrange: true } });
@@ -621,8 +621,9 @@
     byId("step").setAttribute("aria-valuetext", `step ${training.steps[at]}`);
     say();
     later("map", drawMap);
+    later("comparison", drawComparison);
     for (const id of ["training-loss", "training-head"]) {
-      if (byId(id).layout) later(id, () => window.Plotly.relayout(id, { "shapes[0]": stepLine() }));
+      if (byId(id).layout) later(id, () => window.Plotly.relayout(id, { "shapes[0].x0": stepLine().x0, "shapes[0].x1": stepLine().x1 }));
     }
   }
 
