@@ -1,5 +1,6 @@
 # make demo   environment, then the main job on the bundled model
 # make test   environment, lint, types, the real model's weights, all tests
+# make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page
 # make bench  the side-by-side comparisons of benchmarks/
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types bench claims essay figures clean
+.PHONY: demo test test-browser lint types bench claims essay figures clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -15,6 +16,11 @@ demo: $(READY)
 test: lint types
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python -m pytest
+
+test-browser: $(READY)
+	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q chromium) \
+		|| echo "no Chromium here, and none can be installed: the tests are skipped"
+	$(BIN)/python -m pytest tests/test_report_browser.py -rs
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -68,7 +74,7 @@ figures: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gguf,report]'
 	touch $@
 
 clean:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from induction_lab.probes import weight_probes
     from induction_lab.prompts import Prompts, distinct_tokens, repeated_tokens, text_prompts
     from induction_lab.recipes import Recipe, load_recipe
+    from induction_lab.report import write_report
     from induction_lab.results import HeadScores
     from induction_lab.run_training import train_run
     from induction_lab.runs import Run
@@ -171,6 +172,7 @@ _HOME = {
     "train_runs": "many_runs",
     "virtual_pattern": "paths",
     "weight_probes": "probes",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -268,6 +270,7 @@ __all__ = [
     "train_runs",
     "virtual_pattern",
     "weight_probes",
+    "write_report",
 ]
 
 

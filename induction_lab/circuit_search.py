@@ -26,6 +26,7 @@ from induction_lab.models import HookedModel
 from induction_lab.progress import progress_bar
 from induction_lab.prompts import Prompts, repeated_tokens
 from induction_lab.provenance import provenance
+from induction_lab.rich_display import html_card
 from induction_lab.tables import load_table, save_table
 
 COLUMNS = (
@@ -61,6 +62,13 @@ class InductionCircuit:
         """The strongest edge."""
         best = self.edges.iloc[0]
         return f"InductionCircuit({self.model!r}, {len(self.edges)} edges, best {best.previous} > {best.induction})"
+
+    def _repr_html_(self) -> str:
+        """The strongest edges, for notebooks."""
+        columns = ["previous", "induction", "strength", "previous_token", "prefix_matching", "K", "K_rank"]
+        rows = self.edges[columns].head(8).itertuples(index=False)
+        facts = f"Composition above random matrices, which score {self.baseline:.4f}."
+        return html_card(f"Induction circuit of {self.model}", facts, columns, rows, note="Likely, not proven.")
 
     def save(self, path: str | Path) -> Path:
         """Write the edges as `.csv`, `.json` or `.parquet`, with the rest beside or inside.

@@ -48,3 +48,11 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read as UTF-8 text: {reason}.") from error
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Numbers separated by commas, in order, each once; or a ValueError."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"{option} wants whole numbers separated by commas, e.g. 0,1000,143000, got {text!r}.")
+    return sorted({int(part) for part in parts})

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli_parts import Folder, read_text, save_figure, say, stem
+from induction_lab.cli_parts import Folder, read_text, save_figure, say, stem, whole_numbers
 
 training = typer.Typer()
 TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are not those it begins with
@@ -93,7 +93,7 @@ def follow(
         raise ValueError(f"There is no score {score!r} here; there are {', '.join(there)}.")
     if texts < 2:
         raise ValueError(f"--texts must be at least 2, got {texts}.")
-    asked = _steps(steps)
+    asked = whole_numbers(steps, "--steps")
     sources = [_checkpoints(name, asked, device) for name in runs]
     places = [out / f"{stem(source.name)}_training.parquet" for source in sources]
     if len(set(places)) < len(places):
@@ -114,13 +114,6 @@ def follow(
         written += _draw(followed, found, place, score, animation)
     say("")
     show_files(written)
-
-
-def _steps(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise ValueError(f"--steps wants whole numbers separated by commas, e.g. 0,1000,143000, got {text!r}.")
-    return sorted({int(part) for part in parts})
 
 
 def _checkpoints(name: str, steps: list[int], device: str | None) -> Any:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.heads import Head, parse_head
+from induction_lab.rich_display import html_card
 from induction_lab.tables import load_table, save_table
 
 COLUMNS = ("model", "label", "layer", "head", "n_heads", "intervention", "metric")
@@ -40,6 +41,14 @@ class Effects:
         first, best = self.table.iloc[0], self.top(1)[0]
         what = f"{first['intervention']}, {first['metric']}"
         return f"Effects({first['model']!r}, {len(self.table)} rows of {what}: {best[0]} {best[1]:+.2f})"
+
+    def _repr_html_(self) -> str:
+        """The greatest effects, for notebooks."""
+        columns = ["label", "clean", "changed", "effect", "standard_error"]
+        rows = self.table.sort_values("effect", ascending=False)[columns].head(10).itertuples(index=False)
+        first = self.table.iloc[0]
+        facts = f"{first['intervention']}, {first['metric']}, {first['n_prompts']} prompts; {len(self.table)} rows"
+        return html_card(f"Effects in {first['model']}", facts, columns, rows)
 
     def top(self, n: int = 10) -> list[tuple[str, float]]:
         """The labels with the greatest effect, and it."""

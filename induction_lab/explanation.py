@@ -32,6 +32,7 @@ from induction_lab.models import HookedModel
 from induction_lab.path_patching import patch_paths
 from induction_lab.prompts import Prompts, repeated_tokens
 from induction_lab.results import HeadScores
+from induction_lab.rich_display import html_card
 from induction_lab.tables import load_table, save_table
 
 LOOKS = 0.4  # from which score on a head counts as looking that way
@@ -84,6 +85,14 @@ class Explanation:
         """The circuit."""
         roles = ", ".join(f"{len(self.of(verdict))} {verdict}" for verdict in CIRCUIT if self.of(verdict))
         return f"Explanation({self.model!r}: {roles or 'no circuit'})"
+
+    def _repr_html_(self) -> str:
+        """The heads that are no bystanders, for notebooks."""
+        columns = ["label", "verdict", "effect", "to_keys", "previous_token", "prefix_matching", "logit_attribution"]
+        heads: Any = self.heads.loc[self.heads["verdict"] != "bystander"].sort_values("effect", ascending=False)
+        losses = ", ".join(f"{name.replace('_', ' ')} {loss:.2f}" for name, loss in self.behaviour.items())
+        rows = heads[columns].itertuples(index=False)
+        return html_card(f"Explanation of {self.model}", f"Loss, nats: {losses}", columns, rows)
 
     def of(self, *verdicts: str) -> list[Head]:
         """Heads of these verdicts, those with the greatest effect first."""

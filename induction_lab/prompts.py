@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from induction_lab.rich_display import html_card
+
 LARGE_VOCABULARY = 2_000  # from here on the rarest and most common ids are left out
 
 
@@ -49,6 +51,18 @@ class Prompts:
     n_repeats: int | None = None
     gap: int = 0
     seed: int | None = None
+
+    def _repr_html_(self) -> str:
+        """Their structure and first tokens, for notebooks."""
+        kind = f"{self.kind}, period {self.period}, {self.n_repeats} copies" if self.period else self.kind
+        lengths = [self.tokens.shape[1]] * len(self) if self.lengths is None else self.lengths.tolist()
+        rows = [
+            (i, int(n), " ".join(map(str, row[: min(n, 16)].tolist())) + (" …" if n > 16 else ""))
+            for i, (row, n) in enumerate(zip(self.tokens[:4], lengths, strict=False))
+        ]
+        note = f"{len(self) - 4} more prompts" if len(self) > 4 else ""
+        facts = f"{len(self)} x {self.tokens.shape[1]} tokens; {kind}"
+        return html_card("Prompts", facts, ("prompt", "tokens", "begins with"), rows, note=note)
 
     def __len__(self) -> int:
         """Number of prompts."""

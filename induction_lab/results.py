@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.heads import Head, HeadLike, parse_head
+from induction_lab.rich_display import html_card
 from induction_lab.tables import load_table, save_table
 
 COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
@@ -55,6 +56,17 @@ class HeadScores:
     def __repr__(self) -> str:
         """Model, shape and names."""
         return f"HeadScores({self.model!r}, {self.n_layers} layers x {self.n_heads} heads: {', '.join(self.scores)})"
+
+    def _repr_html_(self) -> str:
+        """The best three heads of each score, for notebooks."""
+        rows = [
+            (name, self.uniform[name], *(f"{head} {value:.3f}" for head, value in self.top(name, 3)))
+            for name in self.scores
+        ]
+        loss = f"; loss by copy {', '.join(f'{x:.2f}' for x in self.loss_by_copy)} nats" if self.loss_by_copy else ""
+        columns = ("score", "chance", "first", "second", "third")[: 2 + min(3, self.n_layers * self.n_heads)]
+        facts = f"{self.n_layers} layers of {self.n_heads} heads{loss}"
+        return html_card(f"Head scores of {self.model}", facts, columns, rows)
 
     @property
     def scores(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.heads import Head, HeadLike, parse_head
+from induction_lab.rich_display import html_card
 from induction_lab.tables import load_table, save_table
 
 COLUMNS = ("run", "step", "prompts", "metric", "layer", "head", "index", "value", "standard_error")
@@ -48,6 +49,18 @@ class Trajectory:
             if steps
             else "Trajectory(nothing measured)"
         )
+
+    def _repr_html_(self) -> str:
+        """The best head at some of the steps, for notebooks."""
+        if len(self.runs) != 1 or not self.steps:
+            return html_card("Trajectory", repr(self), (), ())
+        steps = self.steps
+        some = sorted({steps[round(i * (len(steps) - 1) / 9)] for i in range(10)})
+        of_heads = self.table.loc[self.table["layer"].notna(), "metric"].unique().tolist()[:5]
+        best: dict[str, Any] = {name: self.best(name) for name in of_heads}
+        rows = [(f"{step:,}", *(float(series.get(step, np.nan)) for series in best.values())) for step in some]
+        facts = f"{len(steps)} checkpoints, steps {steps[0]:,} to {steps[-1]:,}; the best head's"
+        return html_card(f"Training of {self.runs[0]}", facts, ("step", *of_heads), rows)
 
     @property
     def runs(self) -> list[str]:

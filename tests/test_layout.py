@@ -9,14 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["attention_config", "heads", "kernels", "layers", "losses", "phase_change", "progress", "prompts"]
-    + ["separation", "significance", "tables", "targets"],
+    ["rich_display"],
+    ["attention_config", "heads", "kernels", "layers", "losses", "packing", "phase_change", "progress", "prompts"]
+    + ["score_words", "separation", "significance", "tables", "targets"],
     ["attention", "chains", "documents", "draws", "model_store"],
     ["effects", "forced", "results", "streams", "texts", "trajectory"],
     ["attention_only", "loss_pca"],
     ["clamping", "handbuilt", "models", "training"],
     ["checkpoints", "head_weights", "lags", "reading", "recipes"],
-    ["runs"],
+    ["attention_profiles", "runs"],
     ["run_training"],
     ["stacked_runs"],
     ["many_runs"],
@@ -24,17 +25,20 @@ FLOORS = [
     ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
     ["attribution", "exact_scores", "lens", "paths", "spread", "substitutes", "tempering"],
     ["circuits", "interventions", "turns"],
-    ["ablations", "score_parts", "senders", "terms", "probes"],
+    ["ablations", "head_views", "score_parts", "senders", "terms", "probes"],
     ["path_patching", "shares"],
     ["head_scores", "ngrams"],
     ["circuit_search", "explanation", "evaluation"],
-    ["following"],
+    ["following", "report_data"],
+    ["report_tables"],
+    ["page_files"],
+    ["report"],
     ["attribution_plots", "circuit_plots", "effect_plots", "plots", "terminal"],
     ["training_axes"],
     ["trajectory_plots"],
     ["animations", "trajectory_sheets"],
     ["cli_parts"],
-    ["cli_training"],
+    ["cli_report", "cli_training"],
     ["cli"],
 ]
 
@@ -96,7 +100,7 @@ def test_no_public_name_is_a_module_s_which_would_hide_it():
 
 @pytest.mark.parametrize("start", ["import induction_lab", "from induction_lab.cli import app"])
 def test_import_brings_no_heavy_library(start):
-    heavy = ("torch", "transformers", "transformer_lens", "pandas", "matplotlib", "scipy")
+    heavy = ("torch", "transformers", "transformer_lens", "pandas", "matplotlib", "scipy", "plotly", "jinja2")
     code = f"import sys; {start}; print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -1,0 +1,268 @@
+"""The report in a real browser: `make test-browser`. Skipped where there is no Chromium or no Playwright."""
+
+import csv
+import io
+import os
+import re
+import shutil
+
+import pytest
+from pages import HOSTILE, hostile_model, trajectory
+
+from induction_lab import repeated_tokens, score_heads, write_report
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+sync_api = pytest.importorskip("playwright.sync_api", reason="the report's browser tests need playwright")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def single(bundled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "single.html"
+    return write_report(bundled, path, period=20, n_prompts=6, trajectories={bundled.name: trajectory(bundled.name)})
+
+
+@pytest.fixture(scope="module")
+def several(bundled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "several.html"
+    return write_report([bundled, hostile_model()], path, period=20, n_prompts=3, ablate=False)
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file; afterwards nothing may have been fetched and nothing complained about."""
+    contexts, faults = [], []
+
+    def opened(path, *, fragment="", width=1440, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(20_000)
+        tab.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("request", fetched)
+        tab.goto(path.as_uri() + fragment)
+        return settled(tab)
+
+    def fetched(request):
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            faults.append(request.url)
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def settled(tab):
+    tab.wait_for_selector("body[data-state=ready]")
+    return tab
+
+
+def click_cell(tab, layer, head, *, shape=(2, 4)):
+    """A click in the middle of a head's cell."""
+    tab.locator("#map-chart").scroll_into_view_if_needed()
+    box = tab.locator("#map-chart .nsewdrag").first.bounding_box()
+    tab.mouse.click(
+        box["x"] + (head + 0.5) / shape[1] * box["width"], box["y"] + (layer + 0.5) / shape[0] * box["height"]
+    )
+    return settled(tab)
+
+
+PANELS = """() => Object.fromEntries(["pattern", "lag", "eigen", "position"].map((id) => {
+  const chart = document.getElementById(id);
+  return [id, JSON.stringify(chart.data.map((trace) => [trace.x, trace.y, trace.z]))];
+}).concat(["chips", "feeds", "fed", "effects", "head-says"].map((id) =>
+  [id, document.getElementById(id).textContent])))"""
+
+
+def test_it_opens_from_disk_with_the_best_induction_head_and_asks_nothing_of_the_network(open_page, single, bundled):
+    tab = open_page(single)
+    best = score_heads(bundled, repeated_tokens(bundled, period=20, n_prompts=6)).top("prefix_matching", 1)[0][0]
+    assert tab.inner_text("#head-title") == str(best)
+    assert tab.inner_text("h1") == "Induction heads in attn-only-2l"
+    assert tab.locator("#table tbody tr").count() == 8
+
+
+def test_a_click_on_a_head_changes_every_panel(open_page, single):
+    tab = open_page(single, fragment="#L1H3")
+    before = tab.evaluate(PANELS)
+    click_cell(tab, 0, 3)
+    after = tab.evaluate(PANELS)
+    assert tab.inner_text("#head-title") == "L0H3" and tab.url.endswith("#L0H3")
+    assert [name for name in before if before[name] == after[name]] == []
+    assert "L0H3: Prefix matching" in tab.inner_text("#map-live")
+    assert tab.locator("#table tr[aria-current=true] td").first.inner_text() == "L0H3"
+
+
+def test_addresses_lead_to_heads_and_back_goes_back(open_page, single):
+    tab = open_page(single, fragment="#L0H1")
+    assert tab.inner_text("#head-title") == "L0H1"
+    click_cell(tab, 1, 2)
+    click_cell(tab, 1, 0)
+    for expected in ("L1H2", "L0H1"):
+        tab.go_back()
+        tab.wait_for_function("(name) => document.getElementById('head-title').textContent === name", arg=expected)
+    tab.evaluate("() => { location.hash = '#L9H9'; }")
+    tab.wait_for_timeout(100)
+    assert tab.inner_text("#head-title") == "L0H1"
+
+
+def test_arrow_keys_move_over_the_map_and_say_where_they_are(open_page, single):
+    tab = open_page(single, fragment="#L0H0")
+    tab.focus("#map-chart")
+    keys = "ArrowRight L0H1 ArrowDown L1H1 End L1H3 ArrowRight L1H3 ArrowUp L0H3 Home L0H0 ArrowUp L0H0".split()
+    for key, expected in zip(keys[::2], keys[1::2], strict=True):
+        tab.keyboard.press(key)
+        assert tab.inner_text("#head-title") == expected and tab.inner_text("#map-live").startswith(expected)
+        assert expected in tab.get_attribute("#map-chart", "aria-label")
+    assert tab.evaluate("() => history.length") <= 2
+
+
+def test_the_table_is_sorted_and_filtered(open_page, single):
+    tab = open_page(single)
+
+    def column(number):
+        cells = tab.locator(f"#table tbody td:nth-child({number})").all_inner_texts()
+        return [float(cell.replace("−", "-")) for cell in cells]
+
+    assert column(2) == sorted(column(2), reverse=True)
+    tab.click("#table th[data-name=previous_token] button")
+    assert column(4) == sorted(column(4), reverse=True)
+    assert tab.get_attribute("#table th[data-name=previous_token]", "aria-sort") == "descending"
+    tab.click("#table th[data-name=previous_token] button")
+    assert column(4) == sorted(column(4))
+    tab.fill("#find", "l1")
+    assert set(tab.locator("#table tbody td:first-child").all_inner_texts()) == {f"L1H{i}" for i in range(4)}
+    tab.fill("#least", "2")
+    assert tab.locator("#table tbody tr").count() == 0 and tab.inner_text("#count") == "0 of 8 heads"
+
+
+def test_another_score_and_all_of_them_side_by_side(open_page, single):
+    tab = open_page(single)
+    tab.select_option("#score", "previous_token")
+    settled(tab)
+    assert tab.evaluate("() => document.getElementById('map-chart').data[0].z[0][3]") > 0.5
+    assert "token before" in tab.inner_text("#definition")
+    tab.locator("#view input[value=all]").check(force=True)
+    settled(tab)
+    n_scores = tab.locator("#score option").count()
+    assert tab.evaluate("() => document.getElementById('map-chart').data.length") == n_scores
+    assert tab.locator("#map-frame .cursor").count() == n_scores
+
+
+def test_the_slider_moves_every_heatmap(open_page, single):
+    tab = open_page(single)
+    tab.locator("#view input[value=all]").check(force=True)
+    tab.focus("#step")
+    tab.keyboard.press("ArrowLeft")
+    settled(tab)
+    maps = tab.evaluate("() => document.getElementById('map-chart').data.map((trace) => trace.z.flat())")
+    assert maps[0] == pytest.approx([i / 16 for i in range(8)], abs=0.003)
+    assert maps[-1] == pytest.approx([-i / 16 for i in range(8)], abs=0.006)
+    assert all(value is None for value in maps[2])  # was not measured while it was trained
+    assert tab.inner_text("#step-name") == "step 10"
+    tab.click("#final")
+    settled(tab)
+    assert tab.evaluate("() => document.getElementById('map-chart').data[0].z[1][3]") > 0.9
+
+
+def test_a_token_shows_where_the_head_looks(open_page, single, bundled):
+    tab = open_page(single, fragment="#L1H3")
+    tab.hover("#token-30")
+    assert tab.inner_text("#token-live").startswith("From “") and "(30): " in tab.inner_text("#token-live")
+    assert re.search(r"\(11\) 0\.[89]", tab.inner_text("#token-live"))  # the token after the first occurrence
+    assert tab.locator("#arcs path").count() >= 1
+    tab.focus("#tokens")
+    tab.keyboard.press("ArrowLeft")
+    assert "(29): " in tab.inner_text("#token-live")
+    assert tab.get_attribute("#tokens", "aria-activedescendant") == "token-29"
+    tab.check("#weighted")
+    assert "weighed by" in tab.inner_text("#token-live")
+
+
+def test_tables_are_saved_as_csv(open_page, single, bundled):
+    tab = open_page(single)
+    with tab.expect_download() as waiting:
+        tab.click("#downloads button[data-table=scores]")
+    rows = list(csv.DictReader(io.StringIO(waiting.value.path().read_text())))
+    scores = score_heads(bundled, repeated_tokens(bundled, period=20, n_prompts=6))
+    assert waiting.value.suggested_filename == "attn-only-2l_scores.csv" and len(rows) == 8 * len(scores.scores)
+    found = {(row["label"], row["score"]): float(row["value"]) for row in rows}
+    for name in scores.scores:
+        assert found["L1H3", name] == pytest.approx(float(scores[name][1, 3]), rel=1e-4, abs=1e-7)
+    assert {"lags", "composition", "circuit", "ablation", "training"} <= set(
+        tab.locator("#downloads button").evaluate_all("(all) => all.map((each) => each.dataset.table)")
+    )
+
+
+def test_markup_in_names_and_tokens_is_text(open_page, several):
+    tab = open_page(several, fragment="#attn-only-2l/L0H1")
+    assert tab.inner_text("#head-title") == "L0H1 of attn-only-2l"
+    tab.select_option("#model", "1")
+    settled(tab)
+    assert tab.inner_text("#head-title").endswith(f"of {HOSTILE}")
+    tab.locator("#prompt input").last.check(force=True)
+    settled(tab)
+    tab.hover("#token-3")
+    tab.locator("#pattern .nsewdrag").hover()
+    click_cell(tab, 2, 1, shape=(3, 2))
+    assert "onerror" in tab.inner_text("#tokens") and tab.locator("#tokens img, #pattern img, #pattern a").count() == 0
+    assert tab.title().startswith("Induction heads in") and tab.locator("script").count() <= 4
+    assert "<script>" in tab.inner_text("#comparison-maps")
+    address = tab.evaluate("() => location.hash")
+    assert "<" not in address and address.endswith("/L2H1")
+    again = open_page(several, fragment=address)
+    assert again.inner_text("#head-title") == tab.inner_text("#head-title")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark"), (1440, "light")])
+def test_nothing_sticks_out_and_axe_finds_nothing_serious(open_page, browser, several, single, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+    for path in (single, several):
+        tab = open_page(path, width=width, scheme=scheme)
+        assert tab.evaluate("() => document.documentElement.scrollWidth") <= width
+        tab.evaluate(axe.AXE_SCRIPT)
+        found, passed = tab.evaluate("() => axe.run().then((result) => [result.violations, result.passes.length])")
+        assert passed > 20
+        serious = {
+            each["id"]: [node["html"][:160] for node in each["nodes"][:4]]
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        }
+        assert serious == {}
+
+
+def test_the_button_turns_dark_into_light(open_page, single):
+    tab = open_page(single, scheme="dark")
+    paper = "() => getComputedStyle(document.body).backgroundColor"
+    dark = tab.evaluate(paper)
+    tab.click("#theme")
+    settled(tab)
+    assert tab.evaluate(paper) != dark and tab.get_attribute("#theme", "aria-pressed") == "false"
+
+
+def test_the_real_model_s_best_head_fills_every_panel(open_page, smollm2, tmp_path):
+    path = write_report(smollm2, tmp_path / "smollm2.html", n_prompts=2, ablate=False)
+    assert path.stat().st_size < 8_000_000
+    tab = open_page(path, fragment="#L16H0")
+    before = tab.evaluate(PANELS)
+    click_cell(tab, 18, 6, shape=(30, 9))
+    after = tab.evaluate(PANELS)
+    assert tab.inner_text("#head-title") == "L18H6"
+    assert [name for name in before if before[name] == after[name] and name != "effects"] == []
+    tab.locator("#prompt input[value=text]").check(force=True)
+    settled(tab)
+    assert "Tol" in tab.inner_text("#tokens")
