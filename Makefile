@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/composition_speed.py
 	$(BIN)/python benchmarks/ablation_speed.py
 	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/report_speed.py --model smollm2-135m
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
@@ -71,6 +72,7 @@ figures: $(READY)
 	$(BIN)/python experiments/find_induction_heads.py --model attn-only-2l
 	$(BIN)/python experiments/find_induction_heads.py --model smollm2-135m
 	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
+	$(BIN)/python experiments/report_picture.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -42,10 +42,11 @@ def photograph(page: Path, head: str, path: Path, chromium: str) -> Path:
         tab.goto(f"{page.resolve().as_uri()}#{head}")
         tab.wait_for_selector("body[data-state=ready]")
         tab.hover(f"#token-{TOKEN}")
+        tab.evaluate("() => scrollTo({ top: 0, behavior: 'instant' })")
         tab.wait_for_timeout(300)
-        last = tab.locator("#position").bounding_box()
+        last = tab.locator("#pattern-card").bounding_box()
         assert last is not None
-        bottom = last["y"] + last["height"] + tab.evaluate("() => scrollY") + 12
+        bottom = last["y"] + last["height"] + 12
         clip = {"x": 0, "y": 0, "width": 1440, "height": bottom}
         tab.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
         browser.close()

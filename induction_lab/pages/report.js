@@ -100,25 +100,44 @@
     return window.Plotly.react(place, traces, layout({ width: place.clientWidth, ...extra }), CONFIG);
   }
 
-  // Charts are drawn a few milliseconds a frame, the latest wish for each place only; so that nothing blocks.
+  // Charts are drawn a few milliseconds a frame, the latest wish for each place only, those in sight first; the others
+  // one by one afterwards. `data-state`: busy, then seen (all in sight is drawn), then ready (all is).
+  const PLACES = { map: "map-chart", circuit: "circuit-chart", losses: "headline", sort: "table" };
   const waiting = new Map();
+  const afterwards = (work) => setTimeout(work, 5); // idle callbacks can be kept waiting for seconds
   let frame = 0;
 
   function later(name, work) {
     waiting.set(name, work);
     document.body.dataset.state = "busy";
-    if (!frame) frame = requestAnimationFrame(work_off);
+    if (!frame) frame = requestAnimationFrame(drawSeen);
   }
 
-  function work_off() {
-    const until = performance.now() + 25;
+  function inSight(name) {
+    const place = byId(PLACES[name] || name), box = place && place.getBoundingClientRect();
+    return box && box.bottom > -40 && box.top < innerHeight + 40;
+  }
+
+  function take(name) {
+    const work = waiting.get(name);
+    waiting.delete(name);
+    work();
+  }
+
+  function drawSeen() {
+    const until = performance.now() + 25, names = [...waiting.keys()].filter(inSight);
     frame = 0;
-    for (const [name, work] of waiting) {
-      waiting.delete(name);
-      work();
-      if (performance.now() > until) break;
-    }
-    if (waiting.size) frame = requestAnimationFrame(work_off);
+    while (names.length && performance.now() < until) take(names.shift());
+    if (names.length) { frame = requestAnimationFrame(drawSeen); return; }
+    document.body.dataset.state = waiting.size ? "seen" : "ready";
+    if (waiting.size) afterwards(drawRest);
+  }
+
+  function drawRest() {
+    const name = waiting.keys().next().value;
+    if (frame || name === undefined) return; // something in sight comes first, and calls again
+    take(name);
+    if (waiting.size) afterwards(drawRest);
     else document.body.dataset.state = "ready";
   }
 
@@ -275,11 +294,7 @@
         element("b", {}, number(value)), element("span", { class: "quiet" }, error ? ` ± ${number(error)}` : ""),
         element("i", { style: `width:${(100 * share).toFixed(1)}%`, class: value < 0 ? "negative" : "" }));
     }));
-    const view = of.views[name] && of.views[name][state.prompt];
-    byId("attention").hidden = byId("attention-controls").hidden = byId("pattern-card").hidden = !view;
-    byId("not-shown").hidden = Boolean(view);
-    if (!view) byId("not-shown").textContent = `This file holds the patterns of ${Object.keys(of.views).length} of ${of.count} heads, and ${name} is not among them. Its scores, profiles, eigenvalues and composition are below. For the patterns of every head, write the report with --all-heads.`;
-    else { fillTokens(); later("pattern", drawPattern); }
+    drawAttention();
     fillPartners("feeds", of.reads);
     fillPartners("fed", of.read_by);
     fillEffects();
@@ -287,6 +302,15 @@
     later("lag", drawLag);
     later("eigen", drawEigen);
     later("training", drawTraining);
+  }
+
+  function drawAttention() {
+    const of = model(), name = of.names[state.head];
+    const view = of.views[name] && of.views[name][state.prompt];
+    byId("attention").hidden = byId("attention-controls").hidden = byId("pattern-card").hidden = !view;
+    byId("not-shown").hidden = Boolean(view);
+    if (!view) byId("not-shown").textContent = `This file holds the patterns of ${Object.keys(of.views).length} of ${of.count} heads, and ${name} is not among them. Its scores, profiles, eigenvalues and composition are below. For the patterns of every head, write the report with --all-heads.`;
+    else { fillTokens(); later("pattern", drawPattern); }
   }
 
   function inWords(of, head) {
@@ -712,7 +736,7 @@
     byId("table").parentElement.addEventListener("scroll", moreRows, { passive: true });
     byId("find").addEventListener("input", filterTable);
     byId("least").addEventListener("input", filterTable);
-    byId("prompt").addEventListener("change", (event) => { state.prompt = event.target.value; state.token = null; drawHead(); });
+    byId("prompt").addEventListener("change", (event) => { state.prompt = event.target.value; state.token = null; drawAttention(); });
     byId("weighted").addEventListener("change", (event) => { state.weighted = event.target.checked; look(state.token); later("pattern", drawPattern); });
     const list = byId("tokens");
     list.addEventListener("keydown", moveToken);
