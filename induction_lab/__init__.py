@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from induction_lab.ablations import ablation_sweep, attribution_patching
     from induction_lab.activations import Activations, capture
     from induction_lab.animations import animate_heads, save_animation
+    from induction_lab.atlas import write_atlas
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
     from induction_lab.attribution import LogitAttributions, attribute_logits
     from induction_lab.attribution_plots import plot_logit_attribution, plot_logit_lens
@@ -59,6 +60,9 @@ if TYPE_CHECKING:
     from induction_lab.runs import Run
     from induction_lab.shares import input_shares
     from induction_lab.sources import stream_rows
+    from induction_lab.sweep_plan import SweepPlan, load_sweep_plan
+    from induction_lab.sweep_tables import formation, induction_counts
+    from induction_lab.sweeps import SweepSummary, load_sweep, sweep
     from induction_lab.terms import term_importance
     from induction_lab.training import TrainingPlan
     from induction_lab.trajectory import Trajectory
@@ -89,6 +93,8 @@ _HOME = {
     "Recipe": "recipes",
     "Revisions": "checkpoints",
     "Run": "runs",
+    "SweepPlan": "sweep_plan",
+    "SweepSummary": "sweeps",
     "TrainingPlan": "training",
     "Trajectory": "trajectory",
     "ablate": "interventions",
@@ -107,13 +113,17 @@ _HOME = {
     "explain": "explanation",
     "find_circuit": "circuit_search",
     "follow_training": "following",
+    "formation": "sweep_tables",
     "head_gallery": "handbuilt",
     "icl_score": "metrics",
     "induction_circuit": "handbuilt",
+    "induction_counts": "sweep_tables",
     "input_shares": "shares",
     "lag_profile": "lags",
     "load_model": "models",
     "load_recipe": "recipes",
+    "load_sweep": "sweeps",
+    "load_sweep_plan": "sweep_plan",
     "logit_lens": "lens",
     "loss_derivative": "losses",
     "loss_paths": "loss_pca",
@@ -159,12 +169,14 @@ _HOME = {
     "skip_trigrams": "ngrams",
     "steepest": "phase_change",
     "stream_rows": "sources",
+    "sweep": "sweeps",
     "term_importance": "terms",
     "text_prompts": "prompts",
     "train_run": "run_training",
     "train_runs": "many_runs",
     "virtual_pattern": "paths",
     "weight_probes": "probes",
+    "write_atlas": "atlas",
 }
 
 __all__ = [
@@ -183,6 +195,8 @@ __all__ = [
     "Recipe",
     "Revisions",
     "Run",
+    "SweepPlan",
+    "SweepSummary",
     "TrainingPlan",
     "Trajectory",
     "ablate",
@@ -201,13 +215,17 @@ __all__ = [
     "explain",
     "find_circuit",
     "follow_training",
+    "formation",
     "head_gallery",
     "icl_score",
     "induction_circuit",
+    "induction_counts",
     "input_shares",
     "lag_profile",
     "load_model",
     "load_recipe",
+    "load_sweep",
+    "load_sweep_plan",
     "logit_lens",
     "loss_derivative",
     "loss_paths",
@@ -253,12 +271,14 @@ __all__ = [
     "skip_trigrams",
     "steepest",
     "stream_rows",
+    "sweep",
     "term_importance",
     "text_prompts",
     "train_run",
     "train_runs",
     "virtual_pattern",
     "weight_probes",
+    "write_atlas",
 ]
 
 

@@ -1,6 +1,6 @@
 """The command `induction-lab`: score a model, find and explain its circuit, list and bring models, draw scores.
 
-Training and following it: `cli_training`.
+Training and following it: `cli_training`. Sweeps over models: `cli_sweep`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from induction_lab.cli_parts import Device, Dtype, Folder, ModelName, Revision, read_text, save_figure, say, stem
+from induction_lab.cli_sweep import sweeping
 from induction_lab.cli_training import training
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(training)
+app.add_typer(sweeping)
 
 
 class Format(StrEnum):

@@ -10,14 +10,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
     ["attention_config", "heads", "kernels", "layers", "losses", "phase_change", "progress", "prompts"]
-    + ["significance", "tables", "targets"],
+    + ["settings", "significance", "tables", "targets"],
     ["attention", "chains", "documents", "draws", "model_store"],
-    ["effects", "forced", "results", "streams", "texts", "trajectory"],
+    ["effects", "forced", "results", "streams", "sweep_tables", "texts", "trajectory"],
     ["attention_only", "loss_pca"],
     ["clamping", "handbuilt", "models", "training"],
     ["checkpoints", "head_weights", "lags", "reading", "recipes"],
-    ["runs"],
-    ["run_training"],
+    ["runs", "sweep_prompts"],
+    ["run_training", "snapshots"],
     ["stacked_runs"],
     ["many_runs"],
     ["norms"],
@@ -28,13 +28,19 @@ FLOORS = [
     ["path_patching", "shares"],
     ["head_scores", "ngrams"],
     ["circuit_search", "explanation", "evaluation"],
-    ["following"],
+    ["following", "measurements"],
+    ["sweep_plan"],
+    ["atlas", "cell_files", "estimates"],
+    ["cell_work"],
+    ["executors"],
+    ["ray_executor"],
+    ["sweeps"],
     ["attribution_plots", "circuit_plots", "effect_plots", "plots", "terminal"],
     ["training_axes"],
     ["trajectory_plots"],
     ["animations", "trajectory_sheets"],
     ["cli_parts"],
-    ["cli_training"],
+    ["cli_sweep", "cli_training"],
     ["cli"],
 ]
 
@@ -96,7 +102,7 @@ def test_no_public_name_is_a_module_s_which_would_hide_it():
 
 @pytest.mark.parametrize("start", ["import induction_lab", "from induction_lab.cli import app"])
 def test_import_brings_no_heavy_library(start):
-    heavy = ("torch", "transformers", "transformer_lens", "pandas", "matplotlib", "scipy")
+    heavy = ("torch", "transformers", "transformer_lens", "pandas", "matplotlib", "scipy", "pyarrow", "ray", "plotly")
     code = f"import sys; {start}; print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
