@@ -123,7 +123,8 @@ def _maps(go: Any, subplots: Any, heads: pd.DataFrame, score: str) -> Any:
         )
         figure.add_trace(trace, row=i // _COLUMNS + 1, col=i % _COLUMNS + 1)
     figure.update_yaxes(autorange="reversed")
-    bounds = {} if heads["value"].min() < 0 or heads["value"].max() > 1 else {"cmin": 0, "cmax": 1}
+    values = heads["value"].tolist()
+    bounds = {"cmin": 0, "cmax": 1} if 0 <= min(values) and max(values) <= 1 else {}
     bar = {"title": {"text": _text(score)}}
     return figure.update_layout(height=80 + 260 * rows, coloraxis={"colorscale": "Viridis", "colorbar": bar, **bounds})
 

@@ -55,7 +55,7 @@ SCHEMA = pa.schema(
 )
 
 
-def cell_table(cell: Cell, model: HookedModel, rows: pd.DataFrame) -> pa.Table:
+def cell_table(cell: Cell, model: HookedModel, rows: Any) -> pa.Table:
     """The rows of a measurement as they are kept: text "" and places -1 where there is none.
 
     Raises:
@@ -64,7 +64,7 @@ def cell_table(cell: Cell, model: HookedModel, rows: pd.DataFrame) -> pa.Table:
     if not isinstance(rows, pd.DataFrame) or not {"metric", "value"} <= set(rows.columns):
         raise ValueError(f"{cell.name} must return a table with at least `metric` and `value`.")
     own = rows.reindex(columns=list(COLUMNS)).reset_index(drop=True)
-    own["label"] = own["label"].fillna("")
+    own["label"] = own["label"].astype(object).fillna("")
     for name in ("layer", "head", "index"):
         own[name] = own[name].fillna(-1).astype("int32")
     facts = {

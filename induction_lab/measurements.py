@@ -185,7 +185,7 @@ class FunctionSettings:
         assert spec is not None and spec.origin is not None
         return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
-    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> Any:
         """The rows that the function returns."""
         module, _, name = self.function.partition(":")
         return getattr(importlib.import_module(module), name)(model, prompts, seed)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from induction_lab.cell_work import Outcome, measure_cells
@@ -72,12 +73,12 @@ def run_on_ray(
             ray.shutdown()
 
 
-def resources(need: Need, device: str | None, nodes: Sequence[dict[str, float]]) -> dict[str, float]:
+def resources(need: Need, device: str | None, nodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """What Ray is asked for: never more than the largest node has, where it would wait for ever.
 
     A model on the CPU gets CPUs and memory, one on a GPU a GPU; `device = "auto"` as many as its weights want.
     """
-    has = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU", "memory")}
+    has = {name: float(max((node.get(name, 0.0) for node in nodes), default=0.0)) for name in ("CPU", "GPU", "memory")}
     options: dict[str, float] = {"num_cpus": max(1.0, min(float(need.cpus), has["CPU"]))}
     if need.memory:
         options["memory"] = float(int(min(need.memory, 0.9 * has["memory"])))
@@ -108,7 +109,10 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    host, _, port = (address or "").rpartition(":")
     try:
+        if host and port.isdecimal() and "/" not in host:  # Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         if address:
             ray.init(address=address, **quiet)
         else:
@@ -122,5 +126,5 @@ def _most_at_once(ray: Any, workers: int | None) -> int:
     return workers or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _nodes(ray: Any) -> list[dict[str, float]]:
+def _nodes(ray: Any) -> list[Mapping[str, Any]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -28,7 +28,7 @@ from induction_lab.progress import progress_bar
 from induction_lab.ray_executor import run_on_ray
 from induction_lab.sweep_plan import Cell, SweepPlan, load_sweep_plan
 
-Executor = Literal["local", "pool", "ray"]
+EXECUTORS = ("local", "pool", "ray")
 CHUNK = 32  # cells at most that one worker is given at a time
 
 
@@ -61,7 +61,7 @@ def sweep(
     plan: SweepPlan | str | Path | Mapping[str, Any],
     path: str | Path,
     *,
-    executor: Executor = "local",
+    executor: str = "local",
     workers: int | None = None,
     address: str | None = None,
     resume: bool = True,
@@ -163,15 +163,15 @@ def dry_run(plan: SweepPlan, path: str | Path) -> pd.DataFrame:
         left = [cell for cell in together if cell not in done]
         loads = {cell.snapshot: estimates.loading(cell) / len(plan.measurements) for cell in left}
         seconds = sum(estimates.seconds(cell) for cell in left) + sum(loads.values())
-        memory = estimates.need(together[0]).memory or math.nan
+        memory = float(estimates.need(together[0]).memory or math.nan)
         n_snapshots = len({cell.snapshot for cell in together})
         rows.append((model, n_snapshots, name, len(together), len(together) - len(left), seconds, memory))
     return pd.DataFrame(rows, columns=["model", "snapshots", "measurement", "cells", "done", "seconds", "memory"])
 
 
 def _check(executor: str, workers: int | None, address: str | None) -> None:
-    if executor not in get_args(Executor):
-        raise ValueError(f"`executor` must be one of {', '.join(get_args(Executor))}, got {executor!r}.")
+    if executor not in EXECUTORS:
+        raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {executor!r}.")
     if workers is not None and (workers < 1 or executor == "local"):
         raise ValueError(f"`workers` must be at least 1, and goes with pool and ray, got {workers} with {executor}.")
     if address is not None and executor != "ray":
