@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from induction_lab.ablations import ablation_sweep, attribution_patching
     from induction_lab.activations import Activations, capture
     from induction_lab.animations import animate_heads, save_animation
+    from induction_lab.atlas import write_atlas
     from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
     from induction_lab.attribution import LogitAttributions, attribute_logits
     from induction_lab.attribution_plots import plot_logit_attribution, plot_logit_lens
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from induction_lab.shares import input_shares
     from induction_lab.sources import stream_rows
     from induction_lab.spread import attention_spread
+    from induction_lab.sweep_plan import SweepPlan, load_sweep_plan
+    from induction_lab.sweep_tables import formation, induction_counts
+    from induction_lab.sweeps import SweepSummary, load_sweep, sweep
     from induction_lab.tempering import temper
     from induction_lab.terms import term_importance
     from induction_lab.training import TrainingPlan
@@ -93,6 +97,8 @@ _HOME = {
     "Recipe": "recipes",
     "Revisions": "checkpoints",
     "Run": "runs",
+    "SweepPlan": "sweep_plan",
+    "SweepSummary": "sweeps",
     "TrainingPlan": "training",
     "Trajectory": "trajectory",
     "ablate": "interventions",
@@ -112,13 +118,17 @@ _HOME = {
     "explain": "explanation",
     "find_circuit": "circuit_search",
     "follow_training": "following",
+    "formation": "sweep_tables",
     "head_gallery": "handbuilt",
     "icl_score": "metrics",
     "induction_circuit": "handbuilt",
+    "induction_counts": "sweep_tables",
     "input_shares": "shares",
     "lag_profile": "lags",
     "load_model": "models",
     "load_recipe": "recipes",
+    "load_sweep": "sweeps",
+    "load_sweep_plan": "sweep_plan",
     "logit_lens": "lens",
     "loss_derivative": "losses",
     "loss_paths": "loss_pca",
@@ -165,6 +175,7 @@ _HOME = {
     "steepest": "phase_change",
     "score_shares": "score_parts",
     "stream_rows": "sources",
+    "sweep": "sweeps",
     "temper": "tempering",
     "term_importance": "terms",
     "text_prompts": "prompts",
@@ -172,6 +183,7 @@ _HOME = {
     "train_runs": "many_runs",
     "virtual_pattern": "paths",
     "weight_probes": "probes",
+    "write_atlas": "atlas",
     "write_report": "report",
 }
 
@@ -191,6 +203,8 @@ __all__ = [
     "Recipe",
     "Revisions",
     "Run",
+    "SweepPlan",
+    "SweepSummary",
     "TrainingPlan",
     "Trajectory",
     "ablate",
@@ -210,13 +224,17 @@ __all__ = [
     "explain",
     "find_circuit",
     "follow_training",
+    "formation",
     "head_gallery",
     "icl_score",
     "induction_circuit",
+    "induction_counts",
     "input_shares",
     "lag_profile",
     "load_model",
     "load_recipe",
+    "load_sweep",
+    "load_sweep_plan",
     "logit_lens",
     "loss_derivative",
     "loss_paths",
@@ -263,6 +281,7 @@ __all__ = [
     "skip_trigrams",
     "steepest",
     "stream_rows",
+    "sweep",
     "temper",
     "term_importance",
     "text_prompts",
@@ -270,6 +289,7 @@ __all__ = [
     "train_runs",
     "virtual_pattern",
     "weight_probes",
+    "write_atlas",
     "write_report",
 ]
 

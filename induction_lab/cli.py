@@ -1,6 +1,6 @@
 """The command `induction-lab`: score a model, find and explain its circuit, list and bring models, draw scores.
 
-Training and following it: `cli_training`; the page to look at: `cli_report`.
+Training and following it: `cli_training`; the page to look at: `cli_report`; sweeps over models: `cli_sweep`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import typer
 
 from induction_lab.cli_parts import Device, Dtype, Folder, ModelName, Revision, read_text, save_figure, say, stem
 from induction_lab.cli_report import reporting
+from induction_lab.cli_sweep import sweeping
 from induction_lab.cli_training import training
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(training)
 app.add_typer(reporting)
+app.add_typer(sweeping)
 
 
 class Format(StrEnum):

@@ -96,8 +96,10 @@ def is_attention_only(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == "attention-only"
 
 
-def load_transformers(source: Path | str, *, dtype: Any, revision: str | None = None) -> tuple[Any, Any]:
-    """A transformers model and its tokenizer, or None where it has none.
+def load_transformers(
+    source: Path | str, *, dtype: Any, revision: str | None = None, device_map: str | None = None
+) -> tuple[Any, Any]:
+    """A transformers model and its tokenizer, or None where it has none; by a device map of Accelerate where given.
 
     Raises:
         ValueError: If it is not here and cannot be fetched, or its files are damaged.
@@ -110,7 +112,7 @@ def load_transformers(source: Path | str, *, dtype: Any, revision: str | None = 
         _require_gguf()
         where = (str(source.parent), {"gguf_file": source.name})
     try:
-        network = AutoModelForCausalLM.from_pretrained(where[0], dtype=dtype, **where[1])
+        network = AutoModelForCausalLM.from_pretrained(where[0], dtype=dtype, device_map=device_map, **where[1])
     except Exception as error:  # damaged files make their readers raise anything
         raise ValueError(_why_not(source, revision, error)) from error
     if dtype is torch.float64:

@@ -227,7 +227,8 @@ def load_model(
     Args:
         name: `attn-only-2l` (bundled), `smollm2-135m` (brought once by `induction-lab get`), a Hugging Face
             id such as `gpt2`, a local folder, or a `.gguf` file.
-        device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU.
+        device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU; `auto`: spread over all
+            GPUs and the CPU by Accelerate, for models of transformers that one GPU cannot hold.
         dtype: float32 by default, on every device, so that scores compare; `auto`: as stored.
         revision: Branch, tag or commit of a Hugging Face model, such as `step1000` of `EleutherAI/pythia-70m`.
 
@@ -235,19 +236,21 @@ def load_model(
         ValueError: If there is no such model, it is not here and cannot be fetched, its files are damaged, or it is no
             causal language model.
     """
-    target = find_device(device)
+    target = None if device == "auto" else find_device(device)
     wanted = _dtype(dtype)
     if revision is not None and (str(name) in model_store.NAMED or Path(name).exists()):
         raise ValueError(f"`revision` is for Hugging Face ids; {name} has one version only.")
     source = model_store.locate(str(name))
     if isinstance(source, Path) and model_store.is_attention_only(source):
         network = AttentionOnlyTransformer.load(source).to(
-            device=target, dtype=torch.float32 if wanted == "auto" else wanted
+            device=target or find_device(None), dtype=torch.float32 if wanted == "auto" else wanted
         )
         return HookedModel(network, name=_short(name))
     with model_store.quiet_libraries():
-        network, tokenizer = model_store.load_transformers(source, dtype=wanted, revision=revision)
-    return HookedModel(network.to(target), tokenizer, name=_short(name), revision=revision)
+        spread = {"device_map": "auto"} if target is None else {}
+        network, tokenizer = model_store.load_transformers(source, dtype=wanted, revision=revision, **spread)
+    network = network if target is None else network.to(target)
+    return HookedModel(network, tokenizer, name=_short(name), revision=revision)
 
 
 @contextmanager

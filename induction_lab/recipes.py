@@ -19,14 +19,15 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 
 from induction_lab.attention_only import AttentionOnlyConfig
 from induction_lab.clamping import CLAMPS, check_clamps
+from induction_lab.settings import built
 from induction_lab.streams import STREAMS
 from induction_lab.texts import TextFiles
 from induction_lab.training import TrainingPlan
@@ -37,7 +38,6 @@ KINDS: dict[str, Any] = {
     "text": TextFiles,
 }
 SECTIONS = ("model", "data", "training", "clamps")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _recipe(table: dict[str, Any], seed: Any) -> Recipe:
     kind = data.pop("kind", None)
     if not (isinstance(kind, str) and kind in KINDS):
         raise ValueError(f"[data] needs `kind`, one of {', '.join(KINDS)}, got {kind!r}.")
-    stream = _built(KINDS[kind], data, "data")
+    stream = built(KINDS[kind], data, "data")
     shape = {**table.get("model", {}), "d_vocab": stream.d_vocab}
     if "d_vocab" in table.get("model", {}):
         raise ValueError("[model] has no `d_vocab`: the data say how many tokens there are.")
@@ -163,42 +163,12 @@ def _recipe(table: dict[str, Any], seed: Any) -> Recipe:
     if type(seed) is not int:
         raise ValueError(f"`seed` must be a whole number, 0 or more, got {seed!r}.")
     return Recipe(
-        model=_built(AttentionOnlyConfig, shape, "model"),
+        model=built(AttentionOnlyConfig, shape, "model"),
         data=stream,
-        training=_built(TrainingPlan, table.get("training", {}), "training"),
+        training=built(TrainingPlan, table.get("training", {}), "training"),
         clamps=clamps,
         seed=seed,
     )
-
-
-def _built(kind: type[T], values: dict[str, Any], section: str) -> T:
-    """A dataclass from a table, its entries checked against the fields' types."""
-    known = {each.name: str(each.type) for each in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"[{section}] has no {', '.join(unknown)}; it has {', '.join(known)}.")
-    types = get_type_hints(kind)
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, value in given.items():
-        if not _fits(value, types[name]):
-            raise ValueError(f"[{section}] `{name}` must be {known[name]}, got {values[name]!r}.")
-        if types[name] is float:
-            given[name] = float(value)
-    try:
-        return kind(**given)
-    except ValueError as error:
-        raise ValueError(f"[{section}] {error}") from error
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    parts = get_args(wanted)
-    if get_origin(wanted) is Literal:
-        return value in parts
-    if get_origin(wanted) is tuple:
-        return isinstance(value, tuple) and all(_fits(each, parts[0]) for each in value)
-    if parts:  # one of several
-        return any(_fits(value, part) for part in parts)
-    return type(value) is wanted or (wanted is float and type(value) is int)
 
 
 def _toml(value: Any) -> str:

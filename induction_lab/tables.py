@@ -67,15 +67,19 @@ def load_table(path: Path, columns: set[str], *, what: str) -> tuple[pd.DataFram
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes it when all went well, so that no half-written file is left.
+def writing(path: Path, *, part_in: Path | None = None) -> Iterator[Path]:
+    """A temporary path that becomes `path` when all went well, so that no half-written file is left.
+
+    Args:
+        path: The file to be.
+        part_in: A folder on the same file system for the temporary file; beside `path` by default.
 
     Raises:
         ValueError: If the folder cannot be made or written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=part_in or path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error

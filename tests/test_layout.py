@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
     ["rich_display"],
     ["attention_config", "heads", "kernels", "layers", "losses", "packing", "phase_change", "progress", "prompts"]
-    + ["score_words", "separation", "significance", "tables", "targets"],
+    + ["score_words", "separation", "settings", "significance", "tables", "targets"],
     ["attention", "chains", "documents", "draws", "model_store"],
-    ["effects", "forced", "results", "streams", "texts", "trajectory"],
+    ["effects", "forced", "results", "streams", "sweep_tables", "texts", "trajectory"],
     ["attention_only", "loss_pca"],
     ["clamping", "handbuilt", "models", "training"],
     ["checkpoints", "head_weights", "lags", "reading", "recipes"],
-    ["attention_profiles", "runs"],
-    ["run_training"],
+    ["attention_profiles", "runs", "sweep_prompts"],
+    ["run_training", "snapshots"],
     ["stacked_runs"],
     ["many_runs"],
     ["norms"],
@@ -29,16 +29,19 @@ FLOORS = [
     ["path_patching", "shares"],
     ["head_scores", "ngrams"],
     ["circuit_search", "explanation", "evaluation"],
-    ["following", "report_data"],
-    ["report_tables"],
-    ["page_files"],
-    ["report"],
+    ["following", "measurements", "report_data"],
+    ["report_tables", "sweep_plan"],
+    ["atlas", "cell_files", "estimates", "page_files"],
+    ["cell_work", "report"],
+    ["executors"],
+    ["ray_executor"],
+    ["sweeps"],
     ["attribution_plots", "circuit_plots", "effect_plots", "plots", "terminal"],
     ["training_axes"],
     ["trajectory_plots"],
     ["animations", "trajectory_sheets"],
     ["cli_parts"],
-    ["cli_report", "cli_training"],
+    ["cli_report", "cli_sweep", "cli_training"],
     ["cli"],
 ]
 
@@ -100,7 +103,8 @@ def test_no_public_name_is_a_module_s_which_would_hide_it():
 
 @pytest.mark.parametrize("start", ["import induction_lab", "from induction_lab.cli import app"])
 def test_import_brings_no_heavy_library(start):
-    heavy = ("torch", "transformers", "transformer_lens", "pandas", "matplotlib", "scipy", "plotly", "jinja2")
+    heavy = ("torch", "transformers", "transformer_lens", "pandas", "matplotlib", "scipy", "pyarrow", "ray", "plotly")
+    heavy += ("jinja2",)
     code = f"import sys; {start}; print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -203,3 +203,12 @@ def test_a_model_that_diverged_can_be_wrapped(small):
     with torch.no_grad():
         small.network.W_E.fill_(torch.nan)
     assert HookedModel(small.network).logits(torch.tensor([[0, 1, 2]])).isnan().all()
+
+
+def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path):
+    random_network("llama").save_pretrained(tmp_path)
+    plain, spread = (load_model(tmp_path, device=device) for device in ("cpu", "auto"))
+    one, other = (score_heads(model, repeated_tokens(model, period=8, n_prompts=2)) for model in (plain, spread))
+    for name in one.scores:
+        torch.testing.assert_close(one[name], other[name].to(one[name].device))
+    assert load_model("attn-only-2l", device="auto").n_layers == 2

@@ -1,0 +1,146 @@
+"""The commands `induction-lab sweep` and `induction-lab atlas`: measure across models, and see it on one page."""
+
+from __future__ import annotations
+
+import math
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from induction_lab.cli_parts import say, stem
+
+sweeping = typer.Typer()
+
+
+class Executor(StrEnum):
+    """Where cells are measured."""
+
+    local = "local"
+    pool = "pool"
+    ray = "ray"
+
+
+@sweeping.command(
+    epilog="Examples:  [bold]induction-lab sweep my.toml --dry-run[/bold]   ·   "
+    "[bold]induction-lab sweep my.toml --executor pool --workers 4[/bold]   ·   "
+    "[bold]induction-lab sweep my.toml -o results/all --executor ray --address 10.0.0.1:6379[/bold]"
+)
+def sweep(
+    plan: Annotated[Path, typer.Argument(help="A TOML file: models, prompts, seeds, measurements.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The dataset; results/NAME by default.")] = None,
+    executor: Annotated[
+        Executor, typer.Option(help="local: this process; pool: processes here; ray: a Ray cluster (extra: sweep).")
+    ] = Executor.local,
+    workers: Annotated[int | None, typer.Option(help="Processes at once; by default one a core.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; else one is started here.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells, with about what they cost.")] = False,
+    resume: Annotated[bool, typer.Option(help="Pass over cells that are finished.")] = True,
+) -> None:
+    """Measure every model x revision x prompts x seed x measurement of PLAN, each once.
+
+    A sweep that was cut off goes on when the same command is given again. A cell that fails is written down and does
+    not stop the others; the exit code is 1 then.
+    """
+    say("loading libraries …")
+    from induction_lab import sweeps
+    from induction_lab.sweep_plan import load_sweep_plan
+
+    path = out or Path("results") / stem(plan.stem)
+    chosen = load_sweep_plan(plan)
+    say("reading weights and what is finished …")
+    if dry_run:
+        table = sweeps.dry_run(chosen, path)
+        say("")
+        _show_costs(table, chosen.left_out)
+        return
+    try:
+        done = sweeps.sweep(
+            chosen,
+            path,
+            executor=executor.value,
+            workers=workers,
+            address=address,
+            resume=resume,
+            progress=sys.stderr.isatty(),
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: finished cells are kept in {path}; the same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    say("")
+    _show_summary(done)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+@sweeping.command(epilog="Example:  [bold]induction-lab atlas results/my -o atlas.html --score induction_stripe[/bold]")
+def atlas(
+    path: Annotated[Path, typer.Argument(help="A dataset that `induction-lab sweep` made.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; PATH.html by default.")] = None,
+    score: Annotated[str, typer.Option(help="Of heads.")] = "prefix_matching",
+    threshold: Annotated[float, typer.Option(help="From where on a head counts as an induction head.")] = 0.4,
+) -> None:
+    """Draw a sweep as one page: head maps, depth, induction heads against size and training, when they form."""
+    say("loading libraries …")
+    from induction_lab.atlas import write_atlas
+    from induction_lab.sweeps import load_sweep
+    from induction_lab.terminal import show_files
+
+    frame = load_sweep(path)
+    page = out or path.with_name(f"{path.name}.html")
+    written = write_atlas(frame, page, score=score, threshold=threshold, title=f"Induction heads: {path.name}")
+    say("")
+    show_files([written])
+
+
+def _show_costs(costs: Any, left_out: list[str]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "snapshots", "measurement", "cells", "done", "about", "memory"):
+        table.add_column(name, justify="left" if name in ("model", "measurement") else "right", overflow="fold")
+    for row in costs.to_dict("records"):
+        counts = (str(row["snapshots"]), row["measurement"], f"{row['cells']:,}", f"{row['done']:,}")
+        table.add_row(escape(row["model"]), *counts, _duration(row["seconds"]), _size(row["memory"]))
+    out = Console(highlight=False)
+    out.print(table)
+    left = int(costs["cells"].sum() - costs["done"].sum())
+    known = costs["seconds"].sum(skipna=True)
+    more = " and more: of some nothing is known" if costs["seconds"].isna().any() else ""
+    out.print(f"\n{left:,} of {costs['cells'].sum():,} cells to measure, about {_duration(known)} on one worker{more}.")
+    for words in left_out:
+        out.print(f"left out: {escape(words)}")
+
+
+def _show_summary(done: Any) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    out = Console(highlight=False, soft_wrap=True)
+    counts = f"{done.computed:,} measured, {done.found:,} were there, {len(done.failed):,} failed"
+    out.print(f"{done.cells:,} cells: {counts}; {_duration(done.seconds)}.")
+    for file in done.damaged[:5]:
+        out.print(f"was damaged, is measured anew: {escape(str(file))}")
+    for words in done.left_out:
+        out.print(f"left out: {escape(words)}")
+    for cell, error in list(done.failed.items())[:5]:
+        out.print(f"[red]failed[/red]: {escape(cell)}: {escape(error)}")
+    if len(done.failed) > 5:
+        out.print(f"… and {len(done.failed) - 5:,} more: {escape(str(done.path / '_failed'))}")
+    out.print(f"\nwritten:\n  {escape(str(done.path))}")
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(memory: float) -> str:
+    return "?" if math.isnan(memory) else f"{memory / 1e9:.1f} GB"
