@@ -3,7 +3,7 @@
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page
-# make bench  the side-by-side comparisons of benchmarks/
+# make bench  the side-by-side comparisons of benchmarks/, and RESULTS.md of them
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -36,6 +36,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/composition_speed.py
 	$(BIN)/python benchmarks/ablation_speed.py
 	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/report_speed.py
+	$(BIN)/python benchmarks/sweep_overhead.py
+	$(BIN)/python benchmarks/results.py
 	$(BIN)/python benchmarks/report_speed.py --model smollm2-135m
 
 claims: $(READY)
