@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/composition_speed.py
 	$(BIN)/python benchmarks/ablation_speed.py
 	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/sweep_overhead.py
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
