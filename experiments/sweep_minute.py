@@ -1,4 +1,4 @@
-"""When do induction heads form, over training seeds? A sweep over the checkpoints of three short runs of recipe `minute`.
+"""When do induction heads form, in each of three short runs of recipe `minute`? A sweep over their checkpoints.
 
     python experiments/sweep_minute.py
 
