@@ -37,10 +37,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/ablation_speed.py
 	$(BIN)/python benchmarks/training_speed.py
 	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/report_speed.py
+	$(BIN)/python benchmarks/report_speed.py --model smollm2-135m
 	$(BIN)/python benchmarks/sweep_overhead.py
 	$(BIN)/python benchmarks/results.py
-	$(BIN)/python benchmarks/report_speed.py --model smollm2-135m
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m

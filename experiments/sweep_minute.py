@@ -1,10 +1,10 @@
-"""When do induction heads form, over training seeds? A sweep over the checkpoints of three runs of recipe `minute`.
+"""When do induction heads form, in each of three short runs of recipe `minute`? A sweep over their checkpoints.
 
     python experiments/sweep_minute.py
 
 Trains the runs into runs/ unless they are there, sweeps every checkpoint on two draws of prompts whose block length was
 never trained on into results/sweep_minute, and writes to figures/: sweep_minute.csv (when they form),
-sweep_minute.png. Five minutes on 2 CPU cores, most of them training. The sweep is that of sweep_minute.toml.
+sweep_minute.png. Three minutes on 2 CPU cores, most of them training. The sweep is that of sweep_minute.toml.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     matplotlib.use("agg")
     args.out.mkdir(parents=True, exist_ok=True)
-    changes = {} if args.steps is None else {"steps": args.steps}
-    recipes = over_seeds(load_recipe("minute", **changes), args.seeds, name="minute-seed")
+    recipe = load_recipe("minute", steps=args.steps)
+    recipes = over_seeds(recipe, args.seeds, name=f"minute-{args.steps}-seed")
     runs = train_runs(recipes, args.runs, progress=sys.stderr.isatty())
     plan = tomllib.loads(PLAN.read_text())
     plan["models"] = [str(run.folder) for run in runs.values()]
@@ -53,13 +53,14 @@ def draw(counts: pd.DataFrame, formed: pd.DataFrame) -> Any:
     """Induction heads and the best head's score over training, one line a seed; when they form."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for i, (model, each) in enumerate(counts.groupby("model")):
-        steps = each["step"].astype(float)
-        axes[0].plot(steps, each["count"], marker=".", color=f"C{i}", label=model)
+        steps, dashes = each["step"].astype(float), ("-", "--", ":")[i % 3]  # two may lie on top of each other
+        axes[0].plot(steps, each["count"], dashes, marker=".", color=f"C{i}", label=model)
         axes[0].fill_between(steps, each["lowest"], each["highest"], color=f"C{i}", alpha=0.2, linewidth=0)
         axes[1].plot(steps, each["best"], marker=".", color=f"C{i}", label=model)
     for i, row in enumerate(formed.sort_values("model").to_dict("records")):
         axes[1].axvline(row["step"], color=f"C{i}", linestyle=":", linewidth=1)
     axes[1].axhline(0.4, color="grey", linewidth=0.8)
+    axes[0].yaxis.get_major_locator().set_params(integer=True)
     axes[0].set(xlabel="step", ylabel="induction heads (prefix matching ≥ 0.4)", ylim=(0, None))
     axes[1].set(xlabel="step", ylabel="best head's prefix matching", ylim=(0, 1))
     axes[1].legend(title="dotted: first over 0.4")
@@ -69,7 +70,7 @@ def draw(counts: pd.DataFrame, formed: pd.DataFrame) -> Any:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="training runs")
-    parser.add_argument("--steps", type=int, help="updates, in place of the recipe's")
+    parser.add_argument("--steps", type=int, default=400, help="updates")
     parser.add_argument("--executor", default="local", help="local, pool or ray")
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--data", type=Path, default=DATA)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +100,7 @@ def _start_worker(watched: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hands out
 
     def watch() -> None:
         watched.poll(None)  # nothing is ever sent: this returns at the end only
