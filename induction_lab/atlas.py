@@ -122,7 +122,9 @@ def _maps(go: Any, subplots: Any, heads: pd.DataFrame, score: str) -> Any:
             hovertemplate="L%{y}H%{x}: %{z:.3f}<extra></extra>",
         )
         figure.add_trace(trace, row=i // _COLUMNS + 1, col=i % _COLUMNS + 1)
-    figure.update_yaxes(autorange="reversed")
+    last: Any = heads[["layer", "head"]].max()
+    figure.update_yaxes(autorange="reversed", tick0=0, dtick=1 + last["layer"] // 10)  # whole layers and heads
+    figure.update_xaxes(tick0=0, dtick=1 + last["head"] // 10)
     values = heads["value"].tolist()
     bounds = {"cmin": 0, "cmax": 1} if 0 <= min(values) and max(values) <= 1 else {}
     bar = {"title": {"text": _text(score)}}
