@@ -15,7 +15,7 @@ demo: $(READY)
 
 test: lint types
 	$(BIN)/induction-lab get smollm2-135m
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-browser: $(READY)
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q chromium) \
