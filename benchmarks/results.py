@@ -51,8 +51,9 @@ def machine() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     of = ", ".join(f"{package} {version}" for package, version in versions().items())
     return (
-        f"Written by `make bench`: {os.cpu_count()} cores of {name}, {gpu}; {of}. The cores are shared and noisy, so "
-        "ways are compared as ratios of paired runs (median, lowest, highest), never as seconds of different runs."
+        f"Each table as its script last wrote it; `make bench` runs all of them. This page was put together on "
+        f"{os.cpu_count()} cores of {name}, {gpu}; {of}. The cores are shared and noisy, so ways are compared as "
+        "ratios of paired runs (median, lowest, highest), never as seconds of different runs."
     )
 
 
