@@ -46,7 +46,7 @@ TIMED = """async ([action, turn]) => {
   const key = (place, name) => place.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
   const change = (place, value, event) => { place.value = value; place.dispatchEvent(new Event(event, { bubbles: true })); };
   const actions = {
-    "click a head": () => document.querySelectorAll("#table tbody tr")[(turn * 7) % 20].click(),
+    "click a head": () => document.querySelectorAll("#table tbody tr")[(turn * 7) % Math.min(20, names.length)].click(),
     "arrow key on the map": () => key(byId("map-chart"), turn % 2 ? "ArrowLeft" : "ArrowRight"),
     "change the score": () => change(byId("score"), byId("score").options[(turn + 1) % byId("score").options.length].value, "change"),
     "sort the table": () => document.querySelectorAll("#table th button")[1 + (turn % 5)].click(),
