@@ -61,6 +61,8 @@ def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> Frozen
         bias = norm(zeros)
         gain = (norm(large * signs) - norm(-large * signs)) / 2 / signs * signs.square().mean().sqrt()
         constant = norm(large * (zeros + 1)) - bias
+    if not gain.isfinite().all():
+        raise ValueError(f"{type(norm).__name__} has weights that are not finite: has the training diverged?")
     tolerance = 1e-2 * float(gain.abs().max())
     centred = bool(constant.abs().max() < tolerance)
     if not centred and not torch.allclose(constant, gain, atol=tolerance):

@@ -97,3 +97,11 @@ def test_unembedding_readers_rank_tokens_as_the_model_does():
     logits = model.final_norm(x) @ model.unembedding.T
     bias = model.final_norm(torch.zeros_like(x)) @ model.unembedding.T
     torch.testing.assert_close(x @ unembedding_readers(model).T, logits - bias, atol=1e-3, rtol=1e-3)
+
+
+def test_weights_of_a_model_that_diverged_are_told_in_a_sentence():
+    norm = nn.LayerNorm(8)
+    with torch.no_grad():
+        norm.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="LayerNorm has weights that are not finite"):
+        frozen_norm(norm, 8, like=torch.zeros(8))
