@@ -59,6 +59,8 @@ claims: $(READY)
 	$(BIN)/python experiments/lag_profile.py
 	$(BIN)/python experiments/verdicts.py
 
+# one thread: two are far slower where cores are shared
+essay: export OMP_NUM_THREADS = 1
 essay: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python experiments/soft_addressing.py
