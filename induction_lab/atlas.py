@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import html
-import importlib
 import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from induction_lab.sweep_tables import THRESHOLD, formation, head_map, induction_counts
+from induction_lab.extras import library
+from induction_lab.heads import LOOKS
+from induction_lab.sweep_tables import formation, head_map, induction_counts
 from induction_lab.tables import writing
 
 _COLUMNS = 4
@@ -41,7 +42,7 @@ def write_atlas(
     path: str | Path,
     *,
     score: str = "prefix_matching",
-    threshold: float = THRESHOLD,
+    threshold: float = LOOKS,
     title: str = "Induction heads across models",
 ) -> Path:
     """Draw the head map of each model, score against depth, induction heads against size and step, when they form.
@@ -59,7 +60,9 @@ def write_atlas(
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"The atlas is a page, .html, got {path.name!r}.")
-    jinja2, go, subplots = (_library(name) for name in ("jinja2", "plotly.graph_objects", "plotly.subplots"))
+    jinja2, go, subplots = (
+        library(name, extra="report") for name in ("jinja2", "plotly.graph_objects", "plotly.subplots")
+    )
     heads, counts = head_map(frame, score), induction_counts(frame, score, threshold=threshold)
     formed = formation(frame, score, threshold=threshold)
     drawn = [
@@ -83,13 +86,6 @@ def write_atlas(
     with writing(path) as part:
         part.write_text(page, encoding="utf-8")
     return path
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError("The atlas needs more packages: pip install 'induction-lab[report]'") from error
 
 
 def _div(figure: Any, i: int) -> str:

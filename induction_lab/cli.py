@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli_parts import Device, Dtype, Folder, ModelName, Revision, read_text, save_figure, say, stem
+from induction_lab.cli_parts import Device, Dtype, Folder, ModelName, Revision, save_figure, say, stem
 from induction_lab.cli_report import reporting
 from induction_lab.cli_sweep import sweeping
 from induction_lab.cli_training import training
+from induction_lab.documents import read_text
 
 app = typer.Typer(
     name="induction-lab",

@@ -41,15 +41,6 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
-def read_text(path: Path) -> str:
-    """A text file, or a ValueError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {reason}.") from error
-
-
 def whole_numbers(text: str, option: str) -> list[int]:
     """Numbers separated by commas, in order, each once; or a ValueError."""
     parts = [part.strip() for part in text.split(",") if part.strip()]

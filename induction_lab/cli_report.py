@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli_parts import Device, Dtype, Revision, read_text, say, whole_numbers
+from induction_lab.cli_parts import Device, Dtype, Revision, say, whole_numbers
+from induction_lab.documents import read_text
 
 reporting = typer.Typer()
 

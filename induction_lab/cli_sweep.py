@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from induction_lab.cli_parts import say, stem
+from induction_lab.heads import LOOKS
 
 sweeping = typer.Typer()
 
@@ -80,7 +81,7 @@ def atlas(
     path: Annotated[Path, typer.Argument(help="A dataset that `induction-lab sweep` made.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; PATH.html by default.")] = None,
     score: Annotated[str, typer.Option(help="Of heads.")] = "prefix_matching",
-    threshold: Annotated[float, typer.Option(help="From where on a head counts as an induction head.")] = 0.4,
+    threshold: Annotated[float, typer.Option(help="From where on a head counts as an induction head.")] = LOOKS,
 ) -> None:
     """Draw a sweep as one page: head maps, depth, induction heads against size and training, when they form."""
     say("loading libraries …")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli_parts import Folder, read_text, save_figure, say, stem, whole_numbers
+from induction_lab.cli_parts import Folder, save_figure, say, stem, whole_numbers
+from induction_lab.documents import read_text
 
 training = typer.Typer()
 TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are not those it begins with

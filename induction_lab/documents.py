@@ -25,6 +25,19 @@ def standard_library() -> list[Path]:
     return sorted(found)
 
 
+def read_text(path: Path) -> str:
+    """A whole file.
+
+    Raises:
+        ValueError: If it cannot be read as UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read as UTF-8 text: {reason}.") from error
+
+
 def matches(name: str) -> list[Path]:
     """The files that a path, a folder (with all `SUFFIXES` below, hidden ones left out) or a glob names.
 

@@ -27,7 +27,7 @@ import pandas as pd
 from induction_lab.ablations import ablation_sweep
 from induction_lab.effects import Effects
 from induction_lab.head_scores import score_heads
-from induction_lab.heads import Head, parse_head
+from induction_lab.heads import LOOKS, Head, parse_head
 from induction_lab.models import HookedModel
 from induction_lab.path_patching import patch_paths
 from induction_lab.prompts import Prompts, repeated_tokens
@@ -35,7 +35,6 @@ from induction_lab.results import HeadScores
 from induction_lab.rich_display import html_card
 from induction_lab.tables import load_table, save_table
 
-LOOKS = 0.4  # from which score on a head counts as looking that way
 LEAST_EFFECT = 0.01  # of the fall of the loss: less is no evidence
 LEAST_WRITTEN = 0.05  # of all that heads write for the right token
 REFERENCE = 32  # prompts that means are taken over

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import NamedTuple
 
+LOOKS = 0.4  # from which attention score on people call it an induction head, or a previous-token head
 _WRITTEN = re.compile(r"\s*(?:L(\d+)H(\d+)|\(?\s*(\d+)\s*[.,:\- ]\s*(\d+)\s*\)?)\s*", re.IGNORECASE)
 
 

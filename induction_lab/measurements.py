@@ -29,13 +29,12 @@ from torch import Tensor
 from induction_lab.ablations import ablation_sweep
 from induction_lab.circuit_search import find_circuit
 from induction_lab.head_scores import SCORES, score_heads
-from induction_lab.heads import Head, parse_head
+from induction_lab.heads import LOOKS, Head, parse_head
 from induction_lab.losses import copy_masks
 from induction_lab.metrics import as_metric, token_losses
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts
 
-INDUCTION = 0.4  # what people call an induction head
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
 _TOKENS_A_BATCH = 4096
 
@@ -224,7 +223,7 @@ def _row(metric: str, label: str, index: int, value: float, error: float = math.
 
 def _groups(model: HookedModel, prompts: Prompts, most: int, seed: int) -> dict[str, list[Head]]:
     scores = score_heads(model, prompts, scores=["prefix_matching", "previous_token"], loss=False)
-    induction = (scores.above("prefix_matching", INDUCTION) or [scores.top("prefix_matching", 1)[0][0]])[:most]
+    induction = (scores.above("prefix_matching", LOOKS) or [scores.top("prefix_matching", 1)[0][0]])[:most]
     every = [Head(*map(int, pair)) for pair in np.ndindex(model.n_layers, model.n_heads)]
     others = [head for head, _ in scores.top("previous_token", len(every)) if head not in induction]
     drawn = random.Random(seed).sample(sorted(others), min(len(induction), len(others)))

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from induction_lab.extras import library
+
 CACHE_VARIABLE = "INDUCTION_LAB_CACHE"
 
 
@@ -109,7 +111,7 @@ def load_transformers(
 
     where: tuple[str, dict[str, Any]] = (str(source), {"revision": revision} if revision else {})
     if isinstance(source, Path) and source.suffix == ".gguf":
-        _require_gguf()
+        library("gguf", extra="gguf")
         where = (str(source.parent), {"gguf_file": source.name})
     try:
         network = AutoModelForCausalLM.from_pretrained(where[0], dtype=dtype, device_map=device_map, **where[1])
@@ -140,7 +142,7 @@ def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path
         )
     if name == "attn-only-2l" or is_here(name):
         return _folder(name)
-    _require_gguf()
+    library("gguf", extra="gguf")
     with _workplace(name) as part:
         if is_here(name):  # another process brought it while this one waited
             return _folder(name)
@@ -233,13 +235,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     plain.load_state_dict(network.state_dict())
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _require_gguf() -> None:
-    try:
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise ValueError("Reading .gguf weights needs one more package: pip install 'induction-lab[gguf]'") from error
 
 
 def _why_not(source: Path | str, revision: str | None, error: Exception) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from induction_lab.extras import library
 from induction_lab.report_data import Subject
 from induction_lab.report_tables import kinds_of_heads, page_data
 from induction_lab.score_words import words
@@ -33,17 +34,8 @@ def check_libraries() -> None:
     Raises:
         ValueError: If plotly or jinja2 is not installed.
     """
-    missing = []
     for name in ("jinja2", "plotly"):
-        try:
-            __import__(name)
-        except ImportError:
-            missing.append(name)
-    if missing:
-        raise ValueError(
-            f"The report needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed: "
-            "pip install 'induction-lab[report]'."
-        )
+        library(name, extra="report")
 
 
 def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:

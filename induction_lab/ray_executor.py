@@ -7,7 +7,6 @@ find it: it must be installed on every machine.
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 from collections import Counter, deque
@@ -17,6 +16,7 @@ from typing import Any
 from induction_lab.cell_work import Outcome, measure_cells
 from induction_lab.estimates import Need
 from induction_lab.executors import TRIES_AGAIN, Chunk, OnFlight, try_again
+from induction_lab.extras import library
 from induction_lab.sweep_plan import Cell
 
 _GPU_BYTES = 60e9  # of weights that one GPU is trusted with where a model is spread over several
@@ -101,10 +101,7 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_task_oom_retries", str(TRIES_AGAIN))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ValueError("Sweeping on Ray needs one more package: pip install 'induction-lab[sweep]'") from error
+    return library("ray", extra="sweep")
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from induction_lab.attention_profiles import PLACES
 from induction_lab.explanation import VERDICTS, Explanation
-from induction_lab.heads import Head
+from induction_lab.heads import LOOKS, Head
 from induction_lab.packing import lower_triangle, pack
 from induction_lab.report_data import Subject, partners
 from induction_lab.results import HeadScores
@@ -21,7 +21,6 @@ from induction_lab.score_words import words
 from induction_lab.trajectory import Trajectory
 
 DIGITS = 5
-LOOKS = 0.4  # from which score on a head counts as looking that way
 WRITES = 0.05  # of all that heads write for the right token
 _KINDS = (
     ("induction heads", "prefix_matching", "attend to what followed the current token before"),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from induction_lab.documents import read_text
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts, repeated_tokens, text_prompts
 
@@ -67,11 +68,7 @@ class TextSpec:
     @cached_property
     def text(self) -> str:
         """What the file held when the plan was read: it travels with the cells."""
-        try:
-            return Path(self.file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"{self.file} cannot be read as UTF-8 text: {reason}.") from error
+        return read_text(Path(self.file))
 
     @cached_property
     def digest(self) -> str:

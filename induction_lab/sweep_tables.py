@@ -10,9 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from induction_lab.heads import LOOKS
 from induction_lab.phase_change import onset
-
-THRESHOLD = 0.4  # what people call an induction head
 
 
 def head_rows(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFrame:
@@ -40,9 +39,7 @@ def head_map(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFram
     return found
 
 
-def induction_counts(
-    frame: pd.DataFrame, score: str = "prefix_matching", *, threshold: float = THRESHOLD
-) -> pd.DataFrame:
+def induction_counts(frame: pd.DataFrame, score: str = "prefix_matching", *, threshold: float = LOOKS) -> pd.DataFrame:
     """How many heads reach the threshold, one row a snapshot.
 
     Columns: model, revision, step, n_parameters; `count`, its mean over prompts and seeds, `lowest` and `highest`;
@@ -57,7 +54,7 @@ def induction_counts(
     return found.reset_index().sort_values(["model", "step", "revision"], ignore_index=True)
 
 
-def formation(frame: pd.DataFrame, score: str = "prefix_matching", *, threshold: float = THRESHOLD) -> pd.DataFrame:
+def formation(frame: pd.DataFrame, score: str = "prefix_matching", *, threshold: float = LOOKS) -> pd.DataFrame:
     """When induction heads form: the first measured step at which the best head reaches the threshold.
 
     One row a model that was measured at several steps: `seen` (prompts x seeds), `formed` (of those, how many ever

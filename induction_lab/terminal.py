@@ -15,7 +15,7 @@ from torch import Tensor
 
 from induction_lab.circuit_search import InductionCircuit
 from induction_lab.explanation import VERDICTS, Explanation
-from induction_lab.heads import Head
+from induction_lab.heads import LOOKS, Head
 from induction_lab.model_store import NAMED, cache_folder, is_here
 from induction_lab.phase_change import Rise, onset, rise
 from induction_lab.recipes import READY, ready_recipes
@@ -23,8 +23,6 @@ from induction_lab.results import HeadScores
 from induction_lab.runs import Run
 from induction_lab.significance import fewest_prompts
 from induction_lab.trajectory import Trajectory
-
-ABOVE = 0.4  # what people call an induction head
 
 
 def show_scores(scores: HeadScores, *, top: int = 8) -> None:
@@ -43,7 +41,7 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
 def show_circuit(circuit: InductionCircuit) -> None:
     """The edges of an induction circuit, strongest first, and what the columns mean."""
     out = Console(highlight=False)
-    shown_by = circuit.edges[["previous_token", "prefix_matching"]].min(axis=1) >= ABOVE
+    shown_by = circuit.edges[["previous_token", "prefix_matching"]].min(axis=1) >= LOOKS
     likely = circuit.edges[shown_by & (circuit.edges["K"] > 0)]
     first = (likely if len(likely) else circuit.edges).iloc[0]
     count = circuit.n_layers * circuit.n_heads
@@ -200,8 +198,8 @@ def _best_head(values: Tensor) -> str:
 def _when(trajectory: Trajectory, score: str, best: pd.Series, band: Rise | None) -> str:
     """Whether the best head's score rose, and if not, whether the model learnt to copy all the same."""
     if band is not None:
-        reached = onset(best, ABOVE)
-        first = f"; {ABOVE} was first reached at step {reached:,}" if reached is not None else ""
+        reached = onset(best, LOOKS)
+        first = f"; {LOOKS} was first reached at step {reached:,}" if reached is not None else ""
         between = f"between steps {band.start:,} and {band.end:,}"
         how = f"rise time {band.end - band.start:,} steps, from {best.iloc[0]:.2f} to {best.max():.2f} at most{first}"
         return f"[bold]{score} rose {between}[/bold]: {how}."
@@ -234,7 +232,7 @@ def _head_count(scores: HeadScores) -> str:
     if "prefix_matching" not in scores.scores:
         return ""
     all_heads = scores.n_layers * scores.n_heads
-    text = f"{len(scores.above('prefix_matching', ABOVE))} of {all_heads} heads exceed {ABOVE} in prefix_matching"
+    text = f"{len(scores.above('prefix_matching', LOOKS))} of {all_heads} heads exceed {LOOKS} in prefix_matching"
     if "prefix_matching" in scores.q_values:
         passing = len(scores.significant("prefix_matching"))
         text += f", {passing} are above chance (q ≤ 0.05 and above uniform attention)"

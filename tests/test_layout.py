@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["rich_display"],
+    ["extras", "rich_display"],
     ["attention_config", "heads", "kernels", "layers", "losses", "packing", "phase_change", "progress", "prompts"]
     + ["score_words", "separation", "settings", "significance", "tables", "targets"],
     ["attention", "chains", "documents", "draws", "model_store"],
