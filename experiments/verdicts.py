@@ -59,8 +59,9 @@ def page(figures: Path) -> str:
     papers = [name for name in found if name not in essay]
     parts = [
         "# What was claimed, and what came out",
-        "Built by `make claims` and `make essay` from what the scripts write; every number is from a run of the "
-        "committed code. What runs each script, and what it costs, stands in its first lines.",
+        "Built by `make claims` and `make essay` from what the scripts write. Every number is one that the script of "
+        "that name wrote; which state of the code it ran at, `git log -1 figures/SCRIPT.json` says. What runs each "
+        "script, and what it costs, stands in its first lines.",
     ]
     for title, names in {"The essay, claim by claim": essay, "Claims of papers": papers}.items():
         parts += [f"## {title}", _overview({name: found[name] for name in names})] if names else []

@@ -42,11 +42,12 @@ if TYPE_CHECKING:
     from induction_lab.interventions import ablate
     from induction_lab.lags import lag_profile
     from induction_lab.lens import logit_lens
+    from induction_lab.loading import load_model
     from induction_lab.loss_pca import loss_paths, pivot
     from induction_lab.losses import loss_derivative
     from induction_lab.many_runs import over_seeds, train_runs
     from induction_lab.metrics import before_and_after, icl_score
-    from induction_lab.models import HookedModel, load_model
+    from induction_lab.models import HookedModel
     from induction_lab.ngrams import bigram_logits, skip_trigrams
     from induction_lab.path_patching import patch_paths
     from induction_lab.paths import expand_paths, virtual_pattern
@@ -125,7 +126,7 @@ _HOME = {
     "induction_counts": "sweep_tables",
     "input_shares": "shares",
     "lag_profile": "lags",
-    "load_model": "models",
+    "load_model": "loading",
     "load_recipe": "recipes",
     "load_sweep": "sweeps",
     "load_sweep_plan": "sweep_plan",

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.ticker import MaxNLocator
 
-from induction_lab.plots import score_range
+from induction_lab.score_words import score_range
 from induction_lab.tables import writing
 from induction_lab.training_axes import COLOURS, SMALL, in_words, step_axis
 from induction_lab.trajectory import Trajectory
@@ -34,8 +34,6 @@ def animate_heads(
     kept = ~np.isnan(values).all((1, 2))
     values, steps = values[kept], np.array(trajectory.steps)[kept]
     low, high = score_range(metric, values)
-    if np.nanmin(values) < low - 0.02 or np.nanmax(values) > high + 0.02:
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
     losses = [
         (label, trajectory.series(loss, index=index)) for loss, index, label in _LOSSES if loss in trajectory.metrics
     ]

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,16 +125,15 @@ class CellFiles:
         return self.path / FAILED / f"{cell.place_key}.json"
 
     def finished(self, cells: Iterable[Cell]) -> tuple[list[Cell], list[Path]]:
-        """Those cells whose files are whole, and files under the names of others that are not."""
+        """Those cells whose files are whole, to the last page, and files under the names of others that are not."""
         done, damaged = [], []
-        for cell in cells:
-            path = self.file(cell)
-            if not path.exists():
-                continue
-            if facts_of(path).get("key") == cell.key:
-                done.append(cell)
-            else:
-                damaged.append(path)
+        there = [(cell, path) for cell in cells if (path := self.file(cell)).exists()]
+        with ThreadPoolExecutor() as pool:
+            for (cell, path), whole in zip(there, pool.map(_holds, there), strict=True):
+                if whole:
+                    done.append(cell)
+                else:
+                    damaged.append(path)
         return done, damaged
 
     def keep(self, cell: Cell, table: pa.Table, facts: dict[str, Any]) -> None:
@@ -224,6 +224,15 @@ def read_cell(path: Path) -> pa.Table:
         raise ValueError(f"{path} is damaged: {error}") from error
     name = unquote(path.parent.name.removeprefix("model="))
     return table.add_column(0, "model", pa.repeat(pa.scalar(name), len(table)))
+
+
+def _holds(there: tuple[Cell, Path]) -> bool:
+    cell, path = there
+    try:
+        read_cell(path)
+    except ValueError:
+        return False
+    return facts_of(path).get("key") == cell.key
 
 
 @contextmanager

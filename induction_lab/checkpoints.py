@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from induction_lab.models import HookedModel, load_model
+from induction_lab.loading import load_model
+from induction_lab.models import HookedModel
 
 # Biderman et al. (2023), https://arxiv.org/abs/2304.01373: the same for all models of the suite.
 PYTHIA_STEPS = (0, *(2**n for n in range(10)), *range(1000, 143_001, 1000))

@@ -26,6 +26,7 @@ from induction_lab.models import HookedModel
 from induction_lab.progress import progress_bar
 from induction_lab.prompts import Prompts, repeated_tokens
 from induction_lab.provenance import provenance
+from induction_lab.results import HeadScores
 from induction_lab.rich_display import html_card
 from induction_lab.tables import load_table, save_table
 
@@ -97,7 +98,12 @@ _FACTS = ("model", "n_layers", "n_heads", "baseline", "baseline_error", "provena
 
 
 def find_circuit(
-    model: HookedModel, prompts: Prompts | None = None, *, n: int = 20, progress: bool = False
+    model: HookedModel,
+    prompts: Prompts | None = None,
+    *,
+    n: int = 20,
+    scores: HeadScores | None = None,
+    progress: bool = False,
 ) -> InductionCircuit:
     """Find the `n` strongest edges from previous-token heads to the keys of induction heads.
 
@@ -109,6 +115,7 @@ def find_circuit(
         prompts: Repeated tokens to see by where heads look; `repeated_tokens(model)` by default. Rotary queries are
             matched with keys at these prompts' own distance.
         n: How many edges.
+        scores: What these heads scored on these prompts, where that is known already; else they are scored.
         progress: A progress bar on standard error.
 
     Raises:
@@ -121,8 +128,10 @@ def find_circuit(
     prompts = repeated_tokens(model) if prompts is None else prompts
     if prompts.period is None:
         raise ValueError("Repeated prompts are wanted, whose period is known: repeated_tokens(model).")
+    if scores is not None and scores.model != model.name:
+        raise ValueError(f"`scores` are of {scores.model}, not of {model.name}.")
     with progress_bar(6, "reading the weights", shown=progress) as tick:
-        scores = score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
+        scores = scores or score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
         previous, prefix = scores["previous_token"], scores["prefix_matching"]
         tick(1)
         composition = {}

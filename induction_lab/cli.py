@@ -77,7 +77,7 @@ def score(
     """Score every head of MODEL on repeated random tokens, or on a text."""
     say("loading libraries and the model …")
     from induction_lab.head_scores import REPEAT_SCORES, SCORES, score_heads
-    from induction_lab.models import load_model
+    from induction_lab.loading import load_model
     from induction_lab.prompts import repeated_tokens, text_prompts
     from induction_lab.terminal import show_files, show_scores
 
@@ -129,7 +129,7 @@ def circuit(
     """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
     say("loading libraries and the model …")
     from induction_lab.circuit_search import find_circuit
-    from induction_lab.models import load_model
+    from induction_lab.loading import load_model
     from induction_lab.prompts import repeated_tokens
     from induction_lab.terminal import show_circuit, show_files
 
@@ -179,7 +179,7 @@ def explain(
     """
     say("loading libraries and the model …")
     from induction_lab.explanation import explain as explain_model
-    from induction_lab.models import load_model
+    from induction_lab.loading import load_model
     from induction_lab.prompts import repeated_tokens
     from induction_lab.provenance import fingerprint
     from induction_lab.terminal import show_explanation, show_files

@@ -96,7 +96,7 @@ def report(
 def _subject(name: str, steps: list[int], revision: str | None, how: dict[str, Any]) -> Any:
     """A model, or a training run with its checkpoints."""
     from induction_lab.checkpoints import Revisions
-    from induction_lab.models import load_model
+    from induction_lab.loading import load_model
     from induction_lab.runs import RECIPE, Run
 
     if (Path(name) / RECIPE).is_file():

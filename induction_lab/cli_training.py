@@ -37,8 +37,8 @@ def train(
     A run that was cut off goes on when the same command is given again.
     """
     say("loading libraries …")
+    from induction_lab.loading import find_device
     from induction_lab.many_runs import over_seeds, train_runs
-    from induction_lab.models import find_device
     from induction_lab.recipes import load_recipe
     from induction_lab.run_training import train_run
     from induction_lab.terminal import show_recipes, show_runs

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from induction_lab.head_scores import SCORES, score_heads, unavailable_scores
 from induction_lab.losses import loss_derivative
-from induction_lab.metrics import Metric, icl_score, token_losses
+from induction_lab.metrics import Metric, icl_score, losses_on
 from induction_lab.models import HookedModel
 from induction_lab.output_scores import COPYING_TOKENS
 from induction_lab.probes import PROBES, weight_probes
@@ -32,7 +32,6 @@ from induction_lab.trajectory import Rows
 
 _OWN = {"copying": f"distinct {COPYING_TOKENS}", "ov_copying": "weights"}  # not on the named prompts
 _RESERVED = (*_OWN.values(), "texts")
-_TOKENS_A_BATCH = 4096
 
 
 def default_prompts(model: HookedModel) -> dict[str, Prompts]:
@@ -111,9 +110,7 @@ class TextLosses:
 
     def measure(self, model: HookedModel, rows: Rows) -> None:
         """Add a model's losses."""
-        size = max(1, _TOKENS_A_BATCH // self.prompts.tokens.shape[1])
-        batches = [self.prompts[start : start + size] for start in range(0, len(self.prompts), size)]
-        losses = torch.cat([token_losses(model, batch, model.hidden(batch.tokens)) for batch in batches]).double()
+        losses = losses_on(model, self.prompts).double()
         by_index, index = losses.nanmean(0), torch.arange(1, losses.shape[1] + 1)
         rows.add_indexed("texts", "loss", index, by_index, _error(losses))
         rows.add_indexed("texts", "loss_derivative", index, loss_derivative(by_index))

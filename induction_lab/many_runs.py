@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from induction_lab.models import find_device
+from induction_lab.loading import find_device
 from induction_lab.progress import Ticker, progress_bar
 from induction_lab.recipes import Recipe
 from induction_lab.run_training import train_run

@@ -23,7 +23,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from induction_lab.ablations import ablation_sweep
@@ -31,12 +30,11 @@ from induction_lab.circuit_search import find_circuit
 from induction_lab.head_scores import SCORES, score_heads
 from induction_lab.heads import LOOKS, Head, parse_head
 from induction_lab.losses import copy_masks
-from induction_lab.metrics import as_metric, token_losses
+from induction_lab.metrics import as_metric, losses_on
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts
 
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
-_TOKENS_A_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ class LossesSettings:
 
     def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
         """The rows of one model on some prompts."""
-        size = max(1, _TOKENS_A_BATCH // prompts.tokens.shape[1])
-        batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-        losses = torch.cat([token_losses(model, batch, model.hidden(batch.tokens)) for batch in batches]).double()
+        losses = losses_on(model, prompts).double()
         rows = [_loss_row("loss", index, at) for index, at in enumerate(losses.T, 1)]
         if prompts.period is not None and prompts.n_repeats is not None and prompts.period > 1:
             masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap)

@@ -28,6 +28,7 @@ from induction_lab.prompts import Prompts
 from induction_lab.targets import copyable
 
 _LOGIT_BYTES = 2**26
+_TOKENS_A_BATCH = 4096
 Weights = Callable[[Prompts], Float[Tensor, "prompt query"]]
 Function = Callable[[Tensor, Tensor], Any]
 
@@ -64,7 +65,7 @@ def before_and_after(before: HookedModel, after: HookedModel, prompts: Prompts) 
     Raises:
         ValueError: If the two lose the same everywhere.
     """
-    losses = [token_losses(model, prompts, model.hidden(prompts.tokens)).nan_to_num(0.0) for model in (before, after)]
+    losses = [losses_on(model, prompts).nan_to_num(0.0) for model in (before, after)]
     change = losses[1] - losses[0]
     if not change.any():
         raise ValueError("The two snapshots lose the same on every token: there is no way between them.")
@@ -268,6 +269,13 @@ def token_losses(
         predicted = torch.arange(1, tokens.shape[1])
         losses = losses.masked_fill(predicted >= batch.lengths.cpu()[:, None], torch.nan)
     return losses
+
+
+def losses_on(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt predicted"]:
+    """The same of any number of prompts, a few at a time."""
+    size = max(1, _TOKENS_A_BATCH // prompts.tokens.shape[1])
+    batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    return torch.cat([token_losses(model, batch, model.hidden(batch.tokens)) for batch in batches])
 
 
 def _where_copying(prompts: Prompts) -> Tensor:

@@ -1,7 +1,7 @@
-"""`load_model(name)` and `HookedModel`: one handle for every model that can be measured.
+"""`HookedModel`: one handle for every model that can be measured.
 
 `network` is the bare module at full speed; `hooked` is the TransformerLens surface (`run_with_hooks`, `W_Q`, …) of the
-same parameters, built when first asked for. Names: see `load_model` and `induction-lab models`.
+same parameters, built when first asked for.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab import model_store
 from induction_lab.attention_only import MODEL_TYPE, AttentionOnlyTransformer
+from induction_lab.model_store import quiet_libraries
 
 
 class HookedModel:
@@ -121,7 +120,7 @@ class HookedModel:
         tensors = [*self.network.parameters(), *self.network.buffers()]
         twin = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors}).eval()
         try:
-            with model_store.quiet_libraries():
+            with quiet_libraries():
                 bridge = build_bridge_from_module(
                     twin,
                     type(self.network).__name__,
@@ -212,47 +211,6 @@ class HookedModel:
         )
 
 
-def load_model(
-    name: str | Path = "attn-only-2l",
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    revision: str | None = None,
-) -> HookedModel:
-    """Load a model by name.
-
-    >>> load_model().n_layers
-    2
-
-    Args:
-        name: `attn-only-2l` (bundled), `smollm2-135m` (brought once by `induction-lab get`), a Hugging Face
-            id such as `gpt2`, a local folder, or a `.gguf` file.
-        device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU; `auto`: spread over all
-            GPUs and the CPU by Accelerate, for models of transformers that one GPU cannot hold.
-        dtype: float32 by default, on every device, so that scores compare; `auto`: as stored.
-        revision: Branch, tag or commit of a Hugging Face model, such as `step1000` of `EleutherAI/pythia-70m`.
-
-    Raises:
-        ValueError: If there is no such model, it is not here and cannot be fetched, its files are damaged, or it is no
-            causal language model.
-    """
-    target = None if device == "auto" else find_device(device)
-    wanted = _dtype(dtype)
-    if revision is not None and (str(name) in model_store.NAMED or Path(name).exists()):
-        raise ValueError(f"`revision` is for Hugging Face ids; {name} has one version only.")
-    source = model_store.locate(str(name))
-    if isinstance(source, Path) and model_store.is_attention_only(source):
-        network = AttentionOnlyTransformer.load(source).to(
-            device=target or find_device(None), dtype=torch.float32 if wanted == "auto" else wanted
-        )
-        return HookedModel(network, name=_short(name))
-    with model_store.quiet_libraries():
-        spread = {"device_map": "auto"} if target is None else {}
-        network, tokenizer = model_store.load_transformers(source, dtype=wanted, revision=revision, **spread)
-    network = network if target is None else network.to(target)
-    return HookedModel(network, tokenizer, name=_short(name), revision=revision)
-
-
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Dropout off inside the context, as it was afterwards."""
@@ -264,41 +222,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def find_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; by default a GPU if there is one.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        raise ValueError(f"There is no device {str(device)!r} here; there is {', '.join(there)}.") from error
-    return found
-
-
-def _short(name: str | Path) -> str:
-    path = Path(name)
-    return path.name if path.exists() else str(name)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | Literal["auto"]:
-    if dtype is None:
-        return torch.float32
-    if dtype == "auto":
-        return "auto"
-    names = {"float32": torch.float32, "float64": torch.float64}
-    names |= {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    found = names.get(dtype) if isinstance(dtype, str) else dtype if dtype in names.values() else None
-    if found is None:
-        raise ValueError(f"`dtype` must be one of {', '.join(names)} or auto, got {dtype!r}.")
-    return found
 
 
 def _bos(config: Any, tokenizer: Any) -> int:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from induction_lab.heads import Head, HeadLike, parse_head
 from induction_lab.results import HeadScores
+from induction_lab.score_words import score_range
 
-SIGNED = ("copying", "ov_copying")
 _INK, _ACCENT, _QUIET = "#222222", "#d1495b", "#8d99ae"
 
 
@@ -184,16 +184,6 @@ def plot_patterns(
         plot_pattern(pattern, labels=labels, head=head, ax=ax)
         ax.label_outer()
     return figure
-
-
-def score_range(score: str, values: np.ndarray) -> tuple[float, float]:
-    """The range a score is drawn on: its own where it has one, else symmetric around 0."""
-    if score in SIGNED:
-        return -1.0, 1.0
-    if score == "logit_attribution":
-        largest = float(np.nanmax(np.abs(values))) or 1.0
-        return -largest, largest
-    return 0.0, 1.0
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:

@@ -124,7 +124,7 @@ def measure(
     profiles = attempt("profiles", lambda: attention_profiles(model, prompts), needed=True)
     eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model))
     composition = attempt("composition", lambda: {kind: composition_scores(model, kind) for kind in "KQV"}) or {}
-    circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20))
+    circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores))
     shown = chosen_heads(scores, plan, circuit, explanation)
     short = _short_prompts(model, plan, attempt.left_out)
     views = attempt("patterns", lambda: head_views(model, shown, {name: each[0] for name, each in short.items()})) or {}

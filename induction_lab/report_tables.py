@@ -17,7 +17,7 @@ from induction_lab.heads import LOOKS, Head
 from induction_lab.packing import lower_triangle, pack
 from induction_lab.report_data import Subject, partners
 from induction_lab.results import HeadScores
-from induction_lab.score_words import words
+from induction_lab.score_words import score_range, words
 from induction_lab.trajectory import Trajectory
 
 DIGITS = 5
@@ -112,13 +112,13 @@ def _kind(title: str, meaning: str, heads: list[Head], n_layers: int) -> dict[st
 
 def _score(scores: HeadScores, name: str) -> dict[str, Any]:
     about, values = words(name), scores[name]
-    largest = float(values.nan_to_num(0.0).abs().max()) or 1.0
+    low, high = score_range(name, values.numpy())
     q = scores.q_values.get(name)
     return {
         "title": about.title,
         "definition": about.definition,
-        "low": -largest if about.low is None else about.low,
-        "high": largest if about.high is None else about.high,
+        "low": low,
+        "high": high,
         "chance": rounded(scores.uniform[name]),
         "values": numbers(values),
         "errors": numbers(scores.standard_errors[name]),
@@ -188,10 +188,9 @@ def _training(trajectory: Trajectory | None) -> dict[str, Any] | None:
             series[f"copy {copy}"] = _by_step(trajectory, trajectory.series("loss_by_copy", index=copy))
     heads = {}
     for name in of_heads:
-        about, values = words(name), trajectory.heads(name).flatten(1)
-        largest = float(values.nan_to_num(0.0).abs().max()) or 1.0
-        low, high = (-largest if about.low is None else about.low), (largest if about.high is None else about.high)
-        heads[name] = {"title": about.title, "low": low, "high": high, "values": pack(values, low=low, high=high)}
+        values = trajectory.heads(name).flatten(1)
+        low, high = score_range(name, values.numpy())
+        heads[name] = {"title": words(name).title, "low": low, "high": high, "values": pack(values, low=low, high=high)}
     return {"steps": trajectory.steps, "series": series, "heads": heads}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from induction_lab.attention_only import AttentionOnlyTransformer
 from induction_lab.clamping import clamp_heads
-from induction_lab.models import find_device
+from induction_lab.loading import find_device
 from induction_lab.progress import progress_bar
 from induction_lab.recipes import Recipe
 from induction_lab.runs import (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 OLSSON = "Olsson et al. (2022), arxiv.org/abs/2209.11895"
 ELHAGE = "Elhage et al. (2021), transformer-circuits.pub/2021/framework"
 WANG = "Wang et al. (2022), arxiv.org/abs/2211.00593"
@@ -83,3 +85,15 @@ SCORE_WORDS = {
 def words(score: str) -> ScoreWords:
     """Of a score, or of a name that has none."""
     return SCORE_WORDS.get(score) or ScoreWords(score.replace("_", " "), "", None, None, "")
+
+
+def score_range(score: str, values: np.ndarray) -> tuple[float, float]:
+    """The range to draw a score on: its own, else 0 to 1 or to the largest, around 0 where values are signed."""
+    about = SCORE_WORDS.get(score)
+    if about is not None and about.low is not None and about.high is not None:
+        return about.low, about.high
+    finite = values[np.isfinite(values)]
+    largest = float(np.abs(finite).max(initial=0.0)) or 1.0
+    if about is not None or finite.min(initial=0.0) < 0:
+        return -largest, largest
+    return 0.0, max(1.0, largest)

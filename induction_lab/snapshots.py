@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from induction_lab import model_store
-from induction_lab.models import HookedModel, find_device, load_model
+from induction_lab.loading import find_device, load_model
+from induction_lab.models import HookedModel
 from induction_lab.runs import RECIPE, TOKENIZER, Run, checkpoint_folder
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")

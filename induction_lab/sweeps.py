@@ -42,7 +42,7 @@ class SweepSummary:
         found: Of those, finished before.
         computed: Measured now.
         failed: What went wrong, by cell.
-        damaged: Files that were cut off or not a cell's, and measured anew.
+        damaged: Files that were cut off, damaged or not a cell's, and measured anew.
         left_out: Measurements that cannot be had on some prompts.
         seconds: It took.
     """
@@ -139,7 +139,8 @@ def load_sweep(path: str | Path) -> pd.DataFrame:
                 tables.append(table)
     if damaged:
         names = ", ".join(str(file) for file in damaged[:3]) + (", …" if len(damaged) > 3 else "")
-        warnings.warn(f"{len(damaged)} damaged files are left out: {names}. Delete and sweep again.", stacklevel=2)
+        kept_out = f"{len(damaged)} damaged files are left out: {names}. Sweep again: they are measured anew."
+        warnings.warn(kept_out, stacklevel=2)
     if not tables:
         raise ValueError(f"{path} holds no cells of a sweep. Make some: induction-lab sweep SWEEP.toml -o {path}")
     frame: Any = pa.concat_tables(tables).to_pandas(ignore_metadata=True)

@@ -18,7 +18,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from induction_lab.heads import Head
 from induction_lab.phase_change import Rise
-from induction_lab.plots import score_range, spread
+from induction_lab.plots import spread
+from induction_lab.score_words import score_range
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 _QUIET = "#8d99ae"

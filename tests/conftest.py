@@ -3,6 +3,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched from a hub in tests
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import re
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ from families import random_network
 
 from induction_lab import HookedModel, head_gallery, induction_circuit, load_model
 from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+from induction_lab.cli import main
 from induction_lab.model_store import is_here
 
 torch.set_num_threads(1)
@@ -48,6 +50,22 @@ def smollm2() -> HookedModel:
     if not is_here("smollm2-135m"):
         pytest.skip("smollm2-135m is not here: induction-lab get smollm2-135m")
     return load_model("smollm2-135m")
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """The command in an empty folder: its exit code and what it says, errors on one line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["induction-lab", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, re.sub(r"[\s│]+", " ", said.err)
+
+    return run
 
 
 @pytest.fixture

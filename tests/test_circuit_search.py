@@ -38,6 +38,18 @@ def test_numbers_of_an_edge_are_those_of_their_own_functions(bundled):
         assert edge["strength"] == pytest.approx(float(product), abs=1e-5)
 
 
+def test_known_scores_are_not_measured_again(bundled, monkeypatch):
+    prompts = repeated_tokens(bundled, n_prompts=4)
+    alone, scores = find_circuit(bundled, prompts), score_heads(bundled, prompts)
+    monkeypatch.setattr("induction_lab.circuit_search.score_heads", None)
+    assert find_circuit(bundled, prompts, scores=scores).edges.equals(alone.edges)
+
+
+def test_scores_of_another_model_are_refused(bundled, small):
+    with pytest.raises(ValueError, match="`scores` are of small, not of attn-only-2l"):
+        find_circuit(bundled, scores=score_heads(small, repeated_tokens(small, n_prompts=2, period=9)))
+
+
 def test_on_the_real_model_the_weights_name_the_bottleneck(smollm2):
     """Known from ablation: the whole circuit hangs on L16H0."""
     edges = find_circuit(smollm2, repeated_tokens(smollm2, n_prompts=8)).edges

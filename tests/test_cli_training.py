@@ -1,10 +1,8 @@
 import re
-import sys
 
 import pytest
 
 from induction_lab import Trajectory
-from induction_lab.cli import main
 from induction_lab.runs import Run
 
 RECIPE = """# Very small.
@@ -28,20 +26,10 @@ every = 3
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch, capsys):
-    """The command in a folder with a recipe: what it says, and its exit code."""
+def lab(tmp_path, command):
+    """The command in a folder with a recipe."""
     (tmp_path / "tiny.toml").write_text(RECIPE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["induction-lab", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, re.sub(r"[\s│]+", " ", said.err)
-
-    return run
+    return command
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["train", "--list"]])
@@ -120,7 +108,7 @@ def test_a_run_named_twice_is_refused(lab):
     assert code == 2 and "has the checkpoints 0, 1" in err
 
 
-@pytest.mark.parametrize("command", ["train", "follow"])
-def test_help_shows_examples(lab, command):
-    code, out, _ = lab(command, "--help")
-    assert code == 0 and "Examples" in out and f"induction-lab {command}" in out
+@pytest.mark.parametrize("name", ["train", "follow"])
+def test_help_shows_examples(lab, name):
+    code, out, _ = lab(name, "--help")
+    assert code == 0 and "Examples" in out and f"induction-lab {name}" in out

@@ -2,7 +2,7 @@ import pytest
 import torch
 from by_hand import losses, model_of, own_model, tokens_of
 
-from induction_lab.metrics import Measure, Metric, as_metric, icl_score, name_of
+from induction_lab.metrics import Measure, Metric, as_metric, icl_score, losses_on, name_of
 from induction_lab.prompts import Prompts
 
 MODELS = ("bundled", "small", "llama", "gpt2", "cohere", "gemma2", "granite", "phi", "gptj", "bloom")
@@ -158,6 +158,14 @@ def test_accepts_one_number_however_it_comes(number):
     tokens = tokens_of(model)
     values = Measure(model, lambda logits, tokens: number, Prompts(tokens)).clean(model.hidden(tokens))
     assert values.tolist() == [float(number)] * 3
+
+
+def test_losses_of_many_prompts_are_those_of_each(monkeypatch):
+    model = model_of("small")
+    tokens = tokens_of(model)
+    monkeypatch.setattr("induction_lab.metrics._TOKENS_A_BATCH", tokens.shape[1] * 2)
+    expected = losses(model.logits(tokens), tokens)
+    torch.testing.assert_close(losses_on(model, Prompts(tokens)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_in_context_learning_score_is_late_less_early_and_a_window_averages():

@@ -1,3 +1,5 @@
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from induction_lab import (
     plot_score_by_layer,
 )
 from induction_lab.plots import plot_patterns
+from induction_lab.score_words import score_range
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,23 @@ def test_a_heatmap_shows_the_scores_on_their_own_range(scores):
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("head", "layer") and name in ax.get_title()
     low, high = plot_head_scores(scores, "logit_attribution").get_images()[0].get_clim()
     assert low == -high == pytest.approx(float((scores["logit_attribution"]).min()))
+
+
+@pytest.mark.parametrize(
+    ("score", "values", "expected"),
+    [
+        ("prefix_matching", [0.1, 0.2], (0, 1)),
+        ("ov_copying", [0.1, math.nan], (-1, 1)),
+        ("logit_attribution", [0.5, -2.0, math.nan], (-2, 2)),
+        ("logit_attribution", [0.0], (-1, 1)),
+        ("composition_K", [0.1, 0.2], (0, 1)),
+        ("composition_K", [0.1, -0.2], (-0.2, 0.2)),
+        ("norm", [3.0, 4.0], (0, 4)),
+        ("norm", [math.nan], (0, 1)),
+    ],
+)
+def test_a_score_is_drawn_on_its_own_range_else_on_that_of_its_values(score, values, expected):
+    assert score_range(score, np.array(values)) == expected
 
 
 def test_the_best_heads_are_framed_and_chance_is_not(scores):

@@ -29,7 +29,6 @@ from induction_lab import (
     write_report,
 )
 from induction_lab.attention_profiles import PLACES, attention_profiles
-from induction_lab.cli import main
 from induction_lab.head_scores import SCORES
 from induction_lab.head_views import head_views, token_names, worth_showing
 from induction_lab.heads import Head
@@ -284,13 +283,9 @@ def test_the_command_writes_the_page_and_says_where(tmp_path):
         (["--explanation", "nothing.json"], "There is no file nothing.json"),
     ],
 )
-def test_a_report_that_cannot_be_written_is_one_message(tmp_path, monkeypatch, capsys, arguments, said):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["induction-lab", "report", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.startswith("error: ") and said in " ".join(error.split())
+def test_a_report_that_cannot_be_written_is_one_message(tmp_path, command, arguments, said):
+    code, _, error = command("report", *arguments)
+    assert code == 2 and error.startswith("error: ") and said in error
     assert not list(tmp_path.iterdir())
 
 

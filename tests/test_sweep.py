@@ -156,8 +156,9 @@ def test_a_damaged_file_is_found_reported_and_measured_anew(tmp_path, what):
     pd.testing.assert_frame_equal(load_sweep(tmp_path), whole)
 
 
-def test_rows_that_are_damaged_inside_are_left_out_with_a_warning(tmp_path):
+def test_rows_that_are_damaged_inside_are_left_out_with_a_warning_and_measured_anew(tmp_path):
     sweep(plan("large", 2), tmp_path)
+    whole = load_sweep(tmp_path)
     path = max(CellFiles(tmp_path).files(), key=lambda path: path.stat().st_size)
     content = bytearray(path.read_bytes())
     at = len(content) // 3
@@ -165,6 +166,9 @@ def test_rows_that_are_damaged_inside_are_left_out_with_a_warning(tmp_path):
     path.write_bytes(bytes(content))
     with pytest.warns(UserWarning, match="1 damaged files"):
         assert set(load_sweep(tmp_path)["seed"]) == {0}
+    done = sweep(plan("large", 2), tmp_path)
+    assert done.damaged == [path] and (done.found, done.computed) == (1, 1)
+    pd.testing.assert_frame_equal(load_sweep(tmp_path), whole)
 
 
 def test_the_last_asked_for_counts_where_settings_changed(tmp_path):

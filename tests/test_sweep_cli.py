@@ -1,5 +1,4 @@
 import re
-import sys
 
 import pandas as pd
 import pytest
@@ -7,7 +6,6 @@ import sweeping
 from killing import RECIPE
 
 from induction_lab import formation, induction_counts, load_sweep, sweep, write_atlas
-from induction_lab.cli import main
 from induction_lab.run_training import train_run
 from induction_lab.sweep_tables import head_map
 
@@ -27,21 +25,11 @@ NAME = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch, capsys):
-    """The command in a folder with a plan: its exit code, and what it says."""
+def lab(tmp_path, command):
+    """The command in a folder with a plan."""
     (tmp_path / "my.toml").write_text(TOML)
     (tmp_path / "words.txt").write_text("one two")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["induction-lab", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, re.sub(r"[\s│]+", " ", said.err)
-
-    return run
+    return command
 
 
 def head_frame(rows) -> pd.DataFrame:
@@ -97,10 +85,10 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(lab, tmp_path, mistake):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-@pytest.mark.parametrize("command", ["sweep", "atlas"])
-def test_help_shows_examples(lab, command):
-    code, out, _ = lab(command, "--help")
-    assert code == 0 and "Example" in out and f"induction-lab {command}" in out
+@pytest.mark.parametrize("name", ["sweep", "atlas"])
+def test_help_shows_examples(lab, name):
+    code, out, _ = lab(name, "--help")
+    assert code == 0 and "Example" in out and f"induction-lab {name}" in out
 
 
 def test_the_atlas_of_a_run_is_one_page_in_which_names_are_text(lab, tmp_path):

@@ -104,8 +104,12 @@
   // one by one afterwards. `data-state`: busy, then seen (all in sight is drawn), then ready (all is).
   const PLACES = { map: "map-chart", circuit: "circuit-chart", losses: "headline", sort: "table" };
   const waiting = new Map();
-  const afterwards = (work) => setTimeout(work, 5); // idle callbacks can be kept waiting for seconds
   let frame = 0;
+
+  // Idle callbacks can be kept waiting for seconds and timers for milliseconds; a message lets frames and clicks pass.
+  const channel = new MessageChannel();
+  const afterwards = () => channel.port2.postMessage(null);
+  channel.port1.onmessage = drawRest;
 
   function later(name, work) {
     waiting.set(name, work);
@@ -130,14 +134,14 @@
     while (names.length && performance.now() < until) take(names.shift());
     if (names.length) { frame = requestAnimationFrame(drawSeen); return; }
     document.body.dataset.state = waiting.size ? "seen" : "ready";
-    if (waiting.size) afterwards(drawRest);
+    if (waiting.size) afterwards();
   }
 
   function drawRest() {
     const name = waiting.keys().next().value;
     if (frame || name === undefined) return; // something in sight comes first, and calls again
     take(name);
-    if (waiting.size) afterwards(drawRest);
+    if (waiting.size) afterwards();
     else document.body.dataset.state = "ready";
   }
 
