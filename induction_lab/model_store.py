@@ -123,6 +123,8 @@ def load_transformers(
         tokenizer = AutoTokenizer.from_pretrained(where[0], **where[1])
     except (OSError, ValueError, KeyError, TypeError):
         tokenizer = None  # a model without one is measured on tokens
+    if tokenizer is not None and len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        tokenizer = None  # what transformers makes of a folder that holds none: nothing but special tokens
     return network.eval(), tokenizer
 
 

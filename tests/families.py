@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import torch
 import transformers as hf
 
@@ -81,6 +84,16 @@ OUTSIDE = {  # architectures that do not go through the attention interface
     "mpt": lambda: hf.MptConfig(vocab_size=D_VOCAB, d_model=48, n_layers=2, n_heads=4, max_seq_len=256),
 }
 FAMILIES = {**INTERFACE, **OUTSIDE}
+
+
+def publish(hub: Path, name: str, family: str, steps: Iterable[int]) -> None:
+    """Lay a model into a local cache of the hub, a revision `step{n}` with weights of its own for each step."""
+    folder = hub / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    for step in steps:
+        commit = f"{step:040x}"
+        random_network(family, seed=step).save_pretrained(folder / "snapshots" / commit)
+        (folder / "refs" / f"step{step}").write_text(commit)
 
 
 def random_network(family: str, *, attention: str = "eager", seed: int = 0) -> torch.nn.Module:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from families import publish
 from pages import HOSTILE, hostile_model, trajectory
 
 import induction_lab
@@ -271,6 +273,21 @@ def test_the_command_writes_the_page_and_says_where(tmp_path):
     assert done.returncode == 0 and done.stderr == "" and "page.html" in done.stdout
     page = (tmp_path / "page.html").read_text()
     assert "induction-lab report --period 10 --prompts 2 --no-ablate -o page.html" in page
+
+
+def test_published_checkpoints_become_a_training_history(tmp_path):
+    publish(tmp_path / "hub", "EleutherAI/pythia-tiny", "gpt_neox", [0, 512, 1000])
+    asked = ["report", "EleutherAI/pythia-tiny", "--steps", "0,512,1000", "--period", "9", "--prompts", "2"]
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*COMMAND, *asked, "--no-ablate"], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    (shown,) = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])["models"]
+    assert shown["label"] == "EleutherAI/pythia-tiny" and shown["training"]["steps"] == [0, 512, 1000]
+    scores = unpack(shown["training"]["heads"]["current_token"]["values"]).reshape(3, -1)
+    assert (scores[0] != scores[1]).any() and (scores[1] != scores[2]).any()  # the revisions' own weights
 
 
 @pytest.mark.parametrize(
