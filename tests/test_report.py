@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import publish
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from families import publish
 from pages import HOSTILE, hostile_model, trajectory
 
 import induction_lab
