@@ -37,7 +37,10 @@ def main() -> None:
     parts = ["# Benchmarks, side by side", machine()]
     for name, title in TABLES.items():
         path = HERE / f"{name}.csv"
-        parts += [f"## {title}", as_markdown(pd.read_csv(path)) if path.is_file() else "Not measured here."]
+        table = pd.read_csv(path) if path.is_file() else None
+        if table is not None and name == "scaling":
+            table = ways_beside_each_other(table)
+        parts += [f"## {title}", "Not measured here." if table is None else as_markdown(table)]
         picture = path.with_suffix(".png")
         parts += [f"![{title}]({picture.name})"] if picture.is_file() else []
     (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
@@ -55,6 +58,19 @@ def machine() -> str:
         f"{os.cpu_count()} cores of {name}, {gpu}; {of}. The cores are shared and noisy, so ways are compared as "
         "ratios of paired runs (median, lowest, highest), never as seconds of different runs."
     )
+
+
+def ways_beside_each_other(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a point: seconds and MB of each way, and their ratios to the plain forward pass."""
+    plain = "transformers, plain forward (SDPA)"
+    ways = [plain, *(way for way in table["way"].unique() if way != plain)]
+    points = table.pivot(index=["axis", "at"], columns="way")
+    columns = {
+        f"{way}: s; MB": points["seconds"][way].map("{:.3g}; ".format) + points["peak_mb"][way].map("{:,.0f}".format)
+        for way in ways
+    }
+    ratios = {f"{way}: ratio": points["seconds"][way] / points["seconds"][plain] for way in ways[1:]}
+    return pd.DataFrame({**columns, **ratios}).replace("nan; nan", "too large").reset_index()
 
 
 def as_markdown(table: pd.DataFrame) -> str:

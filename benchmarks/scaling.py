@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from score_memory import cut, resident
 
 from induction_lab import load_model, repeated_tokens, score_heads
@@ -64,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.job is not None:
         print(json.dumps(measure(Job(*json.loads(args.job)))))
+        return
+    if args.redraw:
+        draw(pd.read_csv(args.out / "scaling.csv")).savefig(args.out / "scaling.png", dpi=110)
         return
     wanted = jobs(args.most)
     rows = []
@@ -133,7 +137,7 @@ def way(model: HookedModel, job: Job, prompts: Any) -> Callable[[], object]:
 def draw(table: Any) -> Figure:
     """Seconds above, peak memory below, one column an axis."""
     axes_of = {"context": "tokens, 4 layers", "heads": "heads, 1,025 tokens", "prompts": "prompts of 257 tokens"}
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex="col")
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex="col", sharey="row")
     for column, (axis, label) in enumerate(axes_of.items()):
         for row, measured in enumerate(("seconds", "peak_mb")):
             ax = axes[row, column]
@@ -141,6 +145,10 @@ def draw(table: Any) -> Figure:
                 own = table[(table["axis"] == axis) & (table["way"] == name)]
                 ax.plot(own["at"], own[measured].clip(lower=1e-3), "o-", ms=4, lw=1.4, color=colour, label=name)
             ax.set(xscale="log", yscale="log", ylabel=["seconds", "MB above the model"][row] if column == 0 else "")
+            ax.set_xticks(sorted(table.loc[table["axis"] == axis, "at"].unique()))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if x % 1024 == 0 else f"{x:g}")
+            ax.yaxis.set_major_formatter("{x:,g}")
             ax.spines[["top", "right"]].set_visible(False)
         axes[1, column].set_xlabel(label)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -150,6 +158,7 @@ def draw(table: Any) -> Figure:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=float, default=6.0, help="GB that attention matrices may take")
+    parser.add_argument("--redraw", action="store_true", help="only draw scaling.csv again")
     parser.add_argument("--job", help="run one job and print its numbers (used by the script itself)")
     parser.add_argument("--out", type=Path, default=HERE)
     return parser.parse_args(argv)
