@@ -2,7 +2,7 @@
 # make test   environment, lint, types, the real model's weights, all tests
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
-# make essay  the experiments that measure the essay's claims, and the same page
+# make essay  the experiments that measure the essay's claims, and the same page (20 minutes)
 # make bench  the side-by-side comparisons of benchmarks/, and RESULTS.md of them
 PYTHON ?= python3
 BIN := .venv/bin
