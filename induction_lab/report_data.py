@@ -129,6 +129,8 @@ def measure(
     short = _short_prompts(model, plan, attempt.left_out)
     views = attempt("patterns", lambda: head_views(model, shown, {name: each[0] for name, each in short.items()})) or {}
     ablation = attempt("ablation", lambda: _ablated(model, shown, plan)) if plan.ablate else None
+    if not plan.ablate:
+        attempt.left_out["ablation"] = "not asked for"
     sizes = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab", "n_ctx")
     return Subject(
         label or model.name,
