@@ -11,6 +11,7 @@ import os
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -64,7 +65,7 @@ def ways_beside_each_other(table: pd.DataFrame) -> pd.DataFrame:
     """A row a point: seconds and MB of each way, and their ratios to the plain forward pass."""
     plain = "transformers, plain forward (SDPA)"
     ways = [plain, *(way for way in table["way"].unique() if way != plain)]
-    points = table.pivot(index=["axis", "at"], columns="way")
+    points: Any = table.pivot(index=["axis", "at"], columns="way")
     columns = {
         f"{way}: s; MB": points["seconds"][way].map("{:.3g}; ".format) + points["peak_mb"][way].map("{:,.0f}".format)
         for way in ways

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
@@ -28,6 +28,7 @@ from filelock import FileLock
 
 from induction_lab.measurements import COLUMNS
 from induction_lab.models import HookedModel
+from induction_lab.snapshots import folder_name
 from induction_lab.sweep_plan import Cell
 from induction_lab.tables import writing
 
@@ -118,7 +119,7 @@ class CellFiles:
 
     def file(self, cell: Cell) -> Path:
         """Where a cell's rows are kept."""
-        return self.path / f"model={quote(cell.snapshot.model, safe=' ')}" / f"{cell.key}.parquet"
+        return self.path / f"model={folder_name(cell.snapshot.model)}" / f"{cell.key}.parquet"
 
     def failure_file(self, cell: Cell) -> Path:
         """Where it is kept what went wrong with it."""

@@ -18,10 +18,9 @@ import torch
 from induction_lab.cell_files import cell_table
 from induction_lab.models import HookedModel
 from induction_lab.provenance import versions
-from induction_lab.snapshots import Snapshot
 from induction_lab.sweep_plan import Cell
 
-_last: tuple[Any, HookedModel] | None = None  # the model that this process measured last
+_last: tuple[Any, HookedModel | _Unloadable] | None = None  # the model that this process measured last, or tried to
 
 
 class Outcome(NamedTuple):
@@ -39,21 +38,14 @@ def measure_cells(cells: Sequence[Cell]) -> list[Outcome]:
 
 
 def measured(cells: Sequence[Cell]) -> Iterator[Outcome]:
-    """The same, each as it comes. A model that cannot be loaded is tried once for all of them."""
-    broken: dict[Snapshot, str] = {}
+    """The same, each as it comes."""
     for cell in cells:
-        error = broken.get(cell.snapshot)
-        if error is None:
-            try:
-                yield _measured(cell)
-                continue
-            except _Unloadable as caught:
-                error = broken[cell.snapshot] = str(caught)
-            except Exception as caught:  # whatever it is, the other cells go on
-                error = _in_words(caught)
-                if isinstance(caught, MemoryError | torch.OutOfMemoryError):
-                    forget_model()
-        yield Outcome(cell, None, {}, error)
+        try:
+            yield _measured(cell)
+        except (Exception, SystemExit) as error:  # whatever it is, the other cells go on
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                forget_model()
+            yield Outcome(cell, None, {}, str(error) if isinstance(error, _Unloadable) else _in_words(error))
 
 
 def forget_model() -> None:
@@ -90,17 +82,21 @@ def _model(cell: Cell) -> tuple[HookedModel, float]:
     global _last
     wanted = (cell.snapshot, cell.device, cell.dtype)
     if _last is not None and _last[0] == wanted:
+        if isinstance(_last[1], _Unloadable):
+            raise _last[1]
         return _last[1], 0.0
     forget_model()  # before the next one comes: there may be room for one only
     start = time.perf_counter()
     try:
-        _last = (wanted, cell.snapshot.load(device=cell.device, dtype=cell.dtype))
+        model = cell.snapshot.load(device=cell.device, dtype=cell.dtype)
     except Exception as error:
-        raise _Unloadable(_in_words(error)) from error
-    return _last[1], time.perf_counter() - start
+        _last = (wanted, _Unloadable(_in_words(error)))
+        raise _last[1] from error
+    _last = (wanted, model)
+    return model, time.perf_counter() - start
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: BaseException) -> str:
     """The message of what we raise ourselves; of anything else where it came from, too."""
     if isinstance(error, ValueError):
         return str(error)

@@ -34,6 +34,11 @@ def save_figure(figure: Any, path: Path) -> Path:
     return path
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def say(message: str) -> None:
     """A line on a terminal that the next one replaces; nothing where output is piped."""
     if sys.stderr.isatty():

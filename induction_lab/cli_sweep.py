@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli_parts import say, stem
+from induction_lab.cli_parts import counted, say, stem
 from induction_lab.heads import LOOKS
 
 sweeping = typer.Typer()
@@ -36,7 +37,9 @@ def sweep(
         Executor, typer.Option(help="local: this process; pool: processes here; ray: a Ray cluster (extra: sweep).")
     ] = Executor.local,
     workers: Annotated[int | None, typer.Option(help="Processes at once; by default one a core.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; else one is started here.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto; else one is started here.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells, with about what they cost.")] = False,
     resume: Annotated[bool, typer.Option(help="Pass over cells that are finished.")] = True,
 ) -> None:
@@ -56,6 +59,8 @@ def sweep(
         table = sweeps.dry_run(chosen, path)
         say("")
         _show_costs(table, chosen.left_out)
+        for name in chosen.elsewhere:
+            typer.echo(f"{name} is no file or folder here: it is taken as an id on the Hugging Face hub.")
         return
     try:
         done = sweeps.sweep(
@@ -86,10 +91,18 @@ def atlas(
     """Draw a sweep as one page: head maps, depth, induction heads against size and training, when they form."""
     say("loading libraries …")
     from induction_lab.atlas import write_atlas
+    from induction_lab.cell_files import CellFiles
     from induction_lab.sweeps import load_sweep
     from induction_lab.terminal import show_files
 
-    frame = load_sweep(path)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        frame = load_sweep(path)
+    for each in warned:
+        typer.echo(f"warning: {each.message}", err=True)
+    failed = CellFiles(path).failures()
+    if failed:
+        typer.echo(f"warning: {counted(len(failed), 'cell')} failed and are not drawn: {path / '_failed'}", err=True)
     page = out or path.with_name(f"{path.name}.html")
     written = write_atlas(frame, page, score=score, threshold=threshold, title=f"Induction heads: {path.name}")
     say("")
@@ -126,12 +139,18 @@ def _show_summary(done: Any) -> None:
     out.print(f"{done.cells:,} cells: {counts}; {_duration(done.seconds)}.")
     for file in done.damaged[:5]:
         out.print(f"was damaged, is measured anew: {escape(str(file))}")
+    if len(done.damaged) > 5:
+        out.print(f"… and {len(done.damaged) - 5:,} more")
     for words in done.left_out:
         out.print(f"left out: {escape(words)}")
-    for cell, error in list(done.failed.items())[:5]:
-        out.print(f"[red]failed[/red]: {escape(cell)}: {escape(error)}")
-    if len(done.failed) > 5:
-        out.print(f"… and {len(done.failed) - 5:,} more: {escape(str(done.path / '_failed'))}")
+    alike: dict[str, list[str]] = {}
+    for cell, error in done.failed.items():
+        alike.setdefault(error, []).append(cell)
+    for error, some in list(alike.items())[:5]:
+        more = f" and {len(some) - 1:,} more" if len(some) > 1 else ""
+        out.print(f"[red]failed[/red]: {escape(some[0])}{more}: {escape(error)}")
+    if len(alike) > 5:
+        out.print(f"… and {len(alike) - 5:,} other errors: {escape(str(done.path / '_failed'))}")
     out.print(f"\nwritten:\n  {escape(str(done.path))}")
 
 

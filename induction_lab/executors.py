@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from induction_lab.cell_work import Outcome, forget_model, measure_cells, measured
@@ -92,7 +93,21 @@ def _submit(
     except BrokenProcessPool:  # it died with nothing to do
         pools[place].shutdown()
     pools[place] = ProcessPoolExecutor(1, context, _start_worker, (watched,))
-    return pools[place].submit(measure_cells, chunk)
+    with _deaf():
+        return pools[place].submit(measure_cells, chunk)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started here do not hear Ctrl-C, not even before they have read what they are to do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker(watched: Any) -> None:
@@ -100,7 +115,6 @@ def _start_worker(watched: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hands out
 
     def watch() -> None:
         watched.poll(None)  # nothing is ever sent: this returns at the end only

@@ -33,6 +33,7 @@ from induction_lab.losses import copy_masks
 from induction_lab.metrics import as_metric, losses_on
 from induction_lab.models import HookedModel
 from induction_lab.prompts import Prompts
+from induction_lab.substitutes import METHODS
 
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
 
@@ -132,6 +133,8 @@ class AblationSettings:
     def __post_init__(self) -> None:
         """Refuse what there is not."""
         as_metric(self.metric)
+        if self.method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {self.method!r}.")
         if self.most < 1:
             raise ValueError(f"`most` must be at least 1, got {self.most}.")
 

@@ -18,10 +18,25 @@ def progress_bar(total: int, description: str, *, shown: bool, done: int = 0) ->
         yield lambda n, note="": None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class TimeLeft(ProgressColumn):
+        """At the mean speed so far: what comes in bursts would mislead an estimate from the last seconds."""
+
+        def render(self, task: Task) -> Text:
+            steps, left = task.completed - done, (task.total or 0) - task.completed
+            return Text(
+                in_hours((task.elapsed or 0.0) * left / steps) if steps > 0 else "-:--:--", "progress.remaining"
+            )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
     columns = (*columns, TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, completed=done, note="")
         yield lambda n, note="": bar.update(task, advance=n, note=note)
+
+
+def in_hours(seconds: float) -> str:
+    """As `1:02:03`."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

@@ -43,10 +43,11 @@ def run_on_ray(
     Raises:
         ValueError: If Ray is not installed or there is no cluster at that address.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
     ray = _ray()
     connected_here = not ray.is_initialized()
     if connected_here:
-        _connect(ray, address or os.environ.get("RAY_ADDRESS"), workers)
+        _connect(ray, address, workers)
     task = ray.remote(measure_cells)
     waiting, lost = deque(chunks), Counter()
     flying: dict[Any, Chunk] = {}
@@ -115,8 +116,9 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
         else:
             ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        token = " Clusters of `ray start` ask for a token: set RAY_AUTH_MODE=token, or give `auto`." if address else ""
         where = f"at {address}" if address else "to be started here"
-        raise ValueError(f"There is no Ray cluster {where}: {error}") from error
+        raise ValueError(f"There is no Ray cluster {where}: {error}.{token}") from error
 
 
 def _most_at_once(ray: Any, workers: int | None) -> int:

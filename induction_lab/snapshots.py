@@ -9,6 +9,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
@@ -18,7 +19,7 @@ from induction_lab.models import HookedModel
 from induction_lab.runs import RECIPE, TOKENIZER, Run, checkpoint_folder
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
-_LONGEST = 150  # characters of a name, which becomes a folder's
+_LONGEST = 200  # characters of a folder's name
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Source:
         """Refuse what cannot be."""
         label = self.label or (Path(self.name).name if Path(self.name).exists() else self.name)
         object.__setattr__(self, "label", label)
-        if not 0 < len(label) <= _LONGEST:
-            raise ValueError(f"a model's label has 1 to {_LONGEST} characters, got {label!r}.")
+        if not 0 < len(folder_name(label)) <= _LONGEST:
+            raise ValueError(f"a model's label has 1 to {_LONGEST} characters, fewer beyond ASCII, got {label!r}.")
         for what, given in (("revisions", self.revisions), ("steps", self.steps)):
             if len(set(given)) < len(given):
                 raise ValueError(f"`{what}` of {label} must differ, got {list(given)}.")
@@ -112,6 +113,11 @@ class Snapshot:
         """Model and revision or step."""
         at = self.revision or (f"step{self.step}" if self.step is not None else "")
         return f"{self.model} {at}".strip()
+
+
+def folder_name(label: str) -> str:
+    """A label as a folder may be called, from which `unquote` makes the label again."""
+    return quote(label, safe=" ")
 
 
 def weights_of(path: Path) -> str:

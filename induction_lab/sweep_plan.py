@@ -28,6 +28,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from induction_lab.measurements import MEASUREMENTS, FunctionSettings, Measurement, identity
 from induction_lab.provenance import DEFINITIONS_VERSION
 from induction_lab.settings import built
@@ -119,8 +121,18 @@ class SweepPlan:
                 raise ValueError(f"{what} must differ, got {list(given)}. A model's `label` can be chosen.")
         if not all(0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError(f"seeds are whole numbers, 0 or more, got {list(self.seeds)}.")
+        if self.device not in (None, "auto"):
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise ValueError(f"`device` is a name such as cpu, cuda or auto, got {self.device!r}.") from error
         if self.dtype not in DTYPES:
             raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+
+    @property
+    def elsewhere(self) -> list[str]:
+        """Names of models that are no files or folders here, nor come with a package: ids on the Hugging Face hub."""
+        return [source.name for source in self.models if not source.is_local]
 
     @property
     def left_out(self) -> list[str]:

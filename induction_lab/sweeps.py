@@ -189,21 +189,32 @@ def _outcomes(
 ) -> Generator[Outcome, None, None]:
     if executor == "local":
         yield from run_here(chunks_of(cells, 1), on_flight=on_flight)
-    elif executor == "pool":
-        n_workers = min(workers or cores(), max(1, len(cells)))
-        yield from run_in_processes(chunks_of(cells, n_workers), workers=n_workers, on_flight=on_flight)
     elif cells:
-        need = Estimates(facts_of(file) for file in files.files()[:1000]).need
-        chunks = chunks_of(cells, workers or cores())
-        yield from run_on_ray(chunks, address=address, workers=workers, need=need, on_flight=on_flight)
+        estimates = Estimates(facts_of(file) for file in files.files()[:1000])
+        n_workers = min(workers or cores(), len(cells))
+        chunks = chunks_of(cells, n_workers, estimates)
+        if executor == "pool":
+            yield from run_in_processes(chunks, workers=n_workers, on_flight=on_flight)
+        else:
+            need = estimates.need
+            yield from run_on_ray(chunks, address=address, workers=workers, need=need, on_flight=on_flight)
 
 
-def chunks_of(cells: Sequence[Cell], workers: int) -> list[Chunk]:
-    """Cells of one snapshot together, in evenly sized chunks, at least four for each worker where there are so many."""
-    size = max(1, min(CHUNK, math.ceil(len(cells) / (4 * workers))))
+def chunks_of(cells: Sequence[Cell], workers: int, estimates: Estimates | None = None) -> list[Chunk]:
+    """Cells of one snapshot together, in evenly sized chunks, at least four for each worker where there are so many.
+
+    What a worker has not handed in is lost when it is stopped: so no more in a chunk than it measures in half a minute,
+    or in ten times what loading the model takes, by the estimates.
+    """
+    most = max(1, min(CHUNK, math.ceil(len(cells) / (4 * workers))))
     chunks: list[Chunk] = []
     for _, some in itertools.groupby(cells, key=lambda cell: cell.snapshot):
         together = list(some)
+        size = most
+        if estimates is not None:
+            seconds = sum(map(estimates.seconds, together)) / len(together)
+            worth = max(30.0, 10 * estimates.loading(together[0])) / max(seconds, 1e-3)
+            size = most if math.isnan(worth) else max(1, min(most, int(worth)))
         n_chunks = math.ceil(len(together) / size)
         cuts = [round(i * len(together) / n_chunks) for i in range(n_chunks + 1)]
         chunks += [together[first:last] for first, last in itertools.pairwise(cuts)]

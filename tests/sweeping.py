@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,8 @@ def wrong(model, prompts, seed) -> pd.DataFrame:
         raise RuntimeError("it went wrong")
     if seed == 2:
         raise MemoryError("no memory")
+    if seed == 3:
+        sys.exit(3)
     return tiny(model, prompts, seed)
 
 

@@ -13,6 +13,7 @@ from sweeping import MARK, plan
 from induction_lab import find_circuit, load_sweep, load_sweep_plan, repeated_tokens, score_heads, sweep
 from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
 from induction_lab.cell_files import CellFiles
+from induction_lab.estimates import Estimates
 from induction_lab.executors import try_again
 from induction_lab.sweeps import CHUNK, chunks_of, dry_run
 
@@ -107,11 +108,12 @@ def test_what_fails_is_written_down_and_forgotten_when_it_succeeds(tmp_path, mon
     AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=20), seed=0).save(tmp_path / "broken")
     whole = (tmp_path / "broken" / "model.safetensors").read_bytes()
     (tmp_path / "broken" / "model.safetensors").write_bytes(whole[:100])
-    asked = plan("wrong", 3, models=["attn-only-2l", str(tmp_path / "broken"), "no/such-model"])
+    asked = plan("wrong", 4, models=["attn-only-2l", str(tmp_path / "broken"), "no/such-model"])
     done = sweep(asked, folder)
-    assert done.computed == 1 and len(done.failed) == 8
-    reasons = [done.failed[f"attn-only-2l: wrong on short, seed {seed}"] for seed in (1, 2)]
+    assert done.computed == 1 and len(done.failed) == 11
+    reasons = [done.failed[f"attn-only-2l: wrong on short, seed {seed}"] for seed in (1, 2, 3)]
     assert reasons[0].startswith("RuntimeError: it went wrong (") and reasons[1].startswith("MemoryError: no memory")
+    assert reasons[2].startswith("SystemExit: 3")
     assert "nor could it be fetched" in done.failed["no/such-model: wrong on short, seed 0"]
     assert "broken" in done.failed["broken: wrong on short, seed 0"]
     assert CellFiles(folder).failures() == done.failed
@@ -121,10 +123,22 @@ def test_what_fails_is_written_down_and_forgotten_when_it_succeeds(tmp_path, mon
     again = sweep(asked, folder)
     assert (
         again.found == 1
-        and again.computed == 5
-        and set(again.failed) == {f"no/such-model: wrong on short, seed {seed}" for seed in range(3)}
+        and again.computed == 7
+        and set(again.failed) == {f"no/such-model: wrong on short, seed {seed}" for seed in range(4)}
     )
     assert CellFiles(folder).failures() == again.failed
+
+
+def test_a_model_that_cannot_be_had_is_tried_once_for_all_its_cells(tmp_path, monkeypatch):
+    tried = []
+
+    def load(name, **how):
+        tried.append(name)
+        raise ValueError("not here")
+
+    monkeypatch.setattr("induction_lab.snapshots.load_model", load)
+    done = sweep(plan(seeds=12, models=["no/such-model"]), tmp_path)
+    assert len(done.failed) == 12 and set(done.failed.values()) == {"not here"} and tried == ["no/such-model"]
 
 
 def test_a_function_that_returns_no_table_fails_its_cells_alone(tmp_path):
@@ -257,6 +271,17 @@ def test_chunks_keep_snapshots_together_and_are_even(tmp_path):
         assert all(len({cell.snapshot for cell in chunk}) == 1 for chunk in chunks)
     assert max(map(len, chunks_of(cells * 10, 1))) <= CHUNK
     assert chunks_of([], 2) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "loading", "most"), [(10.0, 0.1, 3), (10.0, 20.0, 20), (99.0, 0.1, 1), (0.01, 0.1, 32)]
+)
+def test_slow_cells_go_in_small_chunks_since_what_is_not_handed_in_may_be_lost(monkeypatch, seconds, loading, most):
+    cells = load_sweep_plan(plan(seeds=400)).cells()
+    monkeypatch.setattr(Estimates, "seconds", lambda self, cell: seconds)
+    monkeypatch.setattr(Estimates, "loading", lambda self, cell: loading)
+    chunks = chunks_of(cells, 2, Estimates())
+    assert [cell for chunk in chunks for cell in chunk] == cells and 0.5 * most < max(map(len, chunks)) <= most
 
 
 def test_a_dry_run_learns_from_what_is_finished(tmp_path):

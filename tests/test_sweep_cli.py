@@ -1,3 +1,4 @@
+import math
 import re
 
 import pandas as pd
@@ -7,7 +8,7 @@ from killing import RECIPE
 
 from induction_lab import formation, induction_counts, load_sweep, sweep, write_atlas
 from induction_lab.run_training import train_run
-from induction_lab.sweep_tables import head_map
+from induction_lab.sweep_tables import head_map, last_snapshots
 
 TOML = """
 models = ["attn-only-2l"]
@@ -49,7 +50,7 @@ def test_a_dry_run_lists_cells_and_writes_nothing(lab, tmp_path):
 def test_a_sweep_says_what_it_did_and_exits_with_1_where_cells_failed(lab, tmp_path):
     code, out, err = lab("sweep", "my.toml")  # the bundled model has no tokenizer
     assert code == 1 and "6 cells: 4 measured, 0 were there, 2 failed" in out and err.strip() == ""
-    assert "failed: attn-only-2l: losses on words, seed 0: This model has no tokenizer" in out
+    assert "failed: attn-only-2l: losses on words, seed 0 and 1 more: This model has no tokenizer" in out
     (tmp_path / "my.toml").write_text(TOML[: TOML.index("[prompts.words]")])
     code, out, _ = lab("sweep", "my.toml")
     assert code == 0 and "4 cells: 0 measured, 4 were there, 0 failed" in out and "results/my" in out
@@ -119,6 +120,7 @@ def test_counts_and_formation_are_those_of_a_table_made_by_hand():
     grows = formed.loc["grows"]
     assert (grows["seen"], grows["formed"], grows["step"], grows["lowest"], grows["highest"]) == (2, 2, 25, 20, 30)
     assert grows["standard_error"] == pytest.approx(5) and formed.loc["never", "formed"] == 0
+    assert grows["after"] == 10 and math.isnan(formed.loc["never", "after"])
     counts = induction_counts(frame)
     at = counts[(counts["model"] == "grows") & (counts["step"] == 20)].iloc[0]
     assert (at["count"], at["lowest"], at["highest"], at["best"]) == (0.5, 0, 1, pytest.approx(0.55))
@@ -128,3 +130,41 @@ def test_counts_and_formation_are_those_of_a_table_made_by_hand():
     assert heads[(heads["model"] == "grows") & (heads["layer"] == 1)]["value"].item() == pytest.approx(0.9)
     with pytest.raises(ValueError, match="There is no score 'x' of heads in this sweep; there are prefix_matching"):
         formation(frame, "x")
+
+
+def test_the_last_snapshot_is_the_greatest_step_else_the_last_revision():
+    """Never a mean over snapshots, nor a revision without a step beside those with one."""
+    frame = pd.concat(
+        [
+            head_frame([("steps", 0, 0, 1, 1, 0.1), ("steps", 143_000, 0, 1, 1, 0.9), ("steps", None, 0, 1, 1, 0.0)]),
+            head_frame([("named", None, 0, 1, 1, 0.2)]).assign(revision="main"),
+            head_frame([("named", None, 0, 1, 1, 0.7)]).assign(revision="v1"),
+        ]
+    )
+    for table in (frame, frame.assign(step=frame["step"].astype("Int64"))):
+        maps = head_map(table).set_index("model")["value"]
+        assert maps.to_dict() == {"steps": 0.9, "named": 0.7}
+        best = last_snapshots(induction_counts(table)).set_index("model")["best"]
+        assert best.to_dict() == {"steps": 0.9, "named": 0.7}
+
+
+def test_an_atlas_says_what_failed_and_where_nothing_formed(lab, tmp_path):
+    pytest.importorskip("plotly", reason="Plotly is not here: pip install 'induction-lab[report]'")
+    run = train_run(RECIPE, tmp_path / "run", device="cpu")
+    models = [{"name": str(run.folder), "label": "ours", "steps": [0, 5]}, {"name": "attn-only-2l", "label": "other"}]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    measurements = {"head_scores": {"scores": ["prefix_matching"]}}
+    done = sweep({**sweeping.plan(models=[*models, "broken"], seeds=1), "measurements": measurements}, "all")
+    assert len(done.failed) == 1
+    code, _, err = lab("atlas", "all", "-o", "atlas.html", "--threshold", "0.999")
+    page = (tmp_path / "atlas.html").read_text()
+    assert code == 0 and "1 cell failed and are not drawn" in err and "width=device-width" in page
+    assert "Never reached by ours." in page and "3 cells of 2 models" in page
+    assert lab("atlas", "all", "--threshold", "nan")[0] == 2
+
+
+def test_a_dry_run_names_models_that_are_not_here(lab, tmp_path):
+    (tmp_path / "my.toml").write_text(TOML.replace("attn-only-2l", "runs/mistyped"))
+    code, out, _ = lab("sweep", "my.toml", "--dry-run")
+    assert code == 0 and "runs/mistyped is no file or folder here: it is taken as an id on the Hugging Face hub" in out
