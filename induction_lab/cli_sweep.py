@@ -124,8 +124,10 @@ def _show_costs(costs: Any, left_out: list[str]) -> None:
     out.print(table)
     left = int(costs["cells"].sum() - costs["done"].sum())
     known = costs["seconds"].sum(skipna=True)
-    more = " and more: of some nothing is known" if costs["seconds"].isna().any() else ""
-    out.print(f"\n{left:,} of {costs['cells'].sum():,} cells to measure, about {_duration(known)} on one worker{more}.")
+    unknown = costs["seconds"].isna()
+    more = " and more: of some nothing is known" if unknown.any() else ""
+    about = f", about {_duration(known)} on one worker{more}"
+    out.print(f"\n{left:,} of {costs['cells'].sum():,} cells to measure{'' if unknown.all() else about}.")
     for words in left_out:
         out.print(f"left out: {escape(words)}")
 

@@ -27,13 +27,25 @@ def built(kind: type[T], values: dict[str, Any], section: str) -> T:
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in given.items():
         if not _fits(value, types[name]):
-            raise ValueError(f"[{section}] `{name}` must be {known[name]}, got {values[name]!r}.")
+            raise ValueError(f"[{section}] `{name}` must be {_in_words(types[name])}, got {values[name]!r}.")
         if types[name] is float:
             given[name] = float(value)
     try:
         return kind(**given)
     except ValueError as error:
         raise ValueError(f"[{section}] {error}") from error
+
+
+def _in_words(wanted: Any) -> str:
+    """What may stand in TOML."""
+    parts = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return " or ".join(map(repr, parts))
+    if get_origin(wanted) is tuple:
+        return f"a list, each {_in_words(parts[0])}"
+    if parts:
+        return " or ".join(_in_words(part) for part in parts if part is not type(None))
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(wanted, str(wanted))
 
 
 def _fits(value: Any, wanted: Any) -> bool:

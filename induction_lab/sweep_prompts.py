@@ -82,6 +82,8 @@ class TextSpec:
 
     def prompts(self, model: HookedModel, seed: int) -> Prompts:
         """The pieces of one seed."""
+        if model.tokenizer is None:
+            raise ValueError(f"{model.name} has no tokenizer and cannot read text: give it prompts of repeats alone.")
         every = text_prompts(model, self.text, length=self.length)
         generator = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(every), generator=generator)[: self.n_prompts].sort().values

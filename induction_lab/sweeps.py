@@ -137,12 +137,15 @@ def load_sweep(path: str | Path) -> pd.DataFrame:
                 damaged.append(file)
             else:
                 tables.append(table)
-    if damaged:
-        names = ", ".join(str(file) for file in damaged[:3]) + (", …" if len(damaged) > 3 else "")
-        kept_out = f"{len(damaged)} damaged files are left out: {names}. Sweep again: they are measured anew."
-        warnings.warn(kept_out, stacklevel=2)
+    if damaged and not tables:
+        n = "1 file, all of it" if len(damaged) == 1 else f"{len(damaged)} files, all of them"
+        raise ValueError(f"{path} holds {n} damaged. Sweep again, and they are measured anew.")
     if not tables:
         raise ValueError(f"{path} holds no cells of a sweep. Make some: induction-lab sweep SWEEP.toml -o {path}")
+    if damaged:
+        names = ", ".join(str(file) for file in damaged[:3]) + (", …" if len(damaged) > 3 else "")
+        n = "1 damaged file is" if len(damaged) == 1 else f"{len(damaged)} damaged files are"
+        warnings.warn(f"{n} left out: {names}. Sweep again, and they are measured anew.", stacklevel=2)
     frame: Any = pa.concat_tables(tables).to_pandas(ignore_metadata=True)
     frame["step"] = frame["step"].astype("Int64")
     order = ["model", "step", "revision", "prompts", "seed", "measurement"]

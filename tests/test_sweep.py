@@ -163,7 +163,7 @@ def test_a_damaged_file_is_found_reported_and_measured_anew(tmp_path, what):
     else:
         path.write_bytes(content[what])
     if what != "another cell's":
-        with pytest.warns(UserWarning, match="1 damaged files are left out"):
+        with pytest.warns(UserWarning, match="1 damaged file is left out"):
             assert len(load_sweep(tmp_path)) == len(whole) - 2
     done = sweep(plan(seeds=3), tmp_path)
     assert done.damaged == [path] and (done.found, done.computed) == (2, 1)
@@ -178,7 +178,12 @@ def test_rows_that_are_damaged_inside_are_left_out_with_a_warning_and_measured_a
     at = len(content) // 3
     content[at : at + 64] = bytes(64)
     path.write_bytes(bytes(content))
-    with pytest.warns(UserWarning, match="1 damaged files"):
+    path_of_other = next(each for each in CellFiles(tmp_path).files() if each != path)
+    path_of_other.rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match="holds 1 file, all of it damaged"):
+        load_sweep(tmp_path)
+    (tmp_path / "aside").rename(path_of_other)
+    with pytest.warns(UserWarning, match="1 damaged file is left out"):
         assert set(load_sweep(tmp_path)["seed"]) == {0}
     done = sweep(plan("large", 2), tmp_path)
     assert done.damaged == [path] and (done.found, done.computed) == (1, 1)

@@ -50,7 +50,10 @@ def test_a_dry_run_lists_cells_and_writes_nothing(lab, tmp_path):
 def test_a_sweep_says_what_it_did_and_exits_with_1_where_cells_failed(lab, tmp_path):
     code, out, err = lab("sweep", "my.toml")  # the bundled model has no tokenizer
     assert code == 1 and "6 cells: 4 measured, 0 were there, 2 failed" in out and err.strip() == ""
-    assert "failed: attn-only-2l: losses on words, seed 0 and 1 more: This model has no tokenizer" in out
+    assert (
+        "failed: attn-only-2l: losses on words, seed 0 and 1 more: attn-only-2l has no tokenizer and cannot read text"
+        in out
+    )
     (tmp_path / "my.toml").write_text(TOML[: TOML.index("[prompts.words]")])
     code, out, _ = lab("sweep", "my.toml")
     assert code == 0 and "4 cells: 0 measured, 4 were there, 0 failed" in out and "results/my" in out

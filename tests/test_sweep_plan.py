@@ -137,7 +137,10 @@ MISTAKES = {
     "models are no list": ({"models": "gpt2"}, "`models` is a list"),
     "a model without name": ({"models": [{"label": "x"}]}, "a table with a `name`"),
     "unknown entry of a model": ({"models": [{"name": "gpt2", "step": [1]}]}, r"\[models\] has no step"),
-    "steps that are none": ({"models": [{"name": "gpt2", "steps": ["1"]}]}, "`steps` must be tuple"),
+    "steps that are none": (
+        {"models": [{"name": "gpt2", "steps": ["1"]}]},
+        "must be a list, each a whole number",
+    ),
     "negative steps": ({"models": [{"name": "gpt2", "steps": [-1]}]}, "must not be negative"),
     "one step twice": ({"models": [{"name": "gpt2", "steps": [1, 1]}]}, "must differ"),
     "both revisions and steps": ({"models": [{"name": "g", "steps": [1], "revisions": ["a"]}]}, "without `steps`"),
