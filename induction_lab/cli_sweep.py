@@ -15,6 +15,7 @@ from induction_lab.cli_parts import counted, say, stem
 from induction_lab.heads import LOOKS
 
 sweeping = typer.Typer()
+_COUNTED = ("snapshots", "measurement", "cells", "done")
 
 
 class Executor(StrEnum):
@@ -40,7 +41,8 @@ def sweep(
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster, HOST:PORT or auto; else one is started here.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells, with about what they cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which cells, and about what they cost.")] = False,
+    cells: Annotated[bool, typer.Option("--cells", help="With --dry-run: one line a cell, not a measurement.")] = False,
     resume: Annotated[bool, typer.Option(help="Pass over cells that are finished.")] = True,
 ) -> None:
     """Measure every model x revision x prompts x seed x measurement of PLAN, each once.
@@ -53,12 +55,14 @@ def sweep(
     from induction_lab.sweep_plan import load_sweep_plan
 
     path = out or Path("results") / stem(plan.stem)
+    if cells and not dry_run:
+        raise ValueError("--cells goes with --dry-run.")
     chosen = load_sweep_plan(plan)
     say("reading weights and what is finished …")
     if dry_run:
         table = sweeps.dry_run(chosen, path)
         say("")
-        _show_costs(table, chosen.left_out)
+        _show_costs(table, chosen.left_out, each=cells)
         for name in chosen.elsewhere:
             typer.echo(f"{name} is no file or folder here: it is taken as an id on the Hugging Face hub.")
         return
@@ -109,27 +113,39 @@ def atlas(
     show_files([written])
 
 
-def _show_costs(costs: Any, left_out: list[str]) -> None:
+def _show_costs(costs: Any, left_out: list[str], *, each: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "snapshots", "measurement", "cells", "done", "about", "memory"):
-        table.add_column(name, justify="left" if name in ("model", "measurement") else "right", overflow="fold")
-    for row in costs.to_dict("records"):
-        counts = (str(row["snapshots"]), row["measurement"], f"{row['cells']:,}", f"{row['done']:,}")
-        table.add_row(escape(row["model"]), *counts, _duration(row["seconds"]), _size(row["memory"]))
+    names = ("snapshot", "measurement", "prompts", "seed", "done") if each else _COUNTED
+    for name in ("model", *names, "about", "memory"):
+        right = name in ("snapshots", "cells", "done", "seed", "about", "memory")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in (costs if each else _by_measurement(costs)).to_dict("records"):
+        row["done"] = ("yes" if row["done"] else "no") if each else row["done"]
+        facts = (escape(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name])) for name in names)
+        table.add_row(escape(row["model"]), *facts, _duration(row["seconds"]), _size(row["memory"]))
     out = Console(highlight=False)
     out.print(table)
-    left = int(costs["cells"].sum() - costs["done"].sum())
-    known = costs["seconds"].sum(skipna=True)
-    unknown = costs["seconds"].isna()
+    known, unknown = costs["seconds"].sum(skipna=True), costs["seconds"].isna()
     more = " and more: of some nothing is known" if unknown.any() else ""
-    about = f", about {_duration(known)} on one worker{more}"
-    out.print(f"\n{left:,} of {costs['cells'].sum():,} cells to measure{'' if unknown.all() else about}.")
+    about = "" if unknown.all() else f", about {_duration(known)} on one worker{more}"
+    out.print(f"\n{len(costs) - costs['done'].sum():,} of {len(costs):,} cells to measure{about}.")
     for words in left_out:
         out.print(f"left out: {escape(words)}")
+
+
+def _by_measurement(costs: Any) -> Any:
+    """The same, one row a model and measurement."""
+    return costs.groupby(["model", "measurement"], as_index=False).agg(
+        snapshots=("snapshot", "nunique"),
+        cells=("done", "size"),
+        done=("done", "sum"),
+        seconds=("seconds", lambda seconds: seconds.sum(skipna=False)),
+        memory=("memory", "max"),
+    )
 
 
 def _show_summary(done: Any) -> None:
@@ -160,7 +176,7 @@ def _duration(seconds: float) -> str:
     if math.isnan(seconds):
         return "?"
     if seconds < 100:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2f} s" if 0 < seconds < 0.1 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 

@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -153,24 +154,25 @@ def load_sweep(path: str | Path) -> pd.DataFrame:
 
 
 def dry_run(plan: SweepPlan, path: str | Path) -> pd.DataFrame:
-    """What a sweep would do: one row a model and measurement.
+    """What a sweep would do: one row a cell, snapshot by snapshot.
 
-    Columns: model, snapshots, measurement, cells, done, seconds (of what is left, one after another, loading included)
-    and memory (bytes of a worker), both about, NaN where nothing tells.
+    Columns: model, snapshot (its revision or step, "" where there is none), prompts, seed, measurement, done, seconds
+    (0 where it is done; else about, with its share of loading the model) and memory (bytes of a worker, about), both
+    NaN where nothing tells.
     """
     files, cells = CellFiles(path), plan.cells()
     estimates = Estimates(facts_of(file) for file in files.files())
     done = set(files.finished(cells)[0])
+    left = Counter(cell.snapshot for cell in cells if cell not in done)
     rows = []
-    for (model, name), some in itertools.groupby(sorted(cells, key=_group), key=_group):
-        together = list(some)
-        left = [cell for cell in together if cell not in done]
-        loads = {cell.snapshot: estimates.loading(cell) / len(plan.measurements) for cell in left}
-        seconds = sum(estimates.seconds(cell) for cell in left) + sum(loads.values())
-        memory = float(estimates.need(together[0]).memory or math.nan)
-        n_snapshots = len({cell.snapshot for cell in together})
-        rows.append((model, n_snapshots, name, len(together), len(together) - len(left), seconds, memory))
-    return pd.DataFrame(rows, columns=["model", "snapshots", "measurement", "cells", "done", "seconds", "memory"])
+    for cell in cells:
+        at, n_left = cell.place["revision"] or "", left[cell.snapshot]
+        seconds = 0.0 if cell in done else estimates.seconds(cell) + estimates.loading(cell) / n_left
+        memory = float(estimates.need(cell).memory or math.nan)
+        place = (cell.snapshot.model, at, cell.prompts_name, cell.seed, cell.name)
+        rows.append((*place, cell in done, seconds, memory))
+    columns = ["model", "snapshot", "prompts", "seed", "measurement", "done", "seconds", "memory"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _check(executor: str, workers: int | None, address: str | None) -> None:
@@ -242,7 +244,3 @@ def _readable(path: Path) -> pa.Table | None:
         return read_cell(path)
     except ValueError:
         return None
-
-
-def _group(cell: Cell) -> tuple[str, str]:
-    return cell.snapshot.model, cell.name

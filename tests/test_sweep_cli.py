@@ -43,8 +43,12 @@ def head_frame(rows) -> pd.DataFrame:
 def test_a_dry_run_lists_cells_and_writes_nothing(lab, tmp_path):
     code, out, _ = lab("sweep", "my.toml", "--dry-run")
     assert code == 0 and "0 of" not in out and not (tmp_path / "results").exists()
-    assert re.search(r"^attn-only-2l +1 +circuit +2 +0 +\d\.\d s +0\.7 GB$", out, re.MULTILINE)
+    assert re.search(r"^attn-only-2l +1 +circuit +2 +0 +\d\.\d+ s +0\.7 GB$", out, re.MULTILINE)
     assert "6 of 6 cells to measure, about" in out and "left out: circuit on words: it wants repeated tokens" in out
+    code, out, _ = lab("sweep", "my.toml", "--dry-run", "--cells")
+    lines = re.findall(r"^attn-only-2l +(\w+) +(\w+) +(\d) +no +\d\.\d+ s +0\.7 GB$", out, re.MULTILINE)
+    assert code == 0 and len(set(lines)) == 6 and ("losses", "words", "1") in lines
+    assert lab("sweep", "my.toml", "--cells")[0] == 2
 
 
 def test_a_sweep_says_what_it_did_and_exits_with_1_where_cells_failed(lab, tmp_path):
