@@ -39,6 +39,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/report_speed.py --model smollm2-135m
 	$(BIN)/python benchmarks/sweep_overhead.py
+	$(BIN)/python benchmarks/gpu_engine.py
 	$(BIN)/python benchmarks/results.py
 
 claims: $(READY)

@@ -36,7 +36,8 @@ LENGTHS = (8_192, 16_384, 32_768, 65_536, 131_072)
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if not torch.cuda.is_available():
-        raise SystemExit("There is no GPU here: this benchmark needs one that torch.cuda sees.")
+        print("There is no GPU that torch.cuda sees: nothing is measured.")
+        return
     exact: Any = pd.DataFrame([row for dtype in TOLERANCE for row in exactness(dtype)])
     exact.to_csv(args.out / "gpu_exactness.csv", index=False)
     print(exact.to_string(index=False), flush=True)

@@ -2,9 +2,10 @@
 
     python benchmarks/report_speed.py --model smollm2-135m --chromium /usr/bin/chromium
 
-Writes benchmarks/report.csv: the file's size; seconds of the computations in it, one public call after another, and of
-`write_report` as a whole; in headless Chromium the first paint, and for each interaction the milliseconds from the
-event to the frame in which all in sight that it changes is drawn, and all that it changes (median, greatest).
+Writes benchmarks/report.csv: the file's size; seconds of the computations in it, one public call after another, and
+of `write_report` as a whole, three rounds in turn; in headless Chromium the first paint, and for each interaction the
+milliseconds from the event to the frame in which all in sight that it changes is drawn, and all that it changes
+(median, greatest).
 About 5 minutes for smollm2-135m on 2 CPU cores.
 """
 
@@ -37,6 +38,7 @@ from induction_lab.attention_profiles import attention_profiles
 from induction_lab.head_views import worth_showing
 from induction_lab.report_data import ABLATION_PROMPTS, REFERENCE_PROMPTS, SHORT_PERIOD, TEXT, TEXT_TOKENS
 
+ROUNDS = 3
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 # Each: what is done, as a function in the page; it returns when the last panel is drawn, in milliseconds.
@@ -91,11 +93,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def cost(model: HookedModel, path: Path) -> list[tuple[str, float, float | None]]:
-    """Seconds of the computations alone, call by call, and of the report with the same."""
+    """Seconds of the computations alone, call by call, and of the report with the same, in turn."""
     measure(model)  # once before: imports, caches
-    alone = timed(lambda: measure(model))
-    whole = timed(lambda: write_report(model, path))
-    return [("computations, s", alone, None), ("write_report, s", whole, None), ("ratio", whole / alone, None)]
+    alone, whole = zip(
+        *[(timed(lambda: measure(model)), timed(lambda: write_report(model, path))) for _ in range(ROUNDS)], strict=True
+    )
+    ratios = [b / a for a, b in zip(alone, whole, strict=True)]
+    named = {"computations, s": alone, "write_report, s": whole, "ratio": ratios}
+    return [(what, statistics.median(values), max(values)) for what, values in named.items()]
 
 
 def measure(model: HookedModel) -> None:
@@ -107,7 +112,7 @@ def measure(model: HookedModel) -> None:
     ov_eigenvalues(model)
     for kind in "KQV":
         composition_scores(model, kind)
-    find_circuit(model, prompts)
+    find_circuit(model, prompts, scores=scores)
     heads = [str(head) for head in worth_showing(scores)]
     capture(model, repeated_tokens(model, n_prompts=1, period=SHORT_PERIOD), ["pattern", "v"], heads=heads)
     if model.tokenizer is not None:

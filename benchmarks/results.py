@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scaling import PLAIN
 
 from induction_lab.provenance import versions
 
@@ -30,7 +31,8 @@ TABLES = {
     "workers": "Many seeds at once (`training_speed.py`)",
     "report": "Writing and using the report (`report_speed.py`)",
     "sweep": "What a cell of a sweep costs beside its measurement (`sweep_overhead.py`)",
-    "gpu": "The engine on a GPU (`gpu_engine.py`)",
+    "gpu_exactness": "The engine on a GPU: every path against float64 (`gpu_engine.py`)",
+    "gpu": "The engine on a GPU: a model of Llama 3 8B's shape (`gpu_engine.py`)",
 }
 
 
@@ -63,14 +65,13 @@ def machine() -> str:
 
 def ways_beside_each_other(table: pd.DataFrame) -> pd.DataFrame:
     """A row a point: seconds and MB of each way, and their ratios to the plain forward pass."""
-    plain = "transformers, plain forward (SDPA)"
-    ways = [plain, *(way for way in table["way"].unique() if way != plain)]
+    ways = [PLAIN, *(way for way in table["way"].unique() if way != PLAIN)]
     points: Any = table.pivot(index=["axis", "at"], columns="way")
     columns = {
         f"{way}: s; MB": points["seconds"][way].map("{:.3g}; ".format) + points["peak_mb"][way].map("{:,.0f}".format)
         for way in ways
     }
-    ratios = {f"{way}: ratio": points["seconds"][way] / points["seconds"][plain] for way in ways[1:]}
+    ratios = {f"{way}: ratio": points["seconds"][way] / points["seconds"][PLAIN] for way in ways[1:]}
     return pd.DataFrame({**columns, **ratios}).replace("nan; nan", "too large").reset_index()
 
 

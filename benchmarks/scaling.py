@@ -4,10 +4,10 @@
 
 SmolLM2-135M, float32, two threads. Along context one prompt on its first four layers, 256 to 32,768 tokens; along
 heads one prompt of 1,025 tokens on its first 5 to 30 layers; along prompts 1 to 16 of 257 tokens on all. Each point is
-a fresh process: one run to warm up at the same size where that is short, then the peak counter of Linux is reset, and
-time is the best of three runs (one above ten seconds), peak what is above the loaded model. Ways that build matrices
-stop where these alone would take more than `--most` GB. Writes scaling.csv and scaling.png beside this file. About 15
-minutes.
+a fresh process: a run on a few tokens to warm up, then the peak counter of Linux is reset; peak is what the first run
+takes above the loaded model, time the best of three runs (of one where that takes more than ten seconds). Ways that
+build matrices stop where these alone would take more than `--most` GB. Writes scaling.csv and scaling.png beside this
+file. About 15 minutes.
 """
 
 from __future__ import annotations

@@ -106,9 +106,14 @@ def write_atlas(
 def _formed_in_words(formed: pd.DataFrame, threshold: float) -> str:
     """What the figure shows, and who is missing from it."""
     never = formed.loc[formed["formed"] == 0, "model"].tolist()
-    some = f"A dot: the first measured step with a head over {threshold:g}, mean of the draws that reach it (how many \
-of how many); the bar: from the snapshot before the first of them to the last of them. No finer than the snapshots."
-    return (some if len(never) < len(formed) else "") + (f" Never reached by {', '.join(never)}." if never else "")
+    said = []
+    if len(never) < len(formed):
+        dot = f"A dot: the first measured step with a head over {threshold:g}, mean of the draws that reach it"
+        bar = "the bar: from the snapshot before the first of them to the last of them"
+        said.append(f"{dot} (how many of how many); {bar}. No finer than the snapshots.")
+    if never:
+        said.append(f"Never reached by {', '.join(never)}.")
+    return " ".join(said)
 
 
 def _div(figure: Any, i: int) -> str:

@@ -131,7 +131,8 @@ def find_circuit(
     if scores is not None and scores.model != model.name:
         raise ValueError(f"`scores` are of {scores.model}, not of {model.name}.")
     with progress_bar(6, "reading the weights", shown=progress) as tick:
-        scores = scores or score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
+        if scores is None:
+            scores = score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
         previous, prefix = scores["previous_token"], scores["prefix_matching"]
         tick(1)
         composition = {}

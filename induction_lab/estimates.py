@@ -41,15 +41,16 @@ class Estimates:
 
     def __init__(self, finished: Iterable[dict[str, Any]] = ()) -> None:
         """Sort them by model, measurement and prompts."""
-        self._seconds: dict[tuple[str, str, str], list[float]] = {}
+        seconds: dict[tuple[str, str, str], list[float]] = {}
         self._parameters: dict[str, int] = {}
         for facts in finished:
             if facts.get("seconds") is None:
                 continue
             alike = (facts["model"], facts["name"], facts["prompts_name"])
-            self._seconds.setdefault(alike, []).append(float(facts["seconds"]))
+            seconds.setdefault(alike, []).append(float(facts["seconds"]))
             if facts.get("n_parameters"):
                 self._parameters[facts["model"]] = int(facts["n_parameters"])
+        self._medians = {alike: statistics.median(each) for alike, each in seconds.items()}
 
     def parameters(self, snapshot: Snapshot) -> int:
         """How many it has, about; 0 where nothing tells."""
@@ -65,9 +66,9 @@ class Estimates:
 
     def seconds(self, cell: Cell) -> float:
         """How long it takes once the model is there; NaN where nothing tells."""
-        alike = self._seconds.get((cell.snapshot.model, cell.name, cell.prompts_name))
-        if alike:
-            return statistics.median(alike)
+        alike = (cell.snapshot.model, cell.name, cell.prompts_name)
+        if alike in self._medians:
+            return self._medians[alike]
         parameters = self.parameters(cell.snapshot)
         operations = 2 * parameters * cell.prompts.n_tokens * _FORWARDS[kind_of(cell.measurement)]
         return 0.02 + operations / RATE if parameters else math.nan

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from induction_lab.extras import library
+from induction_lab.heads import LOOKS
 from induction_lab.report_data import Subject
 from induction_lab.report_tables import kinds_of_heads, page_data
 from induction_lab.score_words import words
@@ -55,7 +56,7 @@ def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["nats"] = lambda value: f"{value:.2f}"
-    data = {"models": [page_data(subject) for subject in subjects]}
+    data = {"looks": LOOKS, "models": [page_data(subject) for subject in subjects]}
     return environment.get_template("report.html.j2").render(
         title=title,
         command=command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 Ticker = Callable[..., None]
 
@@ -26,17 +27,11 @@ def progress_bar(total: int, description: str, *, shown: bool, done: int = 0) ->
 
         def render(self, task: Task) -> Text:
             steps, left = task.completed - done, (task.total or 0) - task.completed
-            return Text(
-                in_hours((task.elapsed or 0.0) * left / steps) if steps > 0 else "-:--:--", "progress.remaining"
-            )
+            seconds = int((task.elapsed or 0.0) * left / steps) if steps > 0 else None
+            return Text("-:--:--" if seconds is None else str(timedelta(seconds=seconds)), "progress.remaining")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeLeft())
     columns = (*columns, TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, completed=done, note="")
         yield lambda n, note="": bar.update(task, advance=n, note=note)
-
-
-def in_hours(seconds: float) -> str:
-    """As `1:02:03`."""
-    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"

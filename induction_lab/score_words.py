@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from induction_lab.heads import LOOKS
+
 OLSSON = "Olsson et al. (2022), arxiv.org/abs/2209.11895"
 ELHAGE = "Elhage et al. (2021), transformer-circuits.pub/2021/framework"
 WANG = "Wang et al. (2022), arxiv.org/abs/2211.00593"
@@ -32,7 +34,7 @@ SCORE_WORDS = {
     "prefix_matching": ScoreWords(
         "Prefix matching",
         "Attention from a token that occurred before to the tokens that followed it then, summed over them. What "
-        "people mean by an induction head is a head that scores above 0.4.",
+        f"people mean by an induction head is a head that scores above {LOOKS}.",
         0.0, 1.0, OLSSON,
     ),
     "induction_stripe": ScoreWords(

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
     ["extras", "rich_display"],
     ["attention_config", "heads", "kernels", "layers", "losses", "packing", "phase_change", "progress", "prompts"]
-    + ["score_words", "separation", "settings", "significance", "tables", "targets"],
-    ["attention", "chains", "documents", "draws", "model_store"],
+    + ["separation", "settings", "significance", "tables", "targets"],
+    ["attention", "chains", "documents", "draws", "model_store", "score_words"],
     ["effects", "forced", "results", "streams", "sweep_tables", "texts", "trajectory"],
     ["attention_only", "loss_pca"],
     ["clamping", "handbuilt", "models", "training"],

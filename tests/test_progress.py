@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from induction_lab.progress import in_hours, progress_bar
+from induction_lab.progress import progress_bar
 
 
 def test_a_bar_says_what_and_how_far_on_standard_error_only(capsys, monkeypatch):
@@ -26,7 +26,6 @@ def test_time_left_is_at_the_mean_speed_even_if_steps_come_in_bursts(capsys, mon
         for _ in range(25):  # all at once
             tick(1)
     assert "0:05:00" in capsys.readouterr().err  # 100 s for 25, 75 to come
-    assert [in_hours(seconds) for seconds in (0.0, 59.9, 3723.0)] == ["0:00:00", "0:00:59", "1:02:03"]
 
 
 def test_no_bar_is_silent_and_needs_no_library():

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
 
-  const models = JSON.parse(document.getElementById("data").textContent).models.map(opened);
+  const data = JSON.parse(document.getElementById("data").textContent), models = data.models.map(opened);
   const state = {
     model: 0, score: "prefix_matching", head: 0, prompt: "repeated", weighted: false, view: "one", step: null, token: null,
     sort: null, ascending: false,
@@ -322,11 +322,11 @@
     const said = [], value = (name) => (of.scores[name] ? of.scores[name].values[head] : null);
     const verdict = of.explanation && of.explanation.heads[of.names[head]];
     if (verdict && verdict.verdict !== "bystander") said.push(`by its effects: ${verdict.verdict}`);
-    if (value("prefix_matching") > 0.4) said.push("looks at what followed the current token before: an induction head");
-    if (value("previous_token") > 0.4) said.push("looks at the token before");
-    if (value("duplicate_token") > 0.4) said.push("looks at the current token's earlier occurrence");
-    if (value("current_token") > 0.4) said.push("looks at the current token");
-    if (value("resting") > 0.4) said.push("rests on the first position while nothing recurs");
+    if (value("prefix_matching") > data.looks) said.push("looks at what followed the current token before: an induction head");
+    if (value("previous_token") > data.looks) said.push("looks at the token before");
+    if (value("duplicate_token") > data.looks) said.push("looks at the current token's earlier occurrence");
+    if (value("current_token") > data.looks) said.push("looks at the current token");
+    if (value("resting") > data.looks) said.push("rests on the first position while nothing recurs");
     return said.length ? `${said.join("; ")}.`.replace(/^./, (c) => c.toUpperCase()) : "";
   }
 
