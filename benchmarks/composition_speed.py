@@ -38,10 +38,11 @@ from transformer_lens.FactoredMatrix import FactoredMatrix
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from induction_lab import load_model
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.composition import composition_scores
-from induction_lab.head_weights import head_weights
-from induction_lab.models import HookedModel
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.head_weights import head_weights
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.weights.composition import composition_scores
 
 HERE = Path(__file__).parent
 COLUMNS = (

@@ -34,9 +34,9 @@ from induction_lab import (
     text_prompts,
     write_report,
 )
-from induction_lab.attention_profiles import attention_profiles
-from induction_lab.head_views import worth_showing
-from induction_lab.report_data import ABLATION_PROMPTS, REFERENCE_PROMPTS, SHORT_PERIOD, TEXT, TEXT_TOKENS
+from induction_lab.pages.head_views import worth_showing
+from induction_lab.pages.subject import ABLATION_PROMPTS, REFERENCE_PROMPTS, SHORT_PERIOD, TEXT, TEXT_TOKENS
+from induction_lab.scores.profiles import attention_profiles
 
 ROUNDS = 3
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from scaling import PLAIN
 
-from induction_lab.provenance import versions
+from induction_lab.models.provenance import versions
 
 HERE = Path(__file__).parent
 TABLES = {

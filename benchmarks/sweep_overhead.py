@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 
 from induction_lab import sweep
-from induction_lab.cell_files import CellFiles
+from induction_lab.sweeps.dataset import CellFiles
 
 HERE = Path(__file__).parent
 WAYS = {"in process": "local", "pool, 2 processes": "pool", "Ray, 2 CPUs": "ray"}

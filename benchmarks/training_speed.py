@@ -47,8 +47,9 @@ from induction_lab import (
     over_seeds,
     train_runs,
 )
-from induction_lab.probes import PROBES
-from induction_lab.training import BETAS, Trainer, TrainingPlan, using_threads
+from induction_lab.runtime.machine import using_threads
+from induction_lab.training.trainer import BETAS, Trainer, TrainingPlan
+from induction_lab.weights.probes import PROBES
 
 HERE = Path(__file__).parent
 OURS, PLAIN, LENS = "induction_lab", "plain loop (nanoGPT's way)", "TransformerLens native model and trainer"

@@ -40,7 +40,7 @@ from induction_lab import (
     plot_effects,
     text_prompts,
 )
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 DESTROYED = 0.5  # of the fall of the loss: small models
 LARGE, SMALL = 5.0, 0.3  # nats, SmolLM2: top 8 heads, 8 random heads

@@ -21,7 +21,7 @@ from phase_runs import EVERY, RUNS, UNSEEN, arguments, follow, number, recipe, r
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Trajectory, onset, plot_over_training, train_runs
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 CLAMPS = {
     "previous token clamped": {"L0H0": "previous_token"},

@@ -34,8 +34,8 @@ from induction_lab import (
     repeated_tokens,
     score_heads,
 )
-from induction_lab.heads import Head
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.results.heads import Head
 
 INDUCTION = 0.4  # prefix matching from which a head counts as an induction head
 SPREADS = 2.0  # standard deviations of one random pair within which a score counts as "at the baseline"

@@ -39,9 +39,9 @@ from torch import Tensor
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Head, HookedModel
-from induction_lab.editing import Streams
-from induction_lab.progress import progress_bar
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.runtime.progress import progress_bar
 
 HEADS, SETS = 8, 12
 SEEN = 1e-4  # of the stream's size: a greater difference at "it" would not be rounding

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from minimal_pairs import PLACES, Asked, differences
 
 from induction_lab import HookedModel
-from induction_lab.editing import Streams
+from induction_lab.internals.residual_stream import Streams
 
 TOLD = {"question": "asked without the word", "named": "asked with the word", "alone": "asked without the sentence"}
 COLOURS = {"question": "#2a6f97", "named": "#e09f3e", "alone": "#8d99ae"}

@@ -30,7 +30,7 @@ from scipy.stats import t as student
 from verdicts import OUTCOMES, Verdict, outcome, save_verdicts
 
 from induction_lab import HookedModel, load_model
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 KEPT = 0.9  # of the accuracy at NEAR: what "however far apart" must leave
 LEARNT = 5  # times chance at NEAR: below that there is nothing to lose

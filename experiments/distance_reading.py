@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
-from induction_lab.progress import progress_bar
-from induction_lab.prompts import ordinary_tokens
-from induction_lab.reading import read_attention
+from induction_lab.data.prompts import ordinary_tokens
+from induction_lab.internals.reading import read_attention
+from induction_lab.runtime.progress import progress_bar
 
 # A criterion is read between a gap of NEAR tokens and the longest, or for the small models FAR: three quarters of the
 # context they were trained in; pairs further apart, up to the context's end, are rare in training and only shown.

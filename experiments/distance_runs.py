@@ -31,10 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from induction_lab import AttentionOnlyConfig, TrainingPlan
-from induction_lab.attention_only import AttentionOnlyTransformer
-from induction_lab.progress import progress_bar
-from induction_lab.tables import writing
-from induction_lab.training import train
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.results.tables import writing
+from induction_lab.runtime.progress import progress_bar
+from induction_lab.training.trainer import train
 
 RUNS = Path(__file__).parents[1] / "runs" / "distance"
 STEPS, CONTEXT, WIDTH = 500, 128, 64

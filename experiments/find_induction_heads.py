@@ -19,8 +19,8 @@ import matplotlib
 import torch
 
 from induction_lab import HookedModel, Prompts, capture, load_model, repeated_tokens, score_heads
-from induction_lab.plots import plot_all_scores, plot_loss, plot_patterns, plot_score_by_layer
-from induction_lab.terminal import show_files, show_scores
+from induction_lab.cli.terminal import show_files, show_scores
+from induction_lab.plots.heads import plot_all_scores, plot_loss, plot_patterns, plot_score_by_layer
 
 
 def main(argv: list[str] | None = None) -> None:

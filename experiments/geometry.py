@@ -28,11 +28,11 @@ from senses import DATA, NEUTRAL, Read, Word, centred, load_words, read_words
 from torch import Tensor
 from verdicts import OUTCOMES, Verdict, outcome, save_verdicts
 
+from experiments.separation import centroid_accuracy, even_splits, pair_cosines, pulls, shuffles
 from induction_lab import Head, HookedModel, load_model
-from induction_lab.head_weights import head_weights
-from induction_lab.norms import residual_factor
-from induction_lab.separation import centroid_accuracy, even_splits, pair_cosines, pulls, shuffles
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.models.head_weights import head_weights
+from induction_lab.models.norms import residual_factor
 
 TURNED = 30.0  # degrees, in the middle layer, from the static embedding and from the word in no particular sense
 ERRORS = 2.0  # standard errors over words

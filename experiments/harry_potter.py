@@ -39,10 +39,10 @@ from torch import Tensor
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
-from induction_lab.editing import Streams
-from induction_lab.progress import progress_bar
-from induction_lab.substitutes import means, totals
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.interventions.substitutes import means, totals
+from induction_lab.runtime.progress import progress_bar
 
 HEADS, SETS, LOOKS = 8, 10, 0.2  # random heads score less than LOOKS in prefix matching
 RANK = 10  # the second name's median rank among the tokens that the heads promote must not be worse

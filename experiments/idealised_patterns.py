@@ -22,7 +22,7 @@ from subjects import Subject, arguments, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import ablation_sweep
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 PREVIOUS, INDUCTION = 0.9, 0.5  # of the cost of ablation that must be given back
 LEAST = 0.1  # nats that ablation must cost, or there is nothing to give back

@@ -20,7 +20,7 @@ from subjects import REFERENCE, Subject, arguments, subject
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import ablate, lag_profile, load_model, repeated_tokens
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 LOWERED, SPARED = 0.5, 0.8  # of the probability at lag +1: at most without the heads, at least without others
 SETS = 5

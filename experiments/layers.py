@@ -29,8 +29,8 @@ from settling import DRAWS, RANK, Tokens, alike, means, resampled, settles, shuf
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import HookedModel, Prompts, attention_spread, load_model, repeated_tokens, score_heads
-from induction_lab.lens import read_layers
-from induction_lab.terminal import show_files
+from induction_lab.attribution.lens import read_layers
+from induction_lab.cli.terminal import show_files
 
 LOOKS = 0.4  # what people call an induction head, or a previous-token head
 LOWER = 0.1  # of the depth by which one kind must lie below another

@@ -13,8 +13,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from induction_lab import Head, HookedModel, Prompts
-from induction_lab.prompts import ordinary_tokens
-from induction_lab.reading import read_attention
+from induction_lab.data.prompts import ordinary_tokens
+from induction_lab.internals.reading import read_attention
 
 ASKED = 8  # keys of a prompt that are asked for
 

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import AttentionOnlyConfig, Recipe, Run, TrainingPlan, train_runs
-from induction_lab.chains import in_context_bigrams, in_context_unigrams
-from induction_lab.streams import MarkovChains
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.data.markov import in_context_bigrams, in_context_unigrams
+from induction_lab.data.token_streams import MarkovChains
 
 RUNS = Path(__file__).parents[1] / "runs" / "markov"
 STATES, CONTEXT, EVERY = 3, 101, 25

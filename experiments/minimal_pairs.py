@@ -17,9 +17,9 @@ from passages import Passages, first_token, n_tokens, read_passages
 from torch import Tensor
 
 from induction_lab import Head, HookedModel, Prompts, attribution_patching
-from induction_lab.editing import Streams
-from induction_lab.progress import progress_bar
-from induction_lab.substitutes import Substitute
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.interventions.substitutes import Substitute
+from induction_lab.runtime.progress import progress_bar
 
 WITH_IT = ("it", "adjective")  # kinds whose pronoun is "it"; in the others the gap itself says who is meant
 PLACES = ("it", "word", "end")

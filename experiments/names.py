@@ -12,11 +12,11 @@ from passages import Passages, first_token, read_passages
 from torch import Tensor
 
 from induction_lab import Head, HookedModel, Prompts, attribute_logits, text_prompts
-from induction_lab.answers import NO_ANSWER
-from induction_lab.editing import Streams
-from induction_lab.head_weights import head_weights
-from induction_lab.norms import unembedding_readers
-from induction_lab.substitutes import Substitute
+from induction_lab.behaviour.next_tokens import NO_ANSWER
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.interventions.substitutes import Substitute
+from induction_lab.models.head_weights import head_weights
+from induction_lab.models.norms import unembedding_readers
 
 GROUPS = ("known", "made_up", "exchanged")
 WORDINGS = ("likened", "repeated", "unrelated")  # what stands for the title when it comes again

@@ -18,7 +18,7 @@ from phase_runs import UNSEEN, arguments, followed, of, spread, summary
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import plot_over_training
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 NONE = 0.15  # prefix matching below which there is no induction head
 

@@ -39,8 +39,8 @@ from induction_lab import (
     score_heads,
     stream_rows,
 )
-from induction_lab.circuit_plots import plot_eigenvalue_grid
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.plots.circuits import plot_eigenvalue_grid
 
 INDUCTION = 0.4  # prefix matching from which a head counts as an induction head
 CORNER = 0.9  # of the claims

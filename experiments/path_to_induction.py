@@ -24,8 +24,8 @@ from subjects import Subject, arguments, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Effects, Head, input_shares, patch_paths
-from induction_lab.senders import Component
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.interventions.senders import Component
 
 COMPONENTS: dict[Component, str] = {"k": "#d1495b", "q": "#2a6f97", "v": "#8d99ae"}
 ERRORS = 2.0  # standard errors by which the path to keys must exceed those to queries and values

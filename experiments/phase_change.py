@@ -36,8 +36,8 @@ from induction_lab import (
     save_animation,
     steepest,
 )
-from induction_lab.runs import Run
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.training.runs import Run
 
 FORMED, COPIED = 0.7, 0.2  # claim 2: stripe at least, nats on the second copy at most
 WITHIN = 200  # claim 3: steps

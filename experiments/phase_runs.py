@@ -36,7 +36,7 @@ from induction_lab import (
     steepest,
     train_runs,
 )
-from induction_lab.streams import TiledBlocks
+from induction_lab.data.token_streams import TiledBlocks
 
 RUNS = Path(__file__).parents[1] / "runs" / "minute"
 SEEDS, EVERY = 5, 25

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from induction_lab import HookedModel, Prompts
-from induction_lab.targets import copyable
+from induction_lab.data.occurrences import copyable
 
 TEXTS = Path(__file__).parent / "data" / "texts.toml"
 INSIDE, FUNCTION, PHRASE, REPEAT, OTHER, FACT, INFERENCE = KINDS = (

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from induction_lab import Explanation, load_model, write_report
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]

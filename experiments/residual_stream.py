@@ -31,10 +31,11 @@ from torch import Tensor
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Head, HookedModel, Prompts, capture, input_shares, load_model, score_shares
-from induction_lab.exact_scores import read_from_stream
-from induction_lab.progress import progress_bar
-from induction_lab.rotary import is_rotary, relative_rotations
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.models.anatomy import is_rotary
+from induction_lab.runtime.progress import progress_bar
+from induction_lab.weights.queries_keys import read_from_stream
+from induction_lab.weights.rotary import relative_rotations
 
 EXACT = 1e-4  # the largest relative error that rounding to float32 is allowed
 WRONG = 1e-2  # the least that a wrong stream must be off by

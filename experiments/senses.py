@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab import HookedModel, capture, text_prompts
-from induction_lab.norms import output_norm
-from induction_lab.progress import progress_bar
+from induction_lab.models.norms import output_norm
+from induction_lab.runtime.progress import progress_bar
 
 DATA = Path(__file__).parent / "data" / "senses.toml"
 # The word after BOS alone was the first choice of a neutral word and was given up after a look: the token that follows

@@ -33,9 +33,9 @@ from induction_lab import (
     repeated_tokens,
     skip_trigrams,
 )
-from induction_lab.ngrams import bigram_counts, bigram_divergence
-from induction_lab.terminal import show_files, show_line
-from induction_lab.texts import TextFiles
+from induction_lab.cli.terminal import show_files, show_line
+from induction_lab.data.corpora import TextFiles
+from induction_lab.weights.ngrams import bigram_counts, bigram_divergence
 
 NEAR = 48  # tokens back in which a source is looked for
 PER_HEAD, COMMON = 25, 400  # skip-trigrams of each head, among the commonest tokens

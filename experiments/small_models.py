@@ -17,13 +17,13 @@ from pathlib import Path
 import train_bundled_model
 
 from induction_lab import AttentionOnlyConfig, HookedModel
-from induction_lab.attention_config import Positions
-from induction_lab.many_runs import train_runs
-from induction_lab.recipes import Recipe
-from induction_lab.runs import Run
-from induction_lab.streams import ScatteredCopies, TiledBlocks
-from induction_lab.texts import TextFiles
-from induction_lab.training import TrainingPlan
+from induction_lab.data.corpora import TextFiles
+from induction_lab.data.token_streams import ScatteredCopies, TiledBlocks
+from induction_lab.models.attention_only.config import Positions
+from induction_lab.training.many_runs import train_runs
+from induction_lab.training.recipes import Recipe
+from induction_lab.training.runs import Run
+from induction_lab.training.trainer import TrainingPlan
 
 RUNS = Path(__file__).parents[1] / "runs"
 SEEDS = (0, 1, 2)

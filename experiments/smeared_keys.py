@@ -20,8 +20,8 @@ from phase_runs import UNSEEN, arguments, followed, number, of, runs, spread, su
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Trajectory, plot_small_multiples
-from induction_lab.runs import Run
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.training.runs import Run
 
 KINDS = {
     ("one layer", "vanilla"): "one-layer",

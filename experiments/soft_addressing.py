@@ -42,15 +42,14 @@ from induction_lab import (
     temper,
     text_prompts,
 )
-from induction_lab.attention import Attention, AttentionReading
-from induction_lab.editing import output_projection
-from induction_lab.metrics import token_losses
-from induction_lab.progress import progress_bar
-from induction_lab.reading import goes_through_interface, read_attention
-from induction_lab.rotary import is_rotary
-from induction_lab.spread import queries_read, spread_per_query
-from induction_lab.targets import copyable
-from induction_lab.terminal import show_files
+from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.behaviour.losses import token_losses
+from induction_lab.cli.terminal import show_files
+from induction_lab.data.occurrences import copyable
+from induction_lab.internals.reading import read_attention
+from induction_lab.models.anatomy import goes_through_interface, is_rotary, output_projection
+from induction_lab.runtime.progress import progress_bar
+from induction_lab.scores.spread import queries_read, spread_per_query
 
 BETAS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
 PAIRS = (2, 4, 8, 16, 32, 64, 128, 256)

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from induction_lab import formation, induction_counts, load_recipe, load_sweep, over_seeds, sweep, train_runs
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 HERE = Path(__file__).parent
 PLAN = HERE / "sweep_minute.toml"

@@ -20,7 +20,7 @@ from subjects import Subject, arguments, subjects
 from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Head, ablation_sweep, plot_term_importance, term_importance
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
 
 INTACT, DESTROYED = 0.05, 2.0  # nats: without layer 0's outputs at most, without layer 1's at least
 DEEPEST = 6  # orders of a deep model that are summed one by one

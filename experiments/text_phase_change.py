@@ -40,8 +40,8 @@ from induction_lab import (
     steepest,
     train_runs,
 )
-from induction_lab.runs import open_stream
-from induction_lab.terminal import show_files
+from induction_lab.cli.terminal import show_files
+from induction_lab.training.runs import open_stream
 
 RUNS = Path(__file__).parents[1] / "runs" / "text"
 TEXTS, TEXTS_SEED = 128, 1_000_003

@@ -16,7 +16,7 @@ The committed weights were trained before loss and norms were computed by the ke
 otherwise and gives another model, which has to pass the same checks.
 
 Writes model.safetensors, config.json and training.json (every 50 steps: loss and scores) to
-induction_lab/weights/attn-only-2l. About 6 minutes on 2 CPU cores.
+induction_lab/models/weights/attn-only-2l. About 6 minutes on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ import json
 from pathlib import Path
 
 from induction_lab import HookedModel, repeated_tokens, score_heads
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.streams import TiledBlocks
-from induction_lab.training import TrainingPlan, train
+from induction_lab.data.token_streams import TiledBlocks
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.training.trainer import TrainingPlan, train
 
 CONFIG = AttentionOnlyConfig(n_layers=2, n_heads=4, d_model=64, d_head=32, d_vocab=256, n_ctx=128, positions="rotary")
 UNSEEN = (20, 33, 50)
@@ -76,7 +77,7 @@ def examine(model: HookedModel) -> dict[str, tuple[float, bool]]:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(__file__).parents[1] / "induction_lab" / "weights" / "attn-only-2l"
+    default = Path(__file__).parents[1] / "induction_lab" / "models" / "weights" / "attn-only-2l"
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--out", type=Path, default=default, help="folder to write (default: the package's own)")

@@ -11,7 +11,8 @@ from families import FAMILIES, random_network
 from torch import Tensor
 
 from induction_lab import HookedModel, induction_circuit, load_model, repeated_tokens
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 OWN = ("bundled", "circuit", "small")
 EVERY = (*FAMILIES, *OWN)

@@ -11,9 +11,10 @@ import torch
 from families import random_network
 
 from induction_lab import HookedModel, head_gallery, induction_circuit, load_model
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.cli import main
-from induction_lab.model_store import is_here
+from induction_lab.cli.app import main
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.store import is_here
 
 torch.set_num_threads(1)
 

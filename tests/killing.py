@@ -19,12 +19,13 @@ import pyarrow.parquet  # noqa: F401  # here already, lest each process bring it
 import torch
 from safetensors.torch import load_file
 
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.recipes import Recipe
-from induction_lab.run_training import train_run
-from induction_lab.runs import Run
-from induction_lab.streams import TiledBlocks
-from induction_lab.training import Trainer, TrainingPlan
+from induction_lab.data.token_streams import TiledBlocks
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.training.one_run import train_run
+from induction_lab.training.recipes import Recipe
+from induction_lab.training.runs import Run
+from induction_lab.training.trainer import Trainer, TrainingPlan
 
 SHAPE = AttentionOnlyConfig(n_heads=2, d_model=16, d_head=8, n_ctx=16, d_vocab=12)
 RECIPE = Recipe(SHAPE, TiledBlocks(12, 2, 6), TrainingPlan(steps=5, batch=4, every=3, warm_up=3))

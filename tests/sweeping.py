@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from induction_lab.sweeps import sweep
+from induction_lab.sweeps.sweeping import sweep
 
 PROMPTS = {"short": {"kind": "repeats", "period": 5, "n_prompts": 2}}
 PAUSE = 0.15  # seconds that a slow measurement takes

@@ -5,14 +5,16 @@ import pytest
 import torch
 from by_hand import hooks_of, losses, model_of, others_mean, own_model, tokens_of, with_z, z_of
 
-from induction_lab import ablations, turns
-from induction_lab.ablations import ablation_sweep, attribution_patching
-from induction_lab.effects import Effects
-from induction_lab.interventions import ablate
-from induction_lab.metrics import icl_score
-from induction_lab.prompts import Prompts
-from induction_lab.substitutes import METHODS, drawn_shift
-from induction_lab.turns import Turns
+from induction_lab.behaviour.metrics import icl_score
+from induction_lab.data.prompts import Prompts
+from induction_lab.interventions import ablations
+from induction_lab.interventions import prepared as turns
+from induction_lab.interventions.ablating import ablate
+from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.effects import Effects
+from induction_lab.interventions.gradients import attribution_patching
+from induction_lab.interventions.prepared import Turns
+from induction_lab.interventions.substitutes import METHODS, drawn_shift
 
 
 @pytest.fixture

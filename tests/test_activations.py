@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from induction_lab import HookedModel, capture
-from induction_lab.activations import NAMES
+from induction_lab.internals.activations import NAMES
 
 TOKENS = torch.randint(3, D_VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))
 PARALLEL = {"gpt_neox", "phi", "cohere", "gptj"}  # attention and MLP side by side: no stream between

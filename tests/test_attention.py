@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.attention import MaterialisedAttention, attend, reading
-from induction_lab.kernels import attention_with_lse
+from induction_lab.attention.exact import MaterialisedAttention
+from induction_lab.attention.hooks import attend, reading
+from induction_lab.attention.kernels import attention_with_lse
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 

@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.layers import rotate
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.layers import rotate
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 POSITIONS = ["learned", "rotary", "shortformer", "none"]
 

@@ -11,7 +11,7 @@ from induction_lab import (
     plot_composition,
     repeated_tokens,
 )
-from induction_lab.circuit_plots import plot_eigenvalue_grid, plot_eigenvalues
+from induction_lab.plots.circuits import plot_eigenvalue_grid, plot_eigenvalues
 
 
 @pytest.fixture(autouse=True)

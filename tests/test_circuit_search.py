@@ -11,7 +11,7 @@ from induction_lab import (
     repeated_tokens,
     score_heads,
 )
-from induction_lab.handbuilt import INDUCTION, PREVIOUS_TOKEN
+from induction_lab.models.attention_only.by_hand import INDUCTION, PREVIOUS_TOKEN
 
 
 def test_the_handbuilt_circuit_is_found_and_nothing_else_has_strength(circuit):
@@ -41,7 +41,7 @@ def test_numbers_of_an_edge_are_those_of_their_own_functions(bundled):
 def test_known_scores_are_not_measured_again(bundled, monkeypatch):
     prompts = repeated_tokens(bundled, n_prompts=4)
     alone, scores = find_circuit(bundled, prompts), score_heads(bundled, prompts)
-    monkeypatch.setattr("induction_lab.circuit_search.score_heads", None)
+    monkeypatch.setattr("induction_lab.circuits.search.score_heads", None)
     assert find_circuit(bundled, prompts, scores=scores).edges.equals(alone.edges)
 
 

@@ -15,9 +15,10 @@ from induction_lab import (
     qk_matching,
     stream_rows,
 )
-from induction_lab.circuits import ov_eigenvalues, qk_eigenvalues, rotation
-from induction_lab.handbuilt import INDUCTION, PREVIOUS_TOKEN
-from induction_lab.norms import attention_norm, final_norm
+from induction_lab.models.attention_only.by_hand import INDUCTION, PREVIOUS_TOKEN
+from induction_lab.models.norms import attention_norm, final_norm
+from induction_lab.weights.ov_qk import rotation
+from induction_lab.weights.summaries import ov_eigenvalues, qk_eigenvalues
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma", "gpt_neox", "cohere", "small"])

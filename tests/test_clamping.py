@@ -8,13 +8,13 @@ from killing import RECIPE
 from test_substitutes import ideal_by_hand
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel, Prompts, ablate, score_heads
-from induction_lab.attention import has_edits, reading
-from induction_lab.clamping import check_clamps, clamp_for_good, clamp_heads
-from induction_lab.editing import is_edited, unhooked
-from induction_lab.path_patching import patch_paths
-from induction_lab.prompts import repeated_tokens
-from induction_lab.run_training import train_run
-from induction_lab.targets import ideal_pattern
+from induction_lab.attention.hooks import has_edits, reading
+from induction_lab.data.occurrences import ideal_pattern
+from induction_lab.data.prompts import repeated_tokens
+from induction_lab.internals.editing import is_edited, unhooked
+from induction_lab.interventions.path_patching import patch_paths
+from induction_lab.models.attention_only.clamping import check_clamps, clamp_for_good, clamp_heads
+from induction_lab.training.one_run import train_run
 
 KINDS = ["previous_token", "induction"]
 TOKENS = torch.randint(1, 9, (3, 10), generator=torch.Generator().manual_seed(0)).index_fill(1, torch.tensor(0), 0)

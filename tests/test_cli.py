@@ -13,8 +13,8 @@ import transformers as hf
 from families import random_network
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HeadScores
-from induction_lab.cli import main
-from induction_lab.model_store import CACHE_VARIABLE
+from induction_lab.cli.app import main
+from induction_lab.runtime.machine import CACHE_VARIABLE
 
 COMMAND = [str(Path(sys.executable).with_name("induction-lab"))]
 PNG = b"\x89PNG"

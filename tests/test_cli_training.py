@@ -3,7 +3,7 @@ import re
 import pytest
 
 from induction_lab import Trajectory
-from induction_lab.runs import Run
+from induction_lab.training.runs import Run
 
 RECIPE = """# Very small.
 [model]

@@ -3,10 +3,11 @@ import torch
 from families import random_network
 
 from induction_lab import HookedModel
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.composition import composition_baseline, composition_scores
-from induction_lab.handbuilt import INDUCTION, PREVIOUS_TOKEN
-from induction_lab.norms import attention_norm
+from induction_lab.models.attention_only.by_hand import INDUCTION, PREVIOUS_TOKEN
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.norms import attention_norm
+from induction_lab.weights.composition import composition_baseline, composition_scores
 
 
 def dense_composition(model, kind):

@@ -5,7 +5,7 @@ from scripts import script, verdicts_of
 from worded import worded_folder
 
 from induction_lab import Head, capture, load_model
-from induction_lab.editing import Streams
+from induction_lab.internals.residual_stream import Streams
 
 context_fusion = script("context_fusion")
 minimal_pairs, passages = script("minimal_pairs"), script("passages")

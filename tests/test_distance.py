@@ -7,7 +7,7 @@ import torch
 from scripts import script, verdicts_of
 
 from induction_lab import repeated_tokens, score_heads
-from induction_lab.training import TrainingPlan, train
+from induction_lab.training.trainer import TrainingPlan, train
 
 distance = script("distance")
 reading, runs = sys.modules["distance_reading"], sys.modules["distance_runs"]

@@ -6,8 +6,11 @@ from by_hand import EVERY, hooks_of, model_of, own_model, tokens_of, with_z
 from families import INTERFACE, random_network
 
 from induction_lab import HookedModel
-from induction_lab.attention import Attention, HeadOutputs
-from induction_lab.editing import Streams, block_modules, chunks, edit_attention, unhooked
+from induction_lab.attention.exact import Attention, HeadOutputs
+from induction_lab.internals.batches import chunks
+from induction_lab.internals.editing import edit_attention, unhooked
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.models.anatomy import block_modules
 
 
 def as_it_is(attention):

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from induction_lab.effects import COLUMNS, Effects, effect_row, effects_table
-from induction_lab.heads import Head
+from induction_lab.interventions.effects import COLUMNS, Effects, effect_row, effects_table
+from induction_lab.results.heads import Head
 
 
 def example(values=((1.0, 3.0), (2.0, 2.5), (4.0, 4.0))):

@@ -6,7 +6,7 @@ import torch
 from scripts import EXPERIMENTS, script, verdicts_of
 
 from induction_lab import HeadScores, HookedModel, load_model, repeated_tokens, score_heads
-from induction_lab.attention_only import AttentionOnlyTransformer
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
 def test_find_induction_heads_writes_scores_and_pictures(tmp_path, capsys):

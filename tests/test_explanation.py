@@ -18,7 +18,7 @@ from induction_lab import (
     repeated_tokens,
     term_importance,
 )
-from induction_lab.losses import loss_per_token
+from induction_lab.behaviour.losses import loss_per_token
 
 
 @pytest.fixture(scope="module")

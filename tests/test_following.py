@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from induction_lab import HookedModel, Prompts, induction_circuit, repeated_tokens, score_heads
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.checkpoints import PYTHIA_STEPS, Checkpoints, Revisions
-from induction_lab.evaluation import default_prompts
-from induction_lab.following import follow_training
-from induction_lab.losses import loss_derivative, loss_per_token
-from induction_lab.probes import PROBES, weight_probes
-from induction_lab.trajectory import Trajectory
+from induction_lab.behaviour.losses import loss_derivative, loss_per_token
+from induction_lab.development.evaluation import default_prompts
+from induction_lab.development.following import follow_training
+from induction_lab.development.trajectory import Trajectory
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.training.checkpoints import PYTHIA_STEPS, Checkpoints, Revisions
+from induction_lab.weights.probes import PROBES, weight_probes
 
 
 class Given:
@@ -284,7 +285,7 @@ def test_revisions_are_the_published_snapshots(monkeypatch, models):
         seen.append((name, how))
         return models[0]
 
-    monkeypatch.setattr("induction_lab.checkpoints.load_model", load)
+    monkeypatch.setattr("induction_lab.training.checkpoints.load_model", load)
     pythia = Revisions("EleutherAI/pythia-70m", [0, 512], dtype="bfloat16")
     assert isinstance(pythia, Checkpoints) and follow_training(pythia, scores=["resting"], probes=()).steps == [0, 512]
     revisions = [how["revision"] for _, how in seen]

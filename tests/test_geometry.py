@@ -6,8 +6,8 @@ from families import random_network
 from scripts import script, verdicts_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from experiments.separation import centroid_accuracy, even_splits, pair_cosines, pulls, shuffles
 from induction_lab import capture, load_model
-from induction_lab.separation import centroid_accuracy, even_splits, pair_cosines, pulls, shuffles
 
 DATA = """
 [[words]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from induction_lab import distinct_tokens, repeated_tokens, score_heads
-from induction_lab.handbuilt import (
+from induction_lab.models.attention_only.by_hand import (
     ANTI_INDUCTION,
     CONFIDENCE,
     CURRENT_TOKEN,
@@ -16,8 +16,8 @@ from induction_lab.handbuilt import (
     UNIFORM,
     induction_circuit,
 )
-from induction_lab.head_scores import SCORES
-from induction_lab.targets import ATTENTION_SCORES
+from induction_lab.scores.scoring import SCORES
+from induction_lab.scores.targets import ATTENTION_SCORES
 
 IDEAL = {
     "prefix_matching": INDUCTION,

@@ -5,9 +5,9 @@ from scripts import script, verdicts_of
 from worded import tokenizer_of, worded_folder
 
 from induction_lab import Head, HookedModel, ablate, attribute_logits, capture, induction_circuit, load_model
-from induction_lab.answers import NO_ANSWER
-from induction_lab.editing import Streams
-from induction_lab.substitutes import means, totals
+from induction_lab.behaviour.next_tokens import NO_ANSWER
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.interventions.substitutes import means, totals
 
 harry_potter = script("harry_potter")
 names, passages = script("names"), script("passages")

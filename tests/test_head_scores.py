@@ -4,13 +4,13 @@ from families import random_network
 from transformer_lens.head_detector import compute_head_attention_similarity_score, get_induction_head_detection_pattern
 
 from induction_lab import HookedModel, capture, distinct_tokens, repeated_tokens, score_heads
-from induction_lab.handbuilt import INDUCTION, RESTING
-from induction_lab.head_scores import REPEAT_SCORES, SCORES
-from induction_lab.heads import Head
-from induction_lab.losses import loss_per_token
-from induction_lab.output_scores import copying, copying_prompts
-from induction_lab.prompts import Prompts
-from induction_lab.targets import ATTENTION_SCORES, attention_targets
+from induction_lab.behaviour.losses import loss_per_token
+from induction_lab.data.prompts import Prompts
+from induction_lab.models.attention_only.by_hand import INDUCTION, RESTING
+from induction_lab.results.heads import Head
+from induction_lab.scores.outputs import copying, copying_prompts
+from induction_lab.scores.scoring import REPEAT_SCORES, SCORES
+from induction_lab.scores.targets import ATTENTION_SCORES, attention_targets
 
 
 def materialised_scores(model, prompts):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from induction_lab.heads import Head, parse_head, parse_heads
+from induction_lab.results.heads import Head, parse_head, parse_heads
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_what_is_no_head_is_refused_by_name_and_numbers_of_numpy_are_numbers():
     """In a process of its own: here annotations are checked first."""
     code = """
 import numpy as np
-from induction_lab.heads import parse_heads
+from induction_lab.results.heads import parse_heads
 for heads in (3, [3], [0, 1], [None]):
     try:
         parse_heads(heads)

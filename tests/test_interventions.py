@@ -16,11 +16,11 @@ from by_hand import (
 from families import INTERFACE, random_network
 
 from induction_lab import HookedModel, capture, score_heads, term_importance
-from induction_lab.ablations import ablation_sweep
-from induction_lab.attention_only import AttentionOnlyTransformer
-from induction_lab.interventions import ablate
-from induction_lab.prompts import Prompts
-from induction_lab.substitutes import METHODS
+from induction_lab.data.prompts import Prompts
+from induction_lab.interventions.ablating import ablate
+from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.substitutes import METHODS
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 HEADS = [(0, 1), (1, 0)]
 

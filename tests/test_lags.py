@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from induction_lab import HookedModel, lag_profile, repeated_tokens
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
 def test_the_profile_is_what_a_loop_over_queries_says(bundled):

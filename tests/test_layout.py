@@ -1,6 +1,8 @@
-"""The floors of the building: each module imports only from modules below it."""
+"""The house: packages on floors, imports that go down only, files of one idea, names that are found."""
 
 import ast
+import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,73 +11,71 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "induction_lab"
 FLOORS = [
-    ["extras", "rich_display"],
-    ["attention_config", "heads", "kernels", "layers", "losses", "packing", "phase_change", "progress", "prompts"]
-    + ["separation", "settings", "significance", "tables", "targets"],
-    ["attention", "chains", "documents", "draws", "model_store", "score_words"],
-    ["effects", "forced", "results", "streams", "sweep_tables", "texts", "trajectory"],
-    ["attention_only", "loss_pca"],
-    ["clamping", "handbuilt", "models", "training"],
-    ["head_weights", "lags", "loading", "reading", "recipes"],
-    ["attention_profiles", "checkpoints", "runs", "sweep_prompts"],
-    ["run_training", "snapshots"],
-    ["stacked_runs"],
-    ["many_runs"],
-    ["norms"],
-    ["activations", "answers", "composition", "editing", "metrics", "output_scores", "provenance", "rotary", "sources"],
-    ["attribution", "exact_scores", "lens", "paths", "spread", "substitutes", "tempering"],
-    ["circuits", "interventions", "turns"],
-    ["ablations", "head_views", "score_parts", "senders", "terms", "probes"],
-    ["path_patching", "shares"],
-    ["head_scores", "ngrams"],
-    ["circuit_search", "explanation", "evaluation"],
-    ["following", "measurements", "report_data"],
-    ["report_tables", "sweep_plan"],
-    ["atlas", "cell_files", "estimates", "page_files"],
-    ["cell_work", "report"],
-    ["executors"],
-    ["ray_executor"],
-    ["sweeps"],
-    ["attribution_plots", "circuit_plots", "effect_plots", "plots", "terminal"],
-    ["training_axes"],
-    ["trajectory_plots"],
-    ["animations", "trajectory_sheets"],
-    ["cli_parts"],
-    ["cli_report", "cli_sweep", "cli_training"],
-    ["cli"],
+    {"runtime", "attention"},
+    {"results"},
+    {"data"},
+    {"models"},
+    {"internals", "training"},
+    {"behaviour", "weights"},
+    {"scores", "interventions"},
+    {"attribution", "circuits", "development"},
+    {"sweeps", "plots"},
+    {"pages"},
+    {"cli"},
 ]
+ROOMS = sorted(set().union(*FLOORS))
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def dotted(path: Path) -> str:
+    return ".".join(("induction_lab", *path.relative_to(PACKAGE).with_suffix("").parts))
 
 
 def imported(path: Path) -> set[str]:
-    names = set()
+    """Modules of this package that a file imports, at its top or inside its functions."""
+    found, modules = set(), {dotted(file) for file in FILES} | {f"induction_lab.{room}" for room in ROOMS}
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("induction_lab."):
-            names.add(node.module.split(".")[1])
-        elif isinstance(node, ast.ImportFrom) and node.module == "induction_lab":
-            names |= {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()}
-    return names
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "induction_lab":
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & modules or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "induction_lab"}
+    return found
 
 
-def test_every_module_stands_on_a_floor():
-    assert {name for floor in FLOORS for name in floor} == {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+def test_every_package_stands_on_one_floor():
+    assert sum(map(len, FLOORS)) == len(ROOMS)
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
+    assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py"]
 
 
-@pytest.mark.parametrize("level", range(len(FLOORS)))
-def test_imports_go_down_only(level):
-    below = {name for floor in FLOORS[:level] for name in floor}
-    for module in FLOORS[level]:
-        assert imported(PACKAGE / f"{module}.py") <= below, module
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_file_imports_from_its_own_package_and_from_lower_floors(room):
+    level = next(i for i, floor in enumerate(FLOORS) if room in floor)
+    allowed = {room}.union(*FLOORS[:level])
+    for path in (PACKAGE / room).rglob("*.py"):
+        rooms = {name.split(".")[1] if "." in name else name for name in imported(path)}
+        assert rooms <= allowed, f"{dotted(path)} imports {rooms - allowed}"
 
 
-def test_no_module_holds_two_ideas():
-    long = {path.stem: n for path in PACKAGE.glob("*.py") if (n := len(path.read_text().splitlines())) > 330}
-    assert not long
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_of_a_package_import_each_other_in_no_circle(room):
+    graph = {dotted(path): imported(path) for path in (PACKAGE / room).rglob("*.py") if path.name != "__init__.py"}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_a_folder_holds_thirteen_files_at_most():
+    folders = [path for path in PACKAGE.rglob("*") if path.is_dir() and list(path.glob("*.py"))]
+    assert {str(path): n for path in folders if (n := len(list(path.glob("*.py")))) > 13} == {}
+
+
+def test_no_file_holds_two_ideas():
+    assert {path.name: n for path in PACKAGE.rglob("*.py") if (n := len(path.read_text().splitlines())) > 330} == {}
 
 
 def test_every_function_fits_on_a_screen():
     """The code of it, that is, without signature and docstring."""
     long = {}
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) is not None else node.body
@@ -85,20 +85,38 @@ def test_every_function_fits_on_a_screen():
     assert not long
 
 
-def test_every_public_name_is_there():
+def stub(folder: Path) -> dict[str, str]:
+    """Public names of a package's stub, and the module that each comes from."""
+    path = folder / "__init__.pyi"
+    nodes = ast.parse(path.read_text()).body if path.exists() else []
+    return {a.name: n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module for a in n.names}
+
+
+def test_every_public_name_is_there_with_its_package():
     import induction_lab
 
-    assert set(induction_lab.__all__) == set(induction_lab._HOME)
-    for name in induction_lab.__all__:
+    for name, room in stub(PACKAGE).items():
         assert getattr(induction_lab, name).__doc__, name
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        assert getattr(importlib.import_module(f"induction_lab.{room}"), name) is getattr(induction_lab, name)
+    assert set(induction_lab.__all__) == set(stub(PACKAGE))
+    with pytest.raises(AttributeError, match="No induction_lab attribute nothing"):
         _ = induction_lab.nothing
 
 
-def test_no_public_name_is_a_module_s_which_would_hide_it():
-    import induction_lab
+def test_whatever_a_package_gives_is_given_by_the_whole():
+    given = {name: room for room in ROOMS for name in stub(PACKAGE / room)}
+    assert given == stub(PACKAGE)
 
-    assert not set(induction_lab.__all__) & {path.stem for path in PACKAGE.glob("*.py")}
+
+@pytest.mark.parametrize("folder", [PACKAGE, *(PACKAGE / room for room in ROOMS)], ids=lambda path: path.name)
+def test_no_public_name_is_a_file_s_which_would_hide_it(folder):
+    beside = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert not set(stub(folder)) & beside
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_first_line_of_a_package_is_the_question_it_answers(room):
+    assert "?" in (importlib.import_module(f"induction_lab.{room}").__doc__ or "") or room in ("plots", "pages", "cli")
 
 
 @pytest.mark.parametrize("start", ["import induction_lab", "from induction_lab.cli import app"])

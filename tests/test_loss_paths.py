@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from induction_lab.loss_pca import loss_paths, pivot
-from induction_lab.trajectory import COLUMNS, Trajectory
+from induction_lab.development.loss_space import loss_paths, pivot
+from induction_lab.development.trajectory import COLUMNS, Trajectory
 
 TEXTS = {"tokens_sha256": "a", "n_token_losses": 30, "seed": 0}
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from induction_lab.losses import copy_masks, loss_derivative, loss_per_token, training_loss
+from induction_lab.behaviour.losses import copy_masks, loss_derivative, loss_per_token
+from induction_lab.training.loss import training_loss
 
 
 def test_loss_is_minus_the_log_probability_of_the_next_token():

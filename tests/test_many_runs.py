@@ -4,12 +4,12 @@ import pytest
 import torch
 from killing import RECIPE, fingerprint
 
-from induction_lab import many_runs
-from induction_lab.many_runs import over_seeds, train_runs
-from induction_lab.run_training import train_run
-from induction_lab.runs import Run
-from induction_lab.stacked_runs import train_stacked
-from induction_lab.training import TrainingPlan
+from induction_lab.training import many_runs
+from induction_lab.training.many_runs import over_seeds, train_runs
+from induction_lab.training.one_run import train_run
+from induction_lab.training.runs import Run
+from induction_lab.training.stacked_runs import train_stacked
+from induction_lab.training.trainer import TrainingPlan
 
 WILD = replace(RECIPE, training=TrainingPlan(steps=40, batch=4, warm_up=8, peak_rate=1e30))
 ACCUMULATED = replace(RECIPE, training=replace(RECIPE.training, steps=6, accumulate=2))

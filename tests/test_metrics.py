@@ -2,8 +2,9 @@ import pytest
 import torch
 from by_hand import losses, model_of, own_model, tokens_of
 
-from induction_lab.metrics import Measure, Metric, as_metric, icl_score, losses_on, name_of
-from induction_lab.prompts import Prompts
+from induction_lab.behaviour.losses import losses_on
+from induction_lab.behaviour.metrics import Measure, Metric, as_metric, icl_score, name_of
+from induction_lab.data.prompts import Prompts
 
 MODELS = ("bundled", "small", "llama", "gpt2", "cohere", "gemma2", "granite", "phi", "gptj", "bloom")
 
@@ -163,7 +164,7 @@ def test_accepts_one_number_however_it_comes(number):
 def test_losses_of_many_prompts_are_those_of_each(monkeypatch):
     model = model_of("small")
     tokens = tokens_of(model)
-    monkeypatch.setattr("induction_lab.metrics._TOKENS_A_BATCH", tokens.shape[1] * 2)
+    monkeypatch.setattr("induction_lab.behaviour.losses.TOKENS_A_BATCH", tokens.shape[1] * 2)
     expected = losses(model.logits(tokens), tokens)
     torch.testing.assert_close(losses_on(model, Prompts(tokens)), expected, atol=1e-5, rtol=1e-5)
 

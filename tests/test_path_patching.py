@@ -7,10 +7,12 @@ from by_hand import hooks_of, losses, model_of, others_mean, own_model, tokens_o
 from families import random_network
 from transformer_lens.patching import get_act_patch_direct_path
 
-from induction_lab import HookedModel, path_patching, turns
-from induction_lab.interventions import ablate
-from induction_lab.path_patching import patch_paths
-from induction_lab.shares import input_shares
+from induction_lab import HookedModel
+from induction_lab.attribution.shares import input_shares
+from induction_lab.interventions import path_patching
+from induction_lab.interventions import prepared as turns
+from induction_lab.interventions.ablating import ablate
+from induction_lab.interventions.path_patching import patch_paths
 
 
 def copy_loss(logits, tokens):

@@ -9,8 +9,8 @@ from induction_lab import (
     ov_circuit,
     repeated_tokens,
 )
-from induction_lab.heads import Head
-from induction_lab.paths import expand_paths, name_of, virtual_pattern
+from induction_lab.attribution.paths import expand_paths, name_of, virtual_pattern
+from induction_lab.results.heads import Head
 
 
 def random_model(**choices):

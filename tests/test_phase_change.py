@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from induction_lab.phase_change import onset, rise_time, steepest
+from induction_lab.development.phase_change import onset, rise_time, steepest
 
 
 def series(*values, steps=None):

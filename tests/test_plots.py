@@ -14,8 +14,8 @@ from induction_lab import (
     plot_pattern,
     plot_score_by_layer,
 )
-from induction_lab.plots import plot_patterns
-from induction_lab.score_words import score_range
+from induction_lab.plots.heads import plot_patterns
+from induction_lab.scores.definitions import score_range
 
 
 @pytest.fixture(autouse=True)

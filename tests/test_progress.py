@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from induction_lab.progress import progress_bar
+from induction_lab.runtime.progress import progress_bar
 
 
 def test_a_bar_says_what_and_how_far_on_standard_error_only(capsys, monkeypatch):
@@ -30,7 +30,7 @@ def test_time_left_is_at_the_mean_speed_even_if_steps_come_in_bursts(capsys, mon
 
 def test_no_bar_is_silent_and_needs_no_library():
     code = (
-        "import sys; from induction_lab.progress import progress_bar\n"
+        "import sys; from induction_lab.runtime.progress import progress_bar\n"
         "with progress_bar(3, 'x', shown=False) as tick: tick(3)\n"
         "print('rich' in sys.modules, 'torch' in sys.modules)"
     )

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.prompts import as_prompts, distinct_tokens, ordinary_tokens, repeated_tokens, text_prompts
+from induction_lab.data.prompts import as_prompts, distinct_tokens, ordinary_tokens, repeated_tokens, text_prompts
 
 
 class Words:

@@ -4,10 +4,11 @@ import transformers as hf
 from families import FAMILIES, INTERFACE, LLAMA_LIKE, OUTSIDE, random_network
 
 from induction_lab import HookedModel, repeated_tokens, score_heads
-from induction_lab.attention import Attention, MaterialisedAttention, reading
-from induction_lab.prompts import Prompts
-from induction_lab.reading import Enough, on_engine, read_attention
-from induction_lab.targets import ATTENTION_SCORES, attention_targets
+from induction_lab.attention.exact import Attention, MaterialisedAttention
+from induction_lab.attention.hooks import reading
+from induction_lab.data.prompts import Prompts
+from induction_lab.internals.reading import Enough, on_engine, read_attention
+from induction_lab.scores.targets import ATTENTION_SCORES, attention_targets
 
 
 def eager(network, tokens):

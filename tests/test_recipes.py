@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.attention_only import AttentionOnlyConfig
-from induction_lab.recipes import READY, Recipe, load_recipe, ready_recipes
-from induction_lab.streams import MarkovChains, ScatteredCopies, TiledBlocks, TriggerBigrams, ZipfianTokens
-from induction_lab.texts import TextFiles
-from induction_lab.training import TrainingPlan
+from induction_lab.data.corpora import TextFiles
+from induction_lab.data.token_streams import MarkovChains, ScatteredCopies, TiledBlocks, TriggerBigrams, ZipfianTokens
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.training.recipes import READY, Recipe, load_recipe, ready_recipes
+from induction_lab.training.trainer import TrainingPlan
 
 POSITIVE = st.floats(1e-12, 1e12)
 SHAPES = st.builds(

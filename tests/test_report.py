@@ -30,17 +30,17 @@ from induction_lab import (
     score_heads,
     write_report,
 )
-from induction_lab.attention_profiles import PLACES, attention_profiles
-from induction_lab.head_scores import SCORES
-from induction_lab.head_views import head_views, token_names, worth_showing
-from induction_lab.heads import Head
-from induction_lab.packing import lower_triangle, pack, unpack
-from induction_lab.page_files import as_script
-from induction_lab.report import labels
-from induction_lab.report_data import Plan, measure, partners
-from induction_lab.report_tables import kinds_of_heads, page_data
-from induction_lab.rich_display import html_card, in_words
-from induction_lab.score_words import SCORE_WORDS
+from induction_lab.pages.head_views import head_views, token_names, worth_showing
+from induction_lab.pages.html import as_script
+from induction_lab.pages.packing import lower_triangle, pack, unpack
+from induction_lab.pages.report import labels
+from induction_lab.pages.subject import Plan, measure, partners
+from induction_lab.pages.subject_data import kinds_of_heads, page_data
+from induction_lab.results.cards import html_card, in_words
+from induction_lab.results.heads import Head
+from induction_lab.scores.definitions import SCORE_WORDS
+from induction_lab.scores.profiles import PLACES, attention_profiles
+from induction_lab.scores.scoring import SCORES
 
 COMMAND = [str(Path(sys.executable).with_name("induction-lab"))]
 EXPLAINED = Explanation.load(Path(__file__).parents[1] / "figures" / "smollm2-135m_explained.json")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from induction_lab import Head, HeadScores
-from induction_lab.tables import writing
+from induction_lab.results.tables import writing
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from induction_lab import (
     qk_circuit,
     stream_rows,
 )
-from induction_lab.reading import read_attention
-from induction_lab.rotary import is_rotary, relative_rotations
+from induction_lab.internals.reading import read_attention
+from induction_lab.models.anatomy import is_rotary
+from induction_lab.weights.rotary import relative_rotations
 
 ROTARY = [
     "gpt_neox", "llama", "mistral", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "phi", "phi3", "olmo2", "gpt_oss",

@@ -12,10 +12,10 @@ from filelock import FileLock
 from killing import RECIPE, fingerprint
 
 from induction_lab import AttentionOnlyTransformer
-from induction_lab.run_training import train_run
-from induction_lab.runs import LOG, RESUME, Run, checkpoint_folder
-from induction_lab.texts import TextFiles
-from induction_lab.training import Trainer, TrainingPlan
+from induction_lab.data.corpora import TextFiles
+from induction_lab.training.one_run import train_run
+from induction_lab.training.runs import LOG, RESUME, Run, checkpoint_folder
+from induction_lab.training.trainer import Trainer, TrainingPlan
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import false_discovery_control, mannwhitneyu
 
-from induction_lab.significance import above_chance, fewest_prompts
+from induction_lab.scores.chance import above_chance, fewest_prompts
 
 
 def test_heads_with_nothing_to_find_are_called_above_chance_no_more_often_than_allowed():

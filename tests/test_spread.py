@@ -5,9 +5,9 @@ import torch
 from families import random_network
 
 from induction_lab import HookedModel, attention_spread, distinct_tokens, repeated_tokens
-from induction_lab.prompts import Prompts
-from induction_lab.reading import read_attention
-from induction_lab.spread import queries_read, spread_per_query
+from induction_lab.data.prompts import Prompts
+from induction_lab.internals.reading import read_attention
+from induction_lab.scores.spread import queries_read, spread_per_query
 
 
 def whole_patterns(model, tokens):
@@ -35,7 +35,7 @@ def by_hand(row: list[float]) -> dict[str, float]:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2", "gpt_oss", "bloom"])
 def test_blocks_of_queries_read_what_the_whole_matrix_says(family, monkeypatch):
-    monkeypatch.setattr("induction_lab.spread.BLOCK", 5)  # several blocks, the last one short
+    monkeypatch.setattr("induction_lab.scores.spread.BLOCK", 5)  # several blocks, the last one short
     model = HookedModel(random_network(family), name=family)
     prompts = distinct_tokens(model, n_prompts=2, length=12)
     patterns = whole_patterns(model, prompts.tokens)

@@ -5,9 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.chains import doubly_stochastic, in_context_bigrams, in_context_unigrams, stationary_distribution
-from induction_lab.draws import random_rows
-from induction_lab.streams import (
+from induction_lab.data.markov import (
+    doubly_stochastic,
+    in_context_bigrams,
+    in_context_unigrams,
+    stationary_distribution,
+)
+from induction_lab.data.random_tokens import random_rows
+from induction_lab.data.token_streams import (
     STREAMS,
     MarkovChains,
     ScatteredCopies,

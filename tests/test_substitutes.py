@@ -5,10 +5,10 @@ from families import INTERFACE, OUTSIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.heads import Head
-from induction_lab.interventions import ablate
-from induction_lab.prompts import Prompts
-from induction_lab.substitutes import (
+from induction_lab.data.occurrences import ideal_pattern
+from induction_lab.data.prompts import Prompts
+from induction_lab.interventions.ablating import ablate
+from induction_lab.interventions.substitutes import (
     METHODS,
     Substitute,
     check_method,
@@ -21,7 +21,7 @@ from induction_lab.substitutes import (
     summed,
     totals,
 )
-from induction_lab.targets import ideal_pattern
+from induction_lab.results.heads import Head
 
 PROMPTS = st.integers(2, 9).flatmap(
     lambda n: st.lists(st.lists(st.integers(1, 3), min_size=n, max_size=n), min_size=1, max_size=3)

@@ -11,11 +11,12 @@ import sweeping
 from sweeping import MARK, plan
 
 from induction_lab import find_circuit, load_sweep, load_sweep_plan, repeated_tokens, score_heads, sweep
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.cell_files import CellFiles
-from induction_lab.estimates import Estimates
-from induction_lab.executors import try_again
-from induction_lab.sweeps import CHUNK, chunks_of, dry_run
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.sweeps.dataset import CellFiles
+from induction_lab.sweeps.estimates import Estimates
+from induction_lab.sweeps.executors import try_again
+from induction_lab.sweeps.sweeping import CHUNK, chunks_of, dry_run
 
 EVERYTHING = {
     "models": ["attn-only-2l"],
@@ -136,7 +137,7 @@ def test_a_model_that_cannot_be_had_is_tried_once_for_all_its_cells(tmp_path, mo
         tried.append(name)
         raise ValueError("not here")
 
-    monkeypatch.setattr("induction_lab.snapshots.load_model", load)
+    monkeypatch.setattr("induction_lab.sweeps.snapshots.load_model", load)
     done = sweep(plan(seeds=12, models=["no/such-model"]), tmp_path)
     assert len(done.failed) == 12 and set(done.failed.values()) == {"not here"} and tried == ["no/such-model"]
 

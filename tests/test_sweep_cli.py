@@ -7,8 +7,8 @@ import sweeping
 from killing import RECIPE
 
 from induction_lab import formation, induction_counts, load_sweep, sweep, write_atlas
-from induction_lab.run_training import train_run
-from induction_lab.sweep_tables import head_map, last_snapshots
+from induction_lab.sweeps.summaries import head_map, last_snapshots
+from induction_lab.training.one_run import train_run
 
 TOML = """
 models = ["attn-only-2l"]
@@ -69,7 +69,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(lab, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("induction_lab.sweeps.sweep", interrupted)
+    monkeypatch.setattr("induction_lab.sweeps.sweeping.sweep", interrupted)
     code, _, err = lab("sweep", "my.toml")
     assert code == 130 and "finished cells are kept in results/my; the same command goes on" in err
 

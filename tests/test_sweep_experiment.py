@@ -3,7 +3,7 @@ import tomllib
 import pandas as pd
 from scripts import EXPERIMENTS, script
 
-from induction_lab import many_runs
+from induction_lab.training import many_runs
 
 
 def test_the_sweep_over_checkpoints_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys):

@@ -6,9 +6,11 @@ import shutil
 import pytest
 from killing import RECIPE
 
-from induction_lab import load_sweep_plan, sweep_plan
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.run_training import train_run
+from induction_lab import load_sweep_plan
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.sweeps import plan as plan_module
+from induction_lab.training.one_run import train_run
 
 WHOLE = """
 seeds = [0, 1]
@@ -51,7 +53,7 @@ def test_a_file_becomes_cells_of_everything_with_everything_that_fits(tmp_path):
 
 
 def test_a_key_is_the_hash_of_what_determines_the_cell(monkeypatch):
-    monkeypatch.setattr(sweep_plan, "DEFINITIONS_VERSION", 1)
+    monkeypatch.setattr(plan_module, "DEFINITIONS_VERSION", 1)
     (cell,) = load_sweep_plan(plan(models=["no/such-model"])).cells()
     facts = {
         "definitions": 1,
@@ -67,7 +69,7 @@ def test_a_key_is_the_hash_of_what_determines_the_cell(monkeypatch):
     }
     text = json.dumps(facts, separators=(",", ":"), sort_keys=True)
     assert cell.key == hashlib.sha256(text.encode()).hexdigest()[:32] == "c9579a44c92ab2fe3a3bfedee845c416"
-    monkeypatch.setattr(sweep_plan, "DEFINITIONS_VERSION", 2)
+    monkeypatch.setattr(plan_module, "DEFINITIONS_VERSION", 2)
     (other,) = load_sweep_plan(plan(models=["no/such-model"])).cells()
     assert other.key != cell.key and other.place_key == cell.place_key
 

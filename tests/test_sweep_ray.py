@@ -15,8 +15,8 @@ import sweeping
 from sweeping import MARK, plan
 
 from induction_lab import load_sweep, load_sweep_plan, sweep
-from induction_lab.estimates import Need
-from induction_lab.ray_executor import _after, resources
+from induction_lab.sweeps.estimates import Need
+from induction_lab.sweeps.ray_cluster import _after, resources
 
 ray = pytest.importorskip("ray", reason="Ray is not here: pip install 'induction-lab[sweep]'")
 TESTS = str(Path(__file__).parent)

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.targets import ATTENTION_SCORES, attention_targets, copyable
+from induction_lab.data.occurrences import copyable
+from induction_lab.scores.targets import ATTENTION_SCORES, attention_targets
 
 
 def slow_targets(row: list[int]) -> dict[str, dict[int, list[int]]]:

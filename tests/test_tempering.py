@@ -15,9 +15,9 @@ from induction_lab import (
     score_heads,
     temper,
 )
-from induction_lab.attention import has_edits
-from induction_lab.reading import read_attention
-from induction_lab.tempering import sharpened
+from induction_lab.attention.hooks import has_edits
+from induction_lab.internals.reading import read_attention
+from induction_lab.interventions.tempering import sharpened
 
 BETAS = [0.0, 0.3, 2.0, math.inf]
 FAMILIES = ["llama", "gpt2", "mistral", "gemma2", "gpt_oss", "qwen3"]

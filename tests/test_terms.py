@@ -5,10 +5,11 @@ import torch
 from families import random_network
 
 from induction_lab import HookedModel, ablation_sweep, expand_paths, repeated_tokens, term_importance
-from induction_lab.attention_only import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.editing import Streams
-from induction_lab.losses import loss_per_token
-from induction_lab.terms import frozen_norms
+from induction_lab.attribution.path_orders import frozen_norms
+from induction_lab.behaviour.losses import loss_per_token
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
 def test_each_order_is_the_loss_of_the_sum_of_paths_through_at_most_so_many_heads(bundled):

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab import documents, texts
-from induction_lab.model_store import CACHE_VARIABLE
-from induction_lab.texts import TextFiles, TokenFile
+from induction_lab.data import corpora as texts
+from induction_lab.data import text_files as documents
+from induction_lab.data.corpora import TextFiles, TokenFile
+from induction_lab.runtime.machine import CACHE_VARIABLE
 
 WORDS = "the cat sat on the mat and the dog ran after a bird over hill and dale".split()
 
@@ -110,7 +111,7 @@ def test_interrupted_nothing_is_left_and_what_a_killed_process_left_is_removed(t
 
 def test_several_processes_may_prepare_at_once(tmp_path):
     files = write_some(tmp_path / "text", 30)
-    code = f"from pathlib import Path; from induction_lab.texts import TextFiles; print(len(TextFiles({files!r}, 280).prepare(Path({str(tmp_path / 'tokens')!r})).train))"  # noqa: E501
+    code = f"from pathlib import Path; from induction_lab.data.corpora import TextFiles; print(len(TextFiles({files!r}, 280).prepare(Path({str(tmp_path / 'tokens')!r})).train))"  # noqa: E501
     runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [run.communicate()[0] for run in runs]
     assert len(set(said)) == 1 and int(said[0]) > 1000 and not any(run.returncode for run in runs)
@@ -119,7 +120,7 @@ def test_several_processes_may_prepare_at_once(tmp_path):
 def test_killed_while_it_writes_the_next_call_starts_anew(tmp_path):
     text = TextFiles(write_some(tmp_path / "text"), 280)
     code = f"""
-import time; from pathlib import Path; from induction_lab import texts
+import time; from pathlib import Path; from induction_lab.data import corpora as texts
 texts._write = lambda part, *rest: ((part / "train.bin").write_bytes(b"half"), time.sleep(60))
 texts.TextFiles({text.files!r}, 280).prepare(Path({str(tmp_path / "tokens")!r}))
 """

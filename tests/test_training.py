@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.losses import training_loss
-from induction_lab.progress import progress_bar
-from induction_lab.streams import TiledBlocks, ZipfianTokens
-from induction_lab.training import BETAS, LOWEST_RATE, Trainer, TrainingPlan, train
+from induction_lab.data.token_streams import TiledBlocks, ZipfianTokens
+from induction_lab.runtime.progress import progress_bar
+from induction_lab.training.loss import training_loss
+from induction_lab.training.trainer import BETAS, LOWEST_RATE, Trainer, TrainingPlan, train
 
 SHAPE = AttentionOnlyConfig(n_heads=2, d_model=16, d_head=8, n_ctx=16, d_vocab=12)
 STREAM = TiledBlocks(12, 2, 6)
@@ -136,8 +136,8 @@ def test_a_compiled_network_loses_the_same():
     code = (
         "from killing import RECIPE, SHAPE\n"
         "from dataclasses import replace\n"
-        "from induction_lab.attention_only import AttentionOnlyTransformer\n"
-        "from induction_lab.training import Trainer\n"
+        "from induction_lab.models.attention_only.network import AttentionOnlyTransformer\n"
+        "from induction_lab.training.trainer import Trainer\n"
         "shape = replace(SHAPE, n_layers=1)\n"
         "for compiled in (False, True):\n"
         "    plan = replace(RECIPE.training, compile=compiled)\n"

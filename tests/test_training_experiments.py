@@ -5,7 +5,7 @@ import pytest
 import torch
 from scripts import script, verdicts_of
 
-from induction_lab import many_runs
+from induction_lab.training import many_runs
 
 
 @pytest.fixture

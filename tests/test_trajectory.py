@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from induction_lab.trajectory import COLUMNS, Rows, Trajectory, empty_table
+from induction_lab.development.trajectory import COLUMNS, Rows, Trajectory, empty_table
 
 
 def checkpoint(run, step, *, scale=1.0):

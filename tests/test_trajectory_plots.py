@@ -19,9 +19,9 @@ from induction_lab import (
     plot_small_multiples,
     save_animation,
 )
-from induction_lab.phase_change import Rise, rise, rise_time
-from induction_lab.training_axes import COLOURS
-from induction_lab.trajectory import Rows
+from induction_lab.development.phase_change import Rise, rise, rise_time
+from induction_lab.development.trajectory import Rows
+from induction_lab.plots.training_axes import COLOURS
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 100, 128)
 SHA = {"texts": {"tokens_sha256": "a", "lengths_sha256": None, "n_token_losses": 6, "seed": 0}}

@@ -1,0 +1,1 @@
+"""What does a head put on a key, exactly, at the cost of a flash kernel?"""

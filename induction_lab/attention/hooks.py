@@ -1,0 +1,111 @@
+"""The engine: exact attention probabilities at the price of a flash forward pass.
+
+The probability that a head puts on key `j` from query `i` is `exp(scale * q_i . k_j - lse_i)`, where `lse_i`
+is the log-sum-exp of row `i`. A flash kernel computes `lse` anyway, so attention runs once with a flash kernel
+and afterwards any few (query, key) pairs can be read exactly, in O(pairs * d_head), without an n x n matrix.
+
+Everything here is tensors in, tensors out. `attend` is what a model calls; `reading` installs the function that
+sees every layer's attention while a model runs. Memory is O(n), except that rows asked for as `pattern` are
+materialised, and a model that hands over an n x n mask (sliding windows, padding) has already paid for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.attention.kernels import attention_with_lse
+
+Reader = Callable[[AttentionReading], None]
+Edit = Callable[[Any], Any]  # one layer's attention (or HeadOutputs) in, what goes on in its place out
+_reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
+_edits: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
+_lasting: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
+
+
+@contextmanager
+def reading(reader: Reader) -> Iterator[None]:
+    """Call `reader` with every layer's attention that `attend` computes inside this context."""
+    token = _reader.set(reader)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
+@contextmanager
+def editing(modules: Iterable[nn.Module], edit: Edit) -> Iterator[None]:
+    """Let `edit` change what the attention of these modules passes on; of several edits the last one has its way."""
+    edited_modules = list(modules)
+    for module in edited_modules:
+        _edits[module] = (*_edits.get(module, ()), edit)
+    try:
+        yield
+    finally:
+        for module in edited_modules:
+            _edits[module] = tuple(other for other in _edits[module] if other is not edit)
+
+
+def edit_for_good(modules: Iterable[nn.Module], edit: Edit) -> None:
+    """Let `edit` change what these modules pass on as long as they live, before what others edit."""
+    _lasting.update({module: (edit,) for module in modules})
+
+
+def has_edits(module: nn.Module) -> bool:
+    """Whether somebody is `editing` this module."""
+    return bool(_edits.get(module))
+
+
+def edited(attention: Any, owner: nn.Module | None) -> Any:
+    """What a layer's attention is after the edits of its module; they may be asked more than once."""
+    for edit in (*_lasting.get(owner, ()), *_edits.get(owner, ())) if owner is not None else ():
+        attention = edit(attention)
+    return attention
+
+
+def pass_on(attention: AttentionReading, owner: nn.Module | None = None) -> Float[Tensor, "batch head query d_head"]:
+    """One layer's output: edited, shown to whoever is `reading`, returned."""
+    attention = edited(attention, owner)
+    if (reader := _reader.get()) is not None:
+        reader(attention)
+    return attention.z
+
+
+def attend(
+    q: Float[Tensor, "batch head query d_key"],
+    k: Float[Tensor, "batch kv_head key d_key"],
+    v: Float[Tensor, "batch kv_head key d_head"],
+    *,
+    layer: int,
+    scale: float,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
+    owner: nn.Module | None = None,
+) -> Float[Tensor, "batch head query d_head"]:
+    """Causal attention; whoever is `reading` sees it. Returns `softmax(scale * q k^T) v` for every head, or its edit.
+
+    Args:
+        q: Queries, rotated already where the model rotates.
+        k: Keys; fewer heads than `q` in grouped-query models.
+        v: Values.
+        layer: Told to the reader.
+        scale: Multiplies the scores, usually `1 / sqrt(d_head)`.
+        mask: Boolean (True: may attend) or additive, broadcastable to `[batch, head, query, key]`. It replaces
+            the causal mask and must not allow keys after the query.
+        softcap: Scores become `softcap * tanh(scores / softcap)` (Gemma 2).
+        sinks: One extra score a head that takes probability and gives nothing (gpt-oss).
+        owner: The module that attends, by which `editing` knows it.
+    """
+    z, lse = attention_with_lse(q, k, v, scale=scale, mask=mask, softcap=softcap, sinks=sinks)
+    if torch.compiler.is_compiling():  # nobody can look into a compiled network
+        return z
+    return pass_on(Attention(layer, q, k, v, z, lse, scale, mask, softcap, sinks), owner)

@@ -1,0 +1,130 @@
+"""Term importance: how much of a model's loss needs heads that read heads that read heads.
+
+Attention patterns are held at what they are in a clean run. Pass 1 lets no head write, but notes what each would; pass
+n lets each head write what it was seen to in pass n - 1, so that its loss has all paths through at most n - 1 heads in
+it and no other. What an order adds is the difference to the order before. Order 2 and more are virtual attention heads
+and V-composition; K- and Q-composition are in the patterns, which are held. Source: Elhage et al. (2021), "Measuring
+the importance of different terms", https://transformer-circuits.pub/2021/framework.
+
+The scales of the norms before (and after) heads and of the final norm are held at those of the clean run too, which
+makes a model without MLPs exactly linear: without that, a stream in which a part is missing would be scaled up. MLPs
+and the norms before them are run on the stream as it is in each pass: where there are any, an order counts heads only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from induction_lab.behaviour.metrics import MetricLike, name_of
+from induction_lab.data.prompts import PromptsLike
+from induction_lab.internals.editing import edit_attention
+from induction_lab.internals.residual_stream import Streams, refuse_hooked_patterns
+from induction_lab.interventions.prepared import Turns
+from induction_lab.models.anatomy import norms_of
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.norms import frozen_norm
+from induction_lab.runtime.progress import progress_bar
+
+
+def term_importance(
+    model: HookedModel,
+    prompts: PromptsLike,
+    *,
+    metric: MetricLike = "copy_loss",
+    orders: int | None = None,
+    freeze_norms: bool = True,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """The metric with all paths through at most 0, 1, 2, … heads.
+
+    >>> term_importance(load_model(), repeated_tokens(load_model()))               # doctest: +SKIP
+
+    Args:
+        model: Any whose attention goes through transformers' interface, or an `AttentionOnlyTransformer`.
+        prompts: What to measure on.
+        metric: As in `ablation_sweep`.
+        orders: Highest order; by default the number of layers, which is the whole model.
+        freeze_norms: Hold the scales of the heads' norms and of the final one as well.
+        progress: A progress bar on standard error.
+
+    Returns:
+        One row an order: `order`; `value` of the metric, mean over prompts; `adds`, the change to the order before;
+        `standard_error` of that; `n_prompts`.
+
+    Raises:
+        ValueError: If the patterns cannot be held, or `orders` is negative.
+    """
+    turns = Turns(model, prompts, "pattern_preserving", metric)
+    highest = model.n_layers if orders is None else orders
+    if highest < 0:
+        raise ValueError(f"`orders` must not be negative, got {orders}.")
+    values: list[list[Tensor]] = [[] for _ in range(highest + 1)]
+    with progress_bar((highest + 1) * len(turns.prompts), "summing orders", shown=progress) as tick:
+        for turn in turns:
+            refuse_hooked_patterns(turn.streams)
+            written: dict[int, Tensor] = {}
+            with ExitStack() as stack:
+                if freeze_norms:
+                    stack.enter_context(frozen_norms(model, turn.streams))
+                for order in range(highest + 1):
+                    hidden, written = _next_order(turn.streams, written)
+                    values[order].append(turn.measure.clean(hidden))
+                    tick(len(turn.prompts))
+    return _table(model, name_of(turns.metric), [torch.cat(parts) for parts in values])
+
+
+@contextmanager
+def frozen_norms(model: HookedModel, streams: Streams) -> Iterator[None]:
+    """Hold the norms of heads and the final one at the scale that they have on these prompts."""
+    modules = norms_of(model)
+    scales: dict[nn.Module, Tensor] = {}
+    frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in modules}
+
+    def note(module: nn.Module, args: Any, output: Tensor) -> None:
+        scales[module] = frozen[module].scale(args[0].to(model.wide), output.to(model.wide))[..., None]
+
+    def hold(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        norm = frozen[module]
+        return (norm.apply(args[0].to(model.wide)) / scales[module] + norm.bias).to(output.dtype)
+
+    for hook in (note, hold):
+        with ExitStack() as stack:
+            for module in modules:
+                stack.callback(module.register_forward_hook(hook).remove)
+            if hook is note:
+                streams.run(0)
+            else:
+                yield
+
+
+def _next_order(streams: Streams, written: dict[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+    """The end of the stream when heads write `written`, and what they would write having read that."""
+    noted: dict[int, Tensor] = {}
+
+    def edit(attention: Any) -> Any:
+        noted[attention.layer] = streams.attention[attention.layer].mix(v=attention.v)
+        instead = written.get(attention.layer)
+        return replace(attention, z=torch.zeros_like(attention.z) if instead is None else instead)
+
+    with edit_attention(streams.model, edit):
+        hidden = streams.model.hidden(streams.tokens)
+    return hidden, noted
+
+
+def _table(model: HookedModel, metric: str, values: list[Tensor]) -> pd.DataFrame:
+    rows = []
+    for order, value in enumerate(values):
+        defined = ~value.isnan()
+        added = (value - values[order - 1])[defined] if order else torch.full_like(value[defined], math.nan)
+        error = float(added.std()) / len(added) ** 0.5 if len(added) > 1 else math.nan
+        means = (float(value[defined].mean()), float(added.mean()))
+        rows.append((model.name, metric, order, *means, error, len(added)))
+    return pd.DataFrame(rows, columns=["model", "metric", "order", "value", "adds", "standard_error", "n_prompts"])

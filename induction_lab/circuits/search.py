@@ -1,0 +1,174 @@
+"""`find_circuit`: the most likely induction circuit, which previous-token head feeds which induction head's keys.
+
+Where heads look comes from prompts, who reads whom from the weights. An edge runs from an earlier head that attends to
+the token before, through K-composition, to a later head that attends to what followed its token; its strength is the
+product of the three. The weights also say whether that head's queries match such keys (`qk_matching`) and whether it
+raises what it attends to (`ov_copying`). A likely circuit, not a proven one: nothing is ablated or patched here.
+Source: Elhage et al. (2021), "Induction heads", https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.data.prompts import Prompts, repeated_tokens
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import provenance
+from induction_lab.results.cards import html_card
+from induction_lab.results.heads import Head
+from induction_lab.results.tables import load_table, save_table
+from induction_lab.runtime.progress import progress_bar
+from induction_lab.scores.results import HeadScores
+from induction_lab.scores.scoring import score_heads
+from induction_lab.weights.composition import composition_baseline, composition_scores
+from induction_lab.weights.summaries import ov_copying, qk_matching
+
+COLUMNS = (
+    "previous", "induction", "strength", "previous_token", "prefix_matching", "K", "K_rank", "Q", "V", "qk_matching",
+    "ov_copying",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class InductionCircuit:
+    """Edges from previous-token heads to induction heads, strongest first.
+
+    Attributes:
+        model: The model's name.
+        n_layers, n_heads: Its shape.
+        edges: One row an edge: `previous`, `induction` (heads), `strength` (previous_token x prefix_matching x K, 0
+            below its baseline), `previous_token` of the first and `prefix_matching` of the second, `K`, `Q`, `V`
+            (composition less its baseline), `K_rank` (of the first among all earlier heads that the second's keys could
+            read, 1 the best), and `qk_matching`, `ov_copying` of the second.
+        baseline, baseline_error: What Gaussian matrices score in composition, and the standard error of that.
+        provenance: Model, prompts, seed, versions.
+    """
+
+    model: str
+    n_layers: int
+    n_heads: int
+    edges: pd.DataFrame
+    baseline: float
+    baseline_error: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The strongest edge."""
+        best = self.edges.iloc[0]
+        return f"InductionCircuit({self.model!r}, {len(self.edges)} edges, best {best.previous} > {best.induction})"
+
+    def _repr_html_(self) -> str:
+        """The strongest edges, for notebooks."""
+        columns = ["previous", "induction", "strength", "previous_token", "prefix_matching", "K", "K_rank"]
+        rows = self.edges[columns].head(8).itertuples(index=False)
+        facts = f"Composition above random matrices, which score {self.baseline:.4f}."
+        return html_card(f"Induction circuit of {self.model}", facts, columns, rows, note="Likely, not proven.")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the edges as `.csv`, `.json` or `.parquet`, with the rest beside or inside.
+
+        Raises:
+            ValueError: If the suffix is another one or the file cannot be written.
+        """
+        facts = {name: getattr(self, name) for name in _FACTS}
+        return save_table(self.edges, facts, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> InductionCircuit:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the file is not there or holds no circuit.
+        """
+        edges, facts = load_table(Path(path), set(COLUMNS), what="circuit")
+        missing = set(_FACTS) - set(facts)
+        if missing:
+            raise ValueError(f"{path} holds no readable circuit: it lacks {sorted(missing)}")
+        return cls(edges=edges.loc[:, list(COLUMNS)], **{name: facts[name] for name in _FACTS})
+
+
+_FACTS = ("model", "n_layers", "n_heads", "baseline", "baseline_error", "provenance")
+
+
+def find_circuit(
+    model: HookedModel,
+    prompts: Prompts | None = None,
+    *,
+    n: int = 20,
+    scores: HeadScores | None = None,
+    progress: bool = False,
+) -> InductionCircuit:
+    """Find the `n` strongest edges from previous-token heads to the keys of induction heads.
+
+    >>> find_circuit(load_model())                                        # doctest: +SKIP
+    InductionCircuit('attn-only-2l', 16 edges, best L0H3 > L1H3)
+
+    Args:
+        model: Any whose weights TransformerLens gives by head.
+        prompts: Repeated tokens to see by where heads look; `repeated_tokens(model)` by default. Rotary queries are
+            matched with keys at these prompts' own distance.
+        n: How many edges.
+        scores: What these heads scored on these prompts, where that is known already; else they are scored.
+        progress: A progress bar on standard error.
+
+    Raises:
+        ValueError: If the model has one layer, so that no head can feed another, or its weights are not to be had.
+    """
+    if model.n_layers < 2:
+        raise ValueError(f"{model.name} has {model.n_layers} layer: no head can feed another.")
+    if n < 1:
+        raise ValueError(f"`n` must be at least 1, got {n}.")
+    prompts = repeated_tokens(model) if prompts is None else prompts
+    if prompts.period is None:
+        raise ValueError("Repeated prompts are wanted, whose period is known: repeated_tokens(model).")
+    if scores is not None and scores.model != model.name:
+        raise ValueError(f"`scores` are of {scores.model}, not of {model.name}.")
+    with progress_bar(6, "reading the weights", shown=progress) as tick:
+        if scores is None:
+            scores = score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
+        previous, prefix = scores["previous_token"], scores["prefix_matching"]
+        tick(1)
+        composition = {}
+        for kind in ("K", "Q", "V"):
+            composition[kind] = composition_scores(model, kind)
+            tick(1)
+        matching = qk_matching(model, previous, offset=prompts.period + prompts.gap - 1).cpu()
+        tick(1)
+        copying = ov_copying(model).cpu()
+        tick(1)
+    baseline = composition_baseline(model.d_model, model.d_head)
+    edges = _edges(previous, prefix, composition, matching, copying, n)
+    facts = provenance(model, prompts)
+    return InductionCircuit(model.name, model.n_layers, model.n_heads, edges, *baseline, provenance=facts)
+
+
+def _edges(
+    previous: Float[Tensor, "layer head"],
+    prefix: Float[Tensor, "layer head"],
+    composition: dict[str, Float[Tensor, "layer_1 head_1 layer_2 head_2"]],
+    matching: Float[Tensor, "layer head"],
+    copying: Float[Tensor, "layer head"],
+    n: int,
+) -> pd.DataFrame:
+    K = composition["K"]
+    layer = torch.arange(len(previous))
+    earlier = (layer[:, None] < layer)[:, None, :, None].expand_as(K)
+    looks = previous[:, :, None, None] * prefix
+    strength = looks * K.clamp(min=0)
+    order = (strength + 1e-9 * looks).masked_fill(~earlier, -torch.inf)  # what lies below the baseline comes last
+    rows = []
+    for flat in order.flatten().topk(min(n, int(earlier.sum()))).indices.tolist():
+        l1, h1, l2, h2 = (int(i) for i in torch.unravel_index(torch.tensor(flat), strength.shape))
+        a, b, pair = (l1, h1), (l2, h2), (l1, h1, l2, h2)
+        rank = 1 + int((K[:l2, :, l2, h2] > K[pair]).sum())
+        numbers = (strength[pair], previous[a], prefix[b], K[pair])
+        rest = (composition["Q"][pair], composition["V"][pair], matching[b], copying[b])
+        rows.append((str(Head(*a)), str(Head(*b)), *map(float, numbers), rank, *map(float, rest)))
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -1,0 +1,235 @@
+"""`induction-lab score`, `circuit`, `explain` and `plot`: one model, measured and drawn."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from induction_lab.cli.shared import Device, Dtype, Folder, ModelName, Revision, save_figure, say, stem
+from induction_lab.data.text_files import read_text
+
+analysis = typer.Typer()
+
+
+class Format(StrEnum):
+    """How scores are given out."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+Given = Annotated[
+    Format, typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file.")
+]
+
+
+@analysis.command(
+    epilog="Examples:  [bold]induction-lab score[/bold]   ·   "
+    "[bold]induction-lab score smollm2-135m --prompts 8[/bold]   ·   "
+    "[bold]induction-lab score gpt2 --period 25 --repeats 4 --format json > gpt2.json[/bold]   ·   "
+    "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
+)
+def score(
+    model: ModelName = "attn-only-2l",
+    prompts: Annotated[int, typer.Option(help="How many prompts.")] = 16,
+    period: Annotated[int, typer.Option(help="Tokens of the repeated block.")] = 50,
+    repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
+    gap: Annotated[int, typer.Option(help="Other tokens between two copies.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    scores: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
+    text: Annotated[
+        Path | None, typer.Option(help="Score on this text file, not on random tokens (--period, --repeats, --gap).")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="With --text: longest prompt in tokens.")] = None,
+    top: Annotated[int, typer.Option(help="Heads in the second table.")] = 8,
+    chance: Annotated[bool, typer.Option(help="Test heads against prompts without repeats.")] = True,
+    figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    batch_size: Annotated[int | None, typer.Option(help="Prompts at a time.")] = None,
+    out: Folder = Path("results"),
+    format: Given = Format.table,
+) -> None:
+    """Score every head of MODEL on repeated random tokens, or on a text."""
+    say("loading libraries and the model …")
+    from induction_lab.cli.terminal import show_files, show_scores
+    from induction_lab.data.prompts import repeated_tokens, text_prompts
+    from induction_lab.models.loading import load_model
+    from induction_lab.scores.scoring import REPEAT_SCORES, SCORES, score_heads
+
+    names = [name.strip() for name in scores.split(",") if name.strip()] or None
+    unknown = [name for name in names or [] if name not in SCORES]
+    if unknown:
+        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(SCORES)}.")
+    if prompts < 1:
+        raise ValueError(f"--prompts must be at least 1, got {prompts}.")
+    if length is not None and text is None:
+        raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
+    content = None if text is None else read_text(text)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    if content is None:
+        chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, n_repeats=repeats, gap=gap, seed=seed)
+    else:
+        chosen = text_prompts(loaded, content, n_prompts=prompts, length=length)
+    tested = chance and len(chosen) > 1 and any(name in REPEAT_SCORES for name in names or REPEAT_SCORES)
+    say("")
+    found = score_heads(
+        loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()
+    )
+    path, pictures = _write(found, out, format, figures, on="" if text is None else f"_{text.stem}")
+    if format is Format.table:
+        show_scores(found, top=top)
+    show_files([path, *pictures], err=format is not Format.table)
+    if format in (Format.csv, Format.json):
+        sys.stdout.write(path.read_text())
+
+
+@analysis.command(
+    epilog="Examples:  [bold]induction-lab circuit[/bold]   ·   "
+    "[bold]induction-lab circuit smollm2-135m --top 12[/bold]   ·   "
+    "[bold]induction-lab circuit gpt2 --format json > gpt2.json[/bold]"
+)
+def circuit(
+    model: ModelName = "attn-only-2l",
+    prompts: Annotated[int, typer.Option(help="How many prompts to see by where heads look.")] = 16,
+    period: Annotated[int, typer.Option(help="Tokens of the repeated block, and the distance to read at.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    top: Annotated[int, typer.Option(help="Edges to list and draw.")] = 8,
+    figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    out: Folder = Path("results"),
+    format: Given = Format.table,
+) -> None:
+    """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
+    say("loading libraries and the model …")
+    from induction_lab.circuits.search import find_circuit
+    from induction_lab.cli.terminal import show_circuit, show_files
+    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.models.loading import load_model
+
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
+    say("")
+    found = find_circuit(loaded, chosen, n=top, progress=sys.stderr.isatty())
+    place = out / f"{stem(found.model)}_circuit"
+    written = [found.save(place.with_name(f"{place.name}.{'csv' if format is Format.table else format.value}"))]
+    if figures:
+        from induction_lab.plots.circuits import plot_circuit
+
+        written.append(save_figure(plot_circuit(found, edges=top).figure, place.with_name(f"{place.name}.png")))
+    if format is Format.table:
+        show_circuit(found)
+    show_files(written, err=format is not Format.table)
+    if format in (Format.csv, Format.json):
+        sys.stdout.write(written[0].read_text())
+
+
+@analysis.command(
+    epilog="Examples:  [bold]induction-lab explain[/bold]   ·   "
+    "[bold]induction-lab explain smollm2-135m --prompts 4[/bold]   ·   "
+    "[bold]induction-lab explain gpt2 --format json > gpt2.json[/bold]"
+)
+def explain(
+    model: ModelName = "attn-only-2l",
+    prompts: Annotated[int, typer.Option(help="How many prompts; the time grows with them.")] = 8,
+    period: Annotated[int, typer.Option(help="Tokens of the block, which is written twice.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the random tokens and the random sets of heads.")] = 0,
+    random_sets: Annotated[int, typer.Option("--random", help="Random sets to compare the circuit with.")] = 10,
+    figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    out: Folder = Path("results"),
+    format: Annotated[
+        Format,
+        typer.Option(help="table: for people, with a JSON file. Else: printed for programs, and the file."),
+    ] = Format.table,
+) -> None:
+    """Find by ablation and path patching which heads carry MODEL's copying, and test the circuit they make.
+
+    Each head is ablated by itself, then each path to the induction heads' keys cut.
+    With 8 prompts: a quarter of an hour for 135 million parameters on 2 CPU cores.
+    The sweep is kept in the folder; a run that was cut off goes on from there.
+    """
+    say("loading libraries and the model …")
+    from induction_lab.circuits.explanation import explain as explain_model
+    from induction_lab.cli.terminal import show_explanation, show_files
+    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.models.loading import load_model
+    from induction_lab.models.provenance import fingerprint
+
+    if random_sets < 0:
+        raise ValueError(f"--random must not be negative, got {random_sets}.")
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
+    say("")
+    place = out / f"{stem(loaded.name)}_explained"
+    sweep = place.with_name(f"{place.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
+    found = explain_model(loaded, chosen, n_random=random_sets, seed=seed, path=sweep, progress=sys.stderr.isatty())
+    written = [found.save(place.with_name(f"{place.name}.{'json' if format is Format.table else format.value}"))]
+    if figures:
+        from induction_lab.plots.effects import plot_explanation
+
+        written.append(save_figure(plot_explanation(found), place.with_name(f"{place.name}.png")))
+    if format is Format.table:
+        show_explanation(found)
+    show_files([*written, sweep], err=format is not Format.table)
+    if format in (Format.csv, Format.json):
+        sys.stdout.write(written[0].read_text())
+
+
+@analysis.command(
+    epilog="Examples:  [bold]induction-lab plot results/attn-only-2l.csv[/bold]   ·   "
+    "[bold]induction-lab plot results/gpt2.parquet --score prefix_matching -o prefix.svg[/bold]"
+)
+def plot(
+    file: Annotated[Path, typer.Argument(help="Scores that `induction-lab score` wrote: .csv, .json or .parquet.")],
+    score: Annotated[str, typer.Option(help="One score; all on one sheet by default.")] = "",
+    by_layer: Annotated[bool, typer.Option("--by-layer", help="Against the layer, with standard errors.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=".png, .svg or .pdf; beside FILE by default.")] = None,
+) -> None:
+    """Draw saved scores as heatmaps (layers down, heads across), or against the layer."""
+    from induction_lab.cli.terminal import show_files
+    from induction_lab.scores.results import HeadScores
+
+    scores = HeadScores.load(file)
+    if by_layer and not score:
+        score = "prefix_matching" if "prefix_matching" in scores.scores else scores.scores[0]
+    if score:
+        scores[score]
+    suffix = f"_{score or 'scores'}{'_by_layer' if by_layer else ''}.png"
+    path = out or file.with_name(file.stem + suffix)
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"Figures are written as .png, .svg or .pdf, got {path.name!r}.")
+    from induction_lab import plots
+
+    if by_layer:
+        figure = plots.plot_score_by_layer(scores, score).figure
+    else:
+        figure = plots.plot_head_scores(scores, score).figure if score else plots.plot_all_scores(scores)
+    show_files([save_figure(figure, path)])
+
+
+def _write(scores: Any, out: Path, format: Format, figures: bool, *, on: str) -> tuple[Path, list[Path]]:
+    name = stem(scores.model + on)
+    path = scores.save(out / f"{name}.{'csv' if format is Format.table else format.value}")
+    if not figures:
+        return path, []
+    from induction_lab import plots
+
+    drawn = [save_figure(plots.plot_all_scores(scores), out / f"{name}_scores.png")]
+    main_score = "prefix_matching" if "prefix_matching" in scores.scores else scores.scores[0]
+    by_layer = plots.plot_score_by_layer(scores, main_score).figure
+    drawn.append(save_figure(by_layer, out / f"{name}_{main_score}_by_layer.png"))
+    if scores.loss:
+        drawn.append(save_figure(plots.plot_loss(scores).figure, out / f"{name}_loss.png"))
+    return path, drawn

@@ -1,0 +1,106 @@
+"""The command `induction-lab report`: one page to look at what was found in a model, or in several."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from induction_lab.cli.shared import Device, Dtype, Revision, say, whole_numbers
+from induction_lab.data.text_files import read_text
+
+reporting = typer.Typer()
+
+
+@reporting.command(
+    epilog="Examples:  [bold]induction-lab report[/bold]   ·   "
+    "[bold]induction-lab report smollm2-135m -o smollm2.html[/bold]   ·   "
+    "[bold]induction-lab report runs/minute gpt2 -o both.html[/bold]   ·   "
+    "[bold]induction-lab report gpt2 --explanation results/gpt2_explained.json --text essay.txt[/bold]   ·   "
+    "[bold]induction-lab report EleutherAI/pythia-70m --steps 0,512,1000,143000[/bold]"
+)
+def report(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="attn-only-2l (by default), smollm2-135m, Hugging Face ids, folders, .gguf files, run folders."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page, an .html file.")] = Path("report.html"),
+    prompts: Annotated[int, typer.Option(help="How many prompts to score on.")] = 16,
+    period: Annotated[
+        int | None, typer.Option(help="Tokens of the block, which is written twice; 50, fewer where there is no room.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    text: Annotated[Path | None, typer.Option(help="Show what heads look at in this text file's beginning.")] = None,
+    all_heads: Annotated[bool, typer.Option("--all-heads", help="Show every head in full, not the best 24.")] = False,
+    ablate: Annotated[bool, typer.Option(help="Ablate the heads that are shown in full.")] = True,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also ablate every head and patch paths; takes long.")
+    ] = False,
+    explanation: Annotated[
+        list[Path] | None, typer.Option(help="Take causes from a file that `induction-lab explain` wrote.")
+    ] = None,
+    training: Annotated[
+        list[Path] | None,
+        typer.Option(help="Take the training history from a table that `induction-lab follow` wrote."),
+    ] = None,
+    steps: Annotated[str, typer.Option(help="Checkpoints of a Hugging Face model, separated by commas.")] = "",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+) -> None:
+    """Write one HTML file, to open anywhere, in which to explore what was found.
+
+    The map of all heads; each head's attention, profiles, eigenvalues, partners and effects; the circuit; the training
+    history of run folders; several models side by side; and what was measured, with the tables to download.
+    """
+    say("loading libraries and models …")
+    from induction_lab.circuits.explanation import Explanation
+    from induction_lab.cli.terminal import show_files
+    from induction_lab.development.trajectory import Trajectory
+    from induction_lab.pages.html import check_libraries
+    from induction_lab.pages.report import write_report
+
+    check_libraries()
+    if prompts < 1:
+        raise ValueError(f"--prompts must be at least 1, got {prompts}.")
+    content = None if text is None else read_text(text)
+    explained = [Explanation.load(path) for path in explanation or []]
+    followed = [Trajectory.load(path) for path in training or []]
+    names = models or ["attn-only-2l"]
+    asked = whole_numbers(steps, "--steps")
+    shown = [_subject(name, asked, revision, {"device": device, "dtype": dtype}) for name in names]
+    say("")
+    path = write_report(
+        shown,
+        out,
+        period=period,
+        n_prompts=prompts,
+        seed=seed,
+        text=content,
+        all_heads=all_heads,
+        ablate=ablate,
+        with_explanation=explain,
+        explanations={found.model: found for found in explained},
+        trajectories={run: found.run(run) for found in followed for run in found.runs},
+        command=shlex.join(["induction-lab", *sys.argv[1:]]),
+        progress=sys.stderr.isatty(),
+    )
+    show_files([path])
+
+
+def _subject(name: str, steps: list[int], revision: str | None, how: dict[str, Any]) -> Any:
+    """A model, or a training run with its checkpoints."""
+    from induction_lab.models.loading import load_model
+    from induction_lab.training.checkpoints import Revisions
+    from induction_lab.training.runs import RECIPE, Run
+
+    if (Path(name) / RECIPE).is_file():
+        return Run(name)
+    if steps and not Path(name).exists():
+        return Revisions(name, steps, **how)
+    return load_model(name, revision=revision, **how)

@@ -1,0 +1,172 @@
+"""The commands `induction-lab train` and `induction-lab follow`: runs from recipes, and what happened in them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from induction_lab.cli.shared import Folder, save_figure, say, stem, whole_numbers
+from induction_lab.data.text_files import read_text
+
+training = typer.Typer()
+TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are not those it begins with
+
+
+@training.command(
+    epilog="Examples:  [bold]induction-lab train[/bold]   ·   [bold]induction-lab train minute[/bold]   ·   "
+    "[bold]induction-lab train minute --seeds 5 --workers 2[/bold]   ·   "
+    "[bold]induction-lab train my.toml --steps 200 --plot[/bold]"
+)
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="A ready recipe's name or a TOML file; none: lists them.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Train so many runs, with seeds 0, 1, 2, ….")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, in place of the recipe's.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs' folders.")] = Path("runs"),
+    workers: Annotated[int | None, typer.Option(help="With --seeds, on a CPU: processes at once.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU by default if there is one.")] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw the loss at every checkpoint (one run).")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the ready recipes.")] = False,
+) -> None:
+    """Train a small model as CONFIG says, or several that differ in their seed.
+
+    A run that was cut off goes on when the same command is given again.
+    """
+    say("loading libraries …")
+    from induction_lab.cli.terminal import show_recipes, show_runs
+    from induction_lab.runtime.machine import find_device
+    from induction_lab.training.many_runs import over_seeds, train_runs
+    from induction_lab.training.one_run import train_run
+    from induction_lab.training.recipes import load_recipe
+
+    if config is None or list_:
+        say("")
+        show_recipes()
+        return
+    if seeds is None and workers is not None:
+        raise ValueError("--workers goes with --seeds: one run is one process.")
+    if seeds is not None and plot:
+        raise ValueError("--plot goes with one run; follow several to draw them: induction-lab follow RUN RUN ….")
+    recipe = load_recipe(config, **({} if steps is None else {"steps": steps}))
+    name = stem(Path(config).stem) + ("" if steps is None else f"-{steps}")
+    found, shown = find_device(device), sys.stderr.isatty()
+    say("")
+    if seeds is None:
+        runs = [train_run(recipe, out / name, device=found, plot=plot, progress=shown)]
+    else:
+        several = over_seeds(recipe, seeds, name=f"{name}-seed")
+        runs = list(train_runs(several, out, workers=workers, device=found, progress=shown).values())
+    show_runs(runs)
+
+
+@training.command(
+    epilog="Examples:  [bold]induction-lab follow runs/minute[/bold]   ·   "
+    "[bold]induction-lab follow runs/minute-seed* --no-animation[/bold]   ·   "
+    "[bold]induction-lab follow EleutherAI/pythia-70m --steps 0,512,1000,143000 --text essay.txt[/bold]"
+)
+def follow(
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or Hugging Face ids with --steps.")],
+    out: Folder = Path("results"),
+    score: Annotated[str, typer.Option(help="Of heads: for table, figure and animation.")] = "prefix_matching",
+    steps: Annotated[str, typer.Option(help="Checkpoints, separated by commas; of a run all by default.")] = "",
+    texts: Annotated[int, typer.Option(help="Texts to measure losses on, drawn as the run's own data.")] = 128,
+    text: Annotated[Path | None, typer.Option(help="Measure losses on this text file instead.")] = None,
+    probes: Annotated[bool, typer.Option(help="Measure what weights alone say, too.")] = True,
+    animation: Annotated[bool, typer.Option(help="Animate all heads (GIF).")] = True,
+    device: Annotated[str | None, typer.Option(help="Of a Hugging Face model: cpu, cuda, ….")] = None,
+) -> None:
+    """Measure every checkpoint of training runs alike: when did induction heads form?
+
+    The table is kept in the folder; what it holds is not measured again.
+    """
+    say("loading libraries …")
+    from induction_lab.cli.terminal import show_files, show_trajectory
+    from induction_lab.development.following import follow_training
+    from induction_lab.scores.scoring import SCORES
+    from induction_lab.weights.probes import PROBES
+
+    there = (*SCORES, *(PROBES if probes else ()))
+    if score not in there:
+        raise ValueError(f"There is no score {score!r} here; there are {', '.join(there)}.")
+    if texts < 2:
+        raise ValueError(f"--texts must be at least 2, got {texts}.")
+    asked = whole_numbers(steps, "--steps")
+    sources = [_checkpoints(name, asked, device) for name in runs]
+    places = [out / f"{stem(source.name)}_training.parquet" for source in sources]
+    if len(set(places)) < len(places):
+        raise ValueError(f"Runs of different names are wanted, got {', '.join(source.name for source in sources)}.")
+    found = []
+    for source, place in zip(sources, places, strict=True):
+        say(f"{source.name}: drawing texts …")
+        given = _texts(source, texts, text)
+        say("")
+        kinds = PROBES if probes else ()
+        shown = sys.stderr.isatty()
+        followed = follow_training(source, texts=given, probes=kinds, steps=asked or None, path=place, progress=shown)
+        found.append(followed)
+        show_trajectory(followed, score)
+    written = list(places)
+    say("drawing …")
+    for followed, place in zip(found, places, strict=True):
+        written += _draw(followed, found, place, score, animation)
+    say("")
+    show_files(written)
+
+
+def _checkpoints(name: str, steps: list[int], device: str | None) -> Any:
+    from induction_lab.training.checkpoints import Revisions
+    from induction_lab.training.runs import Run
+
+    if Path(name).exists():
+        return Run(name)
+    if not steps:
+        raise ValueError(
+            f"There is no run folder {name}. Train one: induction-lab train minute. For a Hugging Face model say which "
+            f"checkpoints: induction-lab follow {name} --steps 0,1000,143000."
+        )
+    return Revisions(name, steps, device=device)
+
+
+def _texts(source: Any, n_texts: int, text: Path | None) -> Any:
+    """The file's text, or texts like the run's own data: of those held out, where they are text."""
+    import torch
+
+    from induction_lab.data.prompts import Prompts, text_prompts
+    from induction_lab.training.runs import Run, open_stream
+
+    if text is not None:
+        if not source.steps:
+            raise ValueError(f"{source.name} has no checkpoint yet.")
+        return text_prompts(source.model(min(source.steps)), read_text(text), n_prompts=n_texts)
+    if not isinstance(source, Run):
+        return None
+    n_ctx, stream = source.recipe.model.n_ctx, open_stream(source.recipe, source)
+    generator = torch.Generator().manual_seed(TEXT_SEED)
+    held_out = getattr(stream, "held_out", ())
+    part: Any = {"held_out": True} if len(held_out) >= n_ctx else {}
+    return Prompts(stream.draw(generator, n_prompts=n_texts, n_ctx=n_ctx, **part), seed=TEXT_SEED)
+
+
+def _draw(followed: Any, all_followed: list[Any], place: Path, score: str, animation: bool) -> list[Path]:
+    """The six panels, and the heads as they form."""
+    import matplotlib.pyplot as plt
+
+    from induction_lab.development.loss_space import loss_paths
+    from induction_lab.plots.animations import animate_heads, save_animation
+    from induction_lab.plots.training_sheets import plot_model_analysis
+
+    try:
+        paths = loss_paths(all_followed)
+    except ValueError:  # of other texts, or too few checkpoints: each by itself
+        paths = None
+    figure = plot_model_analysis(followed, metric=score, paths=paths)
+    written = [save_figure(figure, place.with_suffix(".png"))]
+    if animation and len(followed.steps) > 1:
+        name = place.name.replace("_training.parquet", f"_{score}.gif")
+        written.append(save_animation(animate_heads(followed, score), place.with_name(name)))
+        plt.close("all")
+    return written

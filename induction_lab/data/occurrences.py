@@ -1,0 +1,76 @@
+"""Where tokens of a prompt occurred before.
+
+With `x` a prompt and position 0 its BOS, the earlier occurrences of a query `t` are the `s` with `1 <= s < t` and
+`x_s = x_t`.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+IDEAL_PATTERNS = ("ideal_previous_token", "ideal_induction")
+
+
+def occurrences(
+    tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, " prompt"]
+) -> tuple[Int[Tensor, " match"], Int[Tensor, " match"], Int[Tensor, " match"], Bool[Tensor, " match"]]:
+    """All (prompt, query t, earlier occurrence s) with `1 <= s < t`, and whether `s` is the latest."""
+    n_prompts, n_pos = tokens.shape
+    real = torch.arange(n_pos) < lengths[:, None]
+    real[:, 0] = False
+    prompt, position = real.nonzero(as_tuple=True)
+    _, kind = torch.unique(tokens[real], return_inverse=True)
+    group = prompt * (int(kind.max()) + 1 if len(kind) else 1) + kind
+    order = torch.sort(group, stable=True).indices  # equal tokens of a prompt side by side, in order of position
+    group, prompt, position = group[order], prompt[order], position[order]
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for lag in range(1, n_pos):
+        same = (group[lag:] == group[:-lag]).nonzero()[:, 0]
+        if not len(same):
+            break
+        latest = torch.full((len(same),), lag == 1)
+        found.append((prompt[same], position[same + lag], position[same], latest))
+    if not found:
+        nothing = torch.zeros(0, dtype=torch.long)
+        return nothing, nothing, nothing, nothing.bool()
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def ideal_pattern(tokens: Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor, "prompt query key"]:
+    """Where a perfect `ideal_previous_token` or `ideal_induction` head attends; rows sum to 1.
+
+    Raises:
+        ValueError: If `kind` is another.
+    """
+    if kind not in IDEAL_PATTERNS:
+        raise ValueError(f"An ideal pattern is one of {', '.join(IDEAL_PATTERNS)}, got {kind!r}.")
+    n_prompts, n_pos = tokens.shape
+    pattern = torch.zeros(n_prompts, n_pos, n_pos)
+    if kind == "ideal_previous_token":
+        pattern.diagonal(-1, dim1=1, dim2=2)[:, 1:] = 1.0
+    else:
+        prompt, query, earlier, _ = occurrences(tokens.cpu(), torch.full((n_prompts,), n_pos))
+        pattern[prompt, query, earlier + 1] = 1.0
+    pattern[:, :, 0] += pattern.sum(-1) == 0  # rest on BOS
+    return pattern / pattern.sum(-1, keepdim=True)
+
+
+def copyable(
+    tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, " prompt"] | None = None
+) -> Bool[Tensor, "prompt pos"]:
+    """Queries whose next token is the one that followed the latest earlier occurrence: where copying is right.
+
+    On tokens repeated back to back these are all positions from the second copy on, but for the last.
+    """
+    tokens = tokens.cpu()
+    n_prompts, n_pos = tokens.shape
+    lengths = torch.full((n_prompts,), n_pos) if lengths is None else lengths.cpu()
+    prompt, query, earlier, latest = occurrences(tokens, lengths)
+    keep = latest & (query + 1 < lengths[prompt])
+    prompt, query, earlier = prompt[keep], query[keep], earlier[keep]
+    right = tokens[prompt, query + 1] == tokens[prompt, earlier + 1]
+    result = torch.zeros(n_prompts, n_pos, dtype=torch.bool)
+    result[prompt[right], query[right]] = True
+    return result

@@ -1,0 +1,5 @@
+"""When did it form? One table over the steps of a training run."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,281 @@
+"""`Trajectory`: what was measured at every checkpoint of a training run, or of several; one tidy table.
+
+A row is one number at one step: of a head (`layer`, `head`), of an index (`index`: of a token, a copy or a text,
+depending on the metric), or of the whole model. Where a number is not defined there is no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lab.results.cards import html_card
+from induction_lab.results.heads import Head, HeadLike, parse_head
+from induction_lab.results.tables import load_table, save_table
+
+COLUMNS = ("run", "step", "prompts", "metric", "layer", "head", "index", "value", "standard_error")
+_WHOLE, _NAMES = ("layer", "head", "index"), ("run", "prompts", "metric")
+
+
+@dataclass(frozen=True, repr=False)
+class Trajectory:
+    """Measurements over training.
+
+    Attributes:
+        table: Columns `run`, `step`, `prompts` (which of the named prompts, `texts`, or `weights` alone), `metric`,
+            `layer`, `head`, `index` (whole numbers, <NA> where not meant), `value` and its `standard_error` over
+            prompts (0 for what weights alone say, NaN where there is none).
+        provenance: Prompts, settings, versions, each step's weights, and what was left out and why; of several runs
+            `{"runs": {name: …}}`.
+    """
+
+    table: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Runs, steps and metrics."""
+        steps = self.steps
+        return (
+            f"Trajectory({', '.join(self.runs)}: {len(steps)} steps {steps[0]} … {steps[-1]}, "
+            f"{len(self.metrics)} metrics)"
+            if steps
+            else "Trajectory(nothing measured)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The best head at some of the steps, for notebooks."""
+        if len(self.runs) != 1 or not self.steps:
+            return html_card("Trajectory", repr(self), (), ())
+        steps = self.steps
+        some = sorted({steps[round(i * (len(steps) - 1) / 9)] for i in range(10)})
+        of_heads = self.table.loc[self.table["layer"].notna(), "metric"].unique().tolist()[:5]
+        best: dict[str, Any] = {name: self.best(name) for name in of_heads}
+        rows = [(f"{step:,}", *(float(series.get(step, np.nan)) for series in best.values())) for step in some]
+        facts = f"{len(steps)} checkpoints, steps {steps[0]:,} to {steps[-1]:,}; the best head's"
+        return html_card(f"Training of {self.runs[0]}", facts, ("step", *of_heads), rows)
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs, in order of the table."""
+        return [str(name) for name in self.table["run"].unique()]
+
+    @property
+    def steps(self) -> list[int]:
+        """Every step at which something was measured, in order."""
+        return sorted(int(step) for step in self.table["step"].unique())
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of what was measured."""
+        return [str(name) for name in self.table["metric"].unique()]
+
+    def run(self, name: str) -> Trajectory:
+        """One run alone.
+
+        Raises:
+            ValueError: If there is none of that name.
+        """
+        if name not in self.runs:
+            raise ValueError(f"There is no run {name!r} here; there are {', '.join(self.runs)}.")
+        rows: Any = self.table.loc[self.table["run"] == name]
+        return Trajectory(rows.reset_index(drop=True), self.provenance.get("runs", {}).get(name, self.provenance))
+
+    def series(
+        self,
+        metric: str,
+        *,
+        prompts: str | None = None,
+        head: HeadLike | None = None,
+        index: int | None = None,
+        column: str = "value",
+    ) -> pd.Series:
+        """One number by step.
+
+        Args:
+            metric: Its name.
+            prompts: On which prompts; by default the first in the table that have the metric.
+            head: Of which head, where the metric has one number a head.
+            index: At which index, where it has one number an index.
+            column: `value` or `standard_error`.
+
+        Raises:
+            ValueError: If there is no such number, or more than one: the message says what there is.
+        """
+        rows = self._rows(metric, prompts)
+        for name, asked in (("layer", head), ("index", index)):
+            if bool(rows[name].notna().any()) != (asked is not None):
+                raise ValueError(_which(metric, name, rows))
+        if head is not None:
+            layer, number = parse_head(head, n_layers=self._size("layer"), n_heads=self._size("head"))
+            rows = rows.loc[(rows["layer"] == layer) & (rows["head"] == number)]
+        if index is not None:
+            if not (rows["index"] == index).any():
+                raise ValueError(_which(metric, "index", rows))
+            rows = rows.loc[rows["index"] == index]
+        return rows.set_index("step")[column].sort_index().rename(metric)
+
+    def best(self, metric: str, *, prompts: str | None = None) -> pd.Series:
+        """The greatest value over all heads, by step.
+
+        Raises:
+            ValueError: If there is no such metric of heads.
+        """
+        rows = self._of_heads(metric, prompts)
+        return rows.groupby("step")["value"].max().rename(metric)
+
+    def heads(self, metric: str, prompts: str | None = None) -> Float[Tensor, "step layer head"]:
+        """All heads at every step of `steps`; NaN where nothing was measured.
+
+        Raises:
+            ValueError: If there is no such metric of heads.
+        """
+        rows, steps = self._of_heads(metric, prompts), self.steps
+        values = np.full((len(steps), self._size("layer"), self._size("head")), np.nan)
+        at = np.searchsorted(steps, rows["step"].to_numpy())
+        values[at, rows["layer"].to_numpy(dtype=int), rows["head"].to_numpy(dtype=int)] = rows["value"].to_numpy()
+        return torch.tensor(values, dtype=torch.float32)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `.parquet`, `.csv` or `.json`, with the provenance inside or beside.
+
+        Raises:
+            ValueError: If the suffix is another one or the file cannot be written.
+        """
+        return save_table(self.table, {"provenance": self.provenance}, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trajectory:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the file is not there or holds no trajectory.
+        """
+        table, facts = load_table(Path(path), set(COLUMNS), what="trajectory")
+        try:
+            return cls(_typed(table.loc[:, list(COLUMNS)]), facts.get("provenance", {}))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no readable trajectory: {error}") from error
+
+    @staticmethod
+    def join(trajectories: Sequence[Trajectory]) -> Trajectory:
+        """Several runs in one table.
+
+        Raises:
+            ValueError: If there is none, or two hold a run of the same name.
+        """
+        names = [name for trajectory in trajectories for name in trajectory.runs]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"Runs of different names are wanted, got {', '.join(names) or 'none'}.")
+        facts = {name: each.run(name).provenance for each in trajectories for name in each.runs}
+        table = pd.concat([trajectory.table for trajectory in trajectories], ignore_index=True)
+        return Trajectory(table, {"runs": facts})
+
+    def _rows(self, metric: str, prompts: str | None) -> Any:
+        if len(self.runs) > 1:
+            raise ValueError(f"Choose one of the runs {', '.join(self.runs)} first: trajectory.run(name).")
+        rows: Any = self.table.loc[self.table["metric"] == metric]
+        if rows.empty:
+            raise ValueError(f"Nothing of the name {metric!r} was measured; there are {', '.join(self.metrics)}.")
+        on = rows["prompts"].unique().tolist()
+        if prompts is not None and prompts not in on:
+            raise ValueError(f"{metric} was not measured on {prompts!r}; it was on {', '.join(map(repr, on))}.")
+        return rows.loc[rows["prompts"] == (on[0] if prompts is None else prompts)]
+
+    def _of_heads(self, metric: str, prompts: str | None) -> Any:
+        rows = self._rows(metric, prompts)
+        if rows["layer"].isna().any():
+            raise ValueError(_which(metric, "layer", rows))
+        return rows
+
+    def _size(self, column: str) -> int:
+        """Layers, or heads a layer."""
+        largest: Any = self.table[column].max()
+        return int(largest) + 1
+
+
+class Rows:
+    """Rows of one checkpoint, gathered and then made a table at once; numbers that are not finite become no row."""
+
+    def __init__(self, run: str, step: int) -> None:
+        """Nothing yet."""
+        self.run, self.step = run, step
+        self.left_out: dict[str, str] = {}
+        self._parts: list[tuple[str, str, Any, Any, Any, Any, Any]] = []
+
+    def add_heads(
+        self,
+        prompts: str,
+        metric: str,
+        values: Float[Tensor, "layer head"],
+        errors: Float[Tensor, "layer head"] | float = float("nan"),
+    ) -> None:
+        """A number for each head."""
+        layer, head = np.indices(values.shape)
+        self._add(prompts, metric, layer, head, np.full(values.shape, -1), values, errors)
+
+    def add_indexed(
+        self,
+        prompts: str,
+        metric: str,
+        index: Int[Tensor, " index"],
+        values: Float[Tensor, " index"],
+        errors: Float[Tensor, " index"] | float = float("nan"),
+    ) -> None:
+        """A number for each index."""
+        none = np.full(values.shape, -1)
+        self._add(prompts, metric, none, none, index.numpy(), values, errors)
+
+    def add_one(self, prompts: str, metric: str, value: float, error: float = float("nan")) -> None:
+        """A number for the whole model."""
+        none = np.full(1, -1)
+        self._add(prompts, metric, none, none, none, torch.tensor([value]), error)
+
+    def table(self) -> pd.DataFrame:
+        """All of them, typed."""
+        if not self._parts:
+            return empty_table()
+        counts = [len(part[-1]) for part in self._parts]
+        columns: dict[str, Any] = {"run": self.run, "step": self.step}
+        for name, parts in zip(COLUMNS[2:], zip(*self._parts, strict=True), strict=True):
+            joined = np.repeat(parts, counts) if name in _NAMES else np.concatenate(parts)
+            columns[name] = pd.arrays.IntegerArray(joined, joined < 0) if name in _WHOLE else joined
+        return pd.DataFrame(columns)
+
+    def _add(self, prompts: str, metric: str, layer: Any, head: Any, index: Any, values: Tensor, errors: Any) -> None:
+        value = values.detach().double().cpu().numpy().ravel()
+        spread = errors.detach().double().cpu().numpy() if isinstance(errors, Tensor) else np.full(value.shape, errors)
+        keep = np.isfinite(value)
+        if not keep.any():
+            self.left_out[f"{metric} on {prompts}"] = "no finite number"
+            return
+        whole = (x.ravel()[keep].astype(np.int64) for x in (layer, head, index))
+        self._parts.append((prompts, metric, *whole, value[keep], spread.ravel()[keep]))
+
+
+def empty_table() -> pd.DataFrame:
+    """No rows, and the right columns."""
+    return _typed(pd.DataFrame({name: [] for name in COLUMNS}))
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    types: Any = {name: "Int64" for name in _WHOLE} | {name: "str" for name in _NAMES}
+    return table.astype(types | {"step": "int64", "value": "float64", "standard_error": "float64"})
+
+
+def _which(metric: str, name: str, rows: Any) -> str:
+    """What to ask for, where a number a head or an index was asked for wrongly."""
+    if rows[name].isna().all():
+        return f"{metric} has no number for each {'head' if name == 'layer' else 'index'}."
+    if name == "index":
+        return f"{metric} has a number for each index: index={int(rows['index'].min())} … {int(rows['index'].max())}."
+    heads = sorted(set(zip(rows["layer"], rows["head"], strict=True)))
+    there = f"{Head(*heads[0])} … {Head(*heads[-1])}"
+    return f"{metric} has a number for each head: head={there}, or the greatest by trajectory.best({metric!r})."

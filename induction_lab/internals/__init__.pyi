@@ -1,0 +1,6 @@
+from .activations import (
+    Activations as Activations,
+)
+from .activations import (
+    capture as capture,
+)

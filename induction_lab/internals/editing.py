@@ -1,0 +1,72 @@
+"""Change what a model's heads put out while it runs, and start it from any layer.
+
+An edit sees each layer's attention and returns what goes on in its place; it works on the network at full speed, with
+the engine's exact numbers and per query head in grouped-query models. Nothing below the first edited layer need be
+computed again: `Streams` stores the residual stream before every layer and lets runs begin with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from induction_lab.attention.exact import HeadOutputs
+from induction_lab.attention.hooks import Edit, editing, has_edits
+from induction_lab.internals.reading import on_engine
+from induction_lab.models.anatomy import goes_through_interface, output_projection
+from induction_lab.models.attention_only.clamping import clamp_for_good
+from induction_lab.models.attention_only.network import AttentionLayer, AttentionOnlyTransformer
+from induction_lab.models.hooked_model import HookedModel
+
+
+@contextmanager
+def edit_attention(model: HookedModel, edit: Edit) -> Iterator[None]:
+    """Let `edit` change what every layer's heads of `model.network` pass on, inside the context.
+
+    It is given an `Attention` (a `MaterialisedAttention` where somebody hooks the pattern of a small model), or only
+    `HeadOutputs` where an architecture attends out of sight, and returns what goes on.
+    """
+    with ExitStack() as stack:
+        if isinstance(model.network, AttentionOnlyTransformer):
+            layers = [module for module in model.network.modules() if isinstance(module, AttentionLayer)]
+            stack.enter_context(editing(layers, edit))
+        elif goes_through_interface(model):
+            layers = [module for module in model.network.modules() if hasattr(module, "layer_idx")]
+            stack.enter_context(editing(layers, edit))
+            stack.enter_context(on_engine(model))
+        else:
+            for layer in range(model.n_layers):
+                projection = output_projection(model, layer)
+                handle = projection.register_forward_pre_hook(_before_projection(model, layer, edit))
+                stack.callback(handle.remove)
+        yield
+
+
+def is_edited(model: HookedModel) -> bool:
+    """Whether the network's attention is being edited now."""
+    return any(has_edits(module) for module in model.network.modules())
+
+
+def unhooked(model: HookedModel) -> HookedModel:
+    """The same parameters as a model of its own, which nobody has hooked or edited."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.network.parameters(), *model.network.buffers())}
+    for module in model.network.modules():  # hooks may hold on to much: they are not even copied
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            memo[id(hooks)] = type(hooks)()
+    network = copy.deepcopy(model.network, memo=memo)
+    if isinstance(network, AttentionOnlyTransformer):
+        network.reset_hooks(including_permanent=True)
+        clamp_for_good(network, getattr(network, "clamps", {}))  # what it was trained with is part of it
+    return HookedModel(network.eval(), model.tokenizer, name=model.name, revision=model.revision)
+
+
+def _before_projection(model: HookedModel, layer: int, edit: Edit) -> Callable[..., Any]:
+    def change(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z = args[0].unflatten(-1, (model.n_heads, -1)).transpose(1, 2)
+        return (edit(HeadOutputs(layer, z)).z.transpose(1, 2).flatten(2), *args[1:])
+
+    return change

@@ -1,0 +1,198 @@
+"""Run a model once and see every layer's attention as it passes, whatever the architecture.
+
+Three routes, one result: transformers models that go through its attention interface run on the engine, an
+`AttentionOnlyTransformer` calls the engine itself, and architectures outside the interface (BLOOM, GPT-J, GPT-Neo, MPT,
+CodeGen, …) hand over one layer's matrix at a time through their hooks. The numbers are the same; only the last route
+needs O(n^2) memory, for one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lab.attention.exact import AttentionReading, MaterialisedAttention
+from induction_lab.attention.hooks import Reader, attend, reading
+from induction_lab.models.anatomy import goes_through_interface
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.hooked_model import HookedModel
+
+ENGINE = "induction_lab"
+
+
+class Enough(Exception):
+    """A reader raises this when it has seen all it wants: nothing further up runs."""
+
+
+class _AtUnembedding(Exception):
+    """Every layer has run. Not `Enough`: the reader has not asked to stop."""
+
+
+class Stream(NamedTuple):
+    """The end of the residual stream: before and after the last normalisation; None where it was not reached."""
+
+    final: Float[Tensor, "batch pos d_model"] | None
+    normalised: Float[Tensor, "batch pos d_model"] | None
+
+
+def read_attention(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], reader: Reader, *, final: bool = False
+) -> Stream:
+    """Run `model` up to the unembedding and show `reader` each layer's attention, in order.
+
+    Args:
+        model: Any supported model.
+        tokens: Prompts of one length; padding on the right is harmless.
+        reader: Called once a layer; may raise `Enough` to stop there.
+        final: Whether the stream before the last normalisation is wanted too.
+
+    Raises:
+        ValueError: If the model's attention can be reached on no route or is not causal, or if a layer below the last
+            one run showed none.
+    """
+    seen: list[int] = []
+
+    def counting(attention: AttentionReading) -> None:
+        seen.append(attention.layer)
+        reader(attention)
+
+    run = _by_engine if goes_through_interface(model) else _by_hooks
+    try:
+        stream = run(model, tokens, counting, final)
+        n_layers = model.n_layers
+    except Enough:
+        stream = Stream(None, None)
+        n_layers = seen[-1] + 1
+    if set(seen) != set(range(n_layers)):
+        raise ValueError(
+            f"Only {len(set(seen))} of {n_layers} layers of {model.name} showed their attention; "
+            "models that mix attention with other layers cannot be scored."
+        )
+    return stream
+
+
+@contextmanager
+def on_engine(model: HookedModel) -> Iterator[None]:
+    """Let a transformers model attend with the engine inside the context, and as before afterwards."""
+    if isinstance(model.network, AttentionOnlyTransformer):
+        yield
+        return
+    _register()
+    network: Any = model.network
+    configs = _configs(network)
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = ENGINE
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
+
+
+def _configs(network: Any) -> list[Any]:
+    """Every distinct configuration object that a module of the network looks up its attention in."""
+    found = {id(config): config for module in network.modules() if (config := getattr(module, "config", None))}
+    return [config for config in found.values() if hasattr(config, "_attn_implementation")]
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ENGINE, _transformers_attention)
+    AttentionMaskInterface.register(ENGINE, sdpa_mask)
+
+
+def _transformers_attention(
+    module: Any,
+    query: Float[Tensor, "batch head query d_key"],
+    key: Float[Tensor, "batch kv_head key d_key"],
+    value: Float[Tensor, "batch kv_head key d_head"],
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "batch query head d_head"], None]:
+    """The engine in the form that transformers calls."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if not causal and attention_mask is None:
+        raise ValueError(f"{type(module).__name__} attends to later tokens too; scores are for causal attention.")
+    if position_bias is not None:
+        raise ValueError(f"{type(module).__name__} adds a position bias to its scores, which is not supported.")
+    z = attend(
+        query,
+        key,
+        value,
+        layer=module.layer_idx,
+        scale=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        mask=attention_mask,
+        softcap=softcap,
+        sinks=s_aux,
+        owner=module,
+    )
+    return z.transpose(1, 2).contiguous(), None
+
+
+def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> Stream:
+    kept: list[Tensor] = []
+    handle = None
+    if final:
+        handle = model.final_norm.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    try:
+        with torch.inference_mode(), reading(reader), on_engine(model):
+            normalised = model.hidden(tokens)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return Stream(kept[0] if kept else None, normalised)
+
+
+def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> Stream:
+    """One layer's matrix at a time, read and thrown away."""
+    end: dict[str, Tensor] = {}
+
+    def keep_final(stream: Tensor, hook: Any) -> None:
+        end["final"] = stream
+
+    def stop(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        end["normalised"] = inputs[0]
+        raise _AtUnembedding
+
+    hooks = _matrix_hooks(model, reader)
+    if final:
+        hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_final))
+    bridge = model.hooked
+    unembedding = bridge.unembed.register_forward_pre_hook(stop)
+    try:
+        with torch.inference_mode(), suppress(_AtUnembedding):
+            bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
+    finally:
+        unembedding.remove()
+        model.release()
+    return Stream(end.get("final"), end["normalised"])
+
+
+def _matrix_hooks(model: HookedModel, reader: Reader) -> list[tuple[str, Callable[..., None]]]:
+    half: dict[int, dict[str, Tensor]] = {layer: {} for layer in range(model.n_layers)}
+    hooks: list[tuple[str, Callable[..., None]]] = []
+    for layer in range(model.n_layers):
+        for name in ("v", "pattern", "z"):  # in this order in some bridges, in another in others
+
+            def keep(tensor: Tensor, hook: Any, layer: int = layer, name: str = name) -> None:
+                half[layer][name] = tensor
+                if len(half[layer]) == 3:
+                    all_ = half.pop(layer)
+                    v, z = all_["v"].transpose(1, 2), all_["z"].transpose(1, 2)
+                    reader(MaterialisedAttention(layer, all_["pattern"], v, z))
+
+            hooks.append((f"blocks.{layer}.attn.hook_{name}", keep))
+    return hooks

@@ -1,0 +1,178 @@
+"""`ablate`: run a model with some of its heads put out of action, as a context manager.
+
+Inside the context `model.network`, `model.hooked` and everything in this package run on the ablated model; afterwards
+it is bit for bit what it was. How heads are replaced: see `induction_lab.substitutes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from induction_lab.attention.exact import HeadOutputs
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
+from induction_lab.internals.editing import edit_attention, unhooked
+from induction_lab.interventions.substitutes import Method, Substitute, check_method, clean_run, substitute
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.heads import Head, HeadLike, parse_heads
+
+
+@contextmanager
+def ablate(
+    model: HookedModel,
+    heads: HeadLike | Iterable[HeadLike],
+    *,
+    method: Method | str = "mean",
+    reference: PromptsLike | None = None,
+    seed: int = 0,
+) -> Iterator[HookedModel]:
+    """Put heads out of action inside the context.
+
+    >>> model = load_model("smollm2-135m")                                                       # doctest: +SKIP
+    >>> prompts = repeated_tokens(model, n_prompts=4)                                            # doctest: +SKIP
+    >>> with ablate(model, "L16H0"):                                                             # doctest: +SKIP
+    ...     scores = score_heads(model, prompts, scores=["prefix_matching"])
+    ...     print([round(loss, 1) for loss in scores.loss_by_copy])
+    [13.7, 9.5]
+
+    Contexts may be nested: `ablate(model, a)` inside `ablate(model, b)` ablates both, and means are always those of the
+    model that nothing is done to. Of one head the inner context has its way; `pattern_preserving` must come first.
+    Without a `reference`, prompts that are padded to one length lend their padding too.
+
+    Args:
+        model: Any supported model.
+        heads: `"L16H0"`, `(16, 0)`, or several; query heads in grouped-query models.
+        method: `mean` (of other prompts, position by position), `zero`, `resample` (another prompt's output),
+            `pattern_preserving`, `ideal_previous_token` or `ideal_induction`: see `induction_lab.substitutes`.
+        reference: For `mean` and `resample`, prompts whose outputs replace the heads' own, as long as those that are
+            run inside. By default the other prompts that are run together with each.
+        seed: Of the choice that `resample` makes.
+
+    Yields:
+        The model itself.
+
+    Raises:
+        ValueError: If a head is not there or given twice, the method is unknown or not to be had of this architecture;
+            inside the context, if what is run has another length than the reference, or is a single prompt without one.
+    """
+    chosen = parse_heads(heads, n_layers=model.n_layers, n_heads=model.n_heads)
+    if not chosen:
+        raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
+    check_method(model, method)
+    given = None if reference is None else as_prompts(model, reference)
+    _ = model.unembeds_by_parts  # both are found out once and kept: not on the ablated model
+    with suppress(ValueError):
+        _ = model.hooked
+    ablation = _Ablation(model, chosen, method, given, seed)
+    with ExitStack() as stack:
+        stack.enter_context(edit_attention(model, ablation.edit))
+        for handle in ablation.hooks():
+            stack.callback(handle.remove)
+        yield model
+
+
+class _Ablation:
+    """The substitutes of one context, made anew for each batch of prompts where they depend on it."""
+
+    def __init__(
+        self, model: HookedModel, heads: list[Head], method: str, reference: Prompts | None, seed: int
+    ) -> None:
+        self.model, self.heads, self.method, self.reference, self.seed = model, heads, method, reference, seed
+        self.layers = {head.layer for head in heads}
+        self.clean = unhooked(model)  # means and clean patterns are taken from what no context has touched
+        self.tokens: Tensor | None = None
+        self.substitute: Substitute | None = None
+        self.fixed = method == "zero" or (method == "mean" and reference is not None)
+        if self.fixed:
+            self.substitute = self._make(Prompts(torch.zeros(1, 1, dtype=torch.long)))
+
+    def _make(self, prompts: Prompts) -> Substitute:
+        how = {"reference": self.reference, "seed": self.seed}
+        if self.method not in ("mean", "resample"):
+            return substitute(self.clean, self.method, prompts, self._outputs, **how)
+        # A sweep runs the same prompts side by side, once a head: other prompts are those of other tokens.
+        numbers: dict[tuple[int, ...], int] = {}
+        which = [numbers.setdefault(tuple(row), len(numbers)) for row in prompts.tokens.tolist()]
+        distinct = Prompts(torch.tensor(list(numbers)).to(prompts.tokens))
+        made = substitute(self.clean, self.method, distinct, self._outputs, **how)
+        if self.fixed or len(distinct) == len(prompts):
+            return made
+        return Substitute({layer: outputs[which] for layer, outputs in made.outputs.items()})
+
+    def _outputs(self, prompts: Prompts) -> dict[Any, Tensor]:
+        return {layer: seen.z for layer, seen in clean_run(self.clean, prompts.tokens, self.layers).items()}
+
+    def edit(self, attention: Any) -> Any:
+        """As `edit_attention` wants it."""
+        if attention.layer not in self.layers and self.method != "pattern_preserving":
+            return attention
+        return self._now().edit(attention, [self.heads])
+
+    def hooks(self) -> list[Any]:
+        """Watch which tokens come, on the network and its TransformerLens surface, and edit the latter too."""
+        model, handles = self.model, []
+        own = isinstance(model.network, AttentionOnlyTransformer)
+        embedding = model.network.embed if own else model.network.get_input_embeddings()
+        handles.append((model.network if own else model.network.base_model).register_forward_pre_hook(self._forget))
+        handles.append(embedding.register_forward_pre_hook(self._see))
+        with suppress(ValueError):  # where TransformerLens has no bridge, there is no `hooked` to ablate
+            bridge = None if own else model.hooked
+            if bridge is not None:
+                handles.append(bridge.register_forward_pre_hook(self._forget))
+                handles.append(bridge.embed.register_forward_pre_hook(self._see))
+                for layer in range(model.n_layers):
+                    attention = bridge.blocks[layer].attn
+                    keep, change = self._bridge_outputs(layer)
+                    handles.append(attention.hook_v.register_forward_hook(keep))
+                    handles.append(attention.hook_pattern.register_forward_hook(self._bridge_pattern(layer)))
+                    handles.append(attention.hook_z.register_forward_hook(change))
+        return handles
+
+    def _forget(self, module: Any, args: tuple[Any, ...]) -> None:
+        self.tokens, self.substitute = None, self.substitute if self.fixed else None
+
+    def _see(self, module: Any, args: tuple[Any, ...]) -> None:
+        self.tokens = args[0]
+        self.substitute = self.substitute if self.fixed else None
+
+    def _now(self) -> Substitute:
+        if self.substitute is None:
+            if self.tokens is None:
+                raise ValueError(f"{self.method} must know the tokens; the model was run on embeddings.")
+            self.substitute = self._make(Prompts(self.tokens))
+        return self.substitute
+
+    def _bridge_pattern(self, layer: int) -> Callable[..., Tensor | None]:
+        """Show the forced pattern to whoever hooks it; where an architecture asks for no more, it attends with it."""
+        here = [head.head for head in self.heads if head.layer == layer]
+
+        def force(module: Any, args: Any, pattern: Tensor) -> Tensor | None:
+            now = self._now()
+            if now.frozen:
+                return now.frozen[layer].pattern().to(pattern)
+            if now.pattern is None or not here:
+                return None
+            pattern = pattern.clone()
+            pattern[:, here] = now.pattern[:, None].to(pattern)
+            return pattern
+
+        return force
+
+    def _bridge_outputs(self, layer: int) -> tuple[Callable[..., None], Callable[..., Tensor | None]]:
+        """Hooks for a layer's values and outputs, which bridges show by head or side by side."""
+        values: list[Tensor] = []
+
+        def keep(module: Any, args: Any, v: Tensor) -> None:
+            values[:] = [v.flatten(2).unflatten(2, (self.model.n_kv_heads, -1)).transpose(1, 2)]
+
+        def change(module: Any, args: Any, z: Tensor) -> Tensor | None:
+            by_head = z.flatten(2).unflatten(2, (self.model.n_heads, -1)).transpose(1, 2)
+            outputs = HeadOutputs(layer, by_head, values.pop() if values else None)
+            return self.edit(outputs).z.transpose(1, 2).reshape(z.shape)
+
+        return keep, change

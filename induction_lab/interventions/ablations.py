@@ -1,0 +1,188 @@
+"""`ablation_sweep`: what is lost without each head, for all heads in one call; and a quick estimate from gradients.
+
+Every head or group is ablated in a run of its own that starts where its first head stands: the residual stream before
+every layer is stored once, so that half the layers are skipped on average; heads of a layer run together in one batch;
+only positions that the metric reads are unembedded. The numbers are those of one full run a head.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from induction_lab.behaviour.metrics import MetricLike, name_of
+from induction_lab.data.prompts import Prompts, PromptsLike
+from induction_lab.interventions.effects import Effects, effect_row, effects_table
+from induction_lab.interventions.prepared import TOKENS_A_RUN, Turn, Turns
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import about_prompts, provenance
+from induction_lab.results.heads import Head, parse_heads
+from induction_lab.results.tables import check_suffix
+from induction_lab.runtime.progress import Ticker, progress_bar
+
+Group = tuple[Head, ...]
+
+
+def ablation_sweep(
+    model: HookedModel,
+    prompts: PromptsLike,
+    *,
+    heads: Iterable[Any] | Mapping[str, Any] | None = None,
+    method: str = "mean",
+    metric: MetricLike = "copy_loss",
+    reference: PromptsLike | None = None,
+    seed: int = 0,
+    path: str | Path | None = None,
+    progress: bool = False,
+) -> Effects:
+    """Ablate each head (or group of heads) by itself and measure what is lost.
+
+    >>> ablation_sweep(load_model(), repeated_tokens(load_model(), n_prompts=4))          # doctest: +SKIP
+    Effects('attn-only-2l', 8 rows of mean ablation, copy_loss: L0H3 +4.72)
+
+    Args:
+        model: Any supported model.
+        prompts: What to measure on: `Prompts`, tokens `[prompt, pos]` or text.
+        heads: What to ablate, each by itself: heads, lists of heads (ablated together), or a mapping from names to
+            either. Every head by default.
+        method: As in `ablate`.
+        metric: `copy_loss`, `loss`, `icl_score`, `copy_logit`, `metrics.icl_score(early=…, late=…)`, or a function of
+            one prompt's logits `[pos, d_vocab]` and tokens `[pos]` that returns a number.
+        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+            Of a few prompts the mean is none yet, it says what they say: give some dozens where effects matter.
+        seed: Of the choice that `resample` makes.
+        path: A file (`.csv`, `.json`, `.parquet`) that the sweep is kept in as it goes on; one that is there already is
+            gone on with.
+        progress: A progress bar on standard error.
+
+    Raises:
+        ValueError: If a head is not there or given twice in a group, a group is given twice, the metric returns no
+            number, the reference does not fit, or `path` holds another sweep or has
+            a suffix that no table has.
+    """
+    if path is not None:
+        check_suffix(Path(path))
+    groups = _groups(model, heads)
+    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed)
+    facts = provenance(model, turns.prompts) | {"method": method, "metric": name_of(turns.metric), "seed": seed}
+    facts["reference"] = None if turns.reference is None else about_prompts(turns.reference)
+    facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
+    if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to
+        turn = next(iter(turns))
+        clean = turn.measure.clean(turn.streams.normalised).tolist()
+        facts["clean"] = [None if math.isnan(value) else value for value in clean]
+    done = _done(path, facts)
+    left = {name: group for name, group in groups.items() if name not in done}
+    with progress_bar(len(left) * len(turns.prompts), "ablating heads", shown=progress) as tick:
+        for batch in _batches(left, len(turns)):
+            done |= _swept(turns, {name: left[name] for name in batch}, tick)
+            if path is not None:
+                kept = {name: done[name] for name in (*groups, *done) if name in done}  # other heads' rows too
+                Effects(effects_table(kept, list(kept)), facts).save(path)
+    return Effects(effects_table(done, list(groups)), facts)
+
+
+def _swept(turns: Turns, groups: Mapping[str, Group], tick: Ticker) -> dict[str, dict[str, Any]]:
+    """One row of the table for each group."""
+    per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
+    clean: list[Tensor] = []
+    for turn in turns:
+        every = torch.arange(len(turn.prompts))
+        clean.append(turn.measure.clean(turn.streams.normalised))
+        for together in _side_by_side(groups, turn.prompts):
+            members = [groups[name] for name in together]
+            start, rows = _start(members[0]), every.repeat(len(members))
+
+            def edit(attention: Any, members: list[Group] = members, turn: Turn = turn) -> Any:
+                return turn.substitute.edit(attention, members)
+
+            with torch.inference_mode():
+                hidden = turn.streams.run(start, edit, prompts=rows)
+            for name, values in zip(together, turn.measure(hidden, rows).chunk(len(members)), strict=True):
+                per_group[name].append(values)
+            tick(len(rows))
+    what = (f"{turns.method} ablation", name_of(turns.metric), torch.cat(clean))
+    return {
+        name: effect_row(turns.model.name, name, groups[name], *what, torch.cat(values))
+        for name, values in per_group.items()
+    }
+
+
+def _groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | None) -> dict[str, Group]:
+    """What is ablated together, by name."""
+    shape = {"n_layers": model.n_layers, "n_heads": model.n_heads}
+    if heads is None:
+        every = itertools.product(range(model.n_layers), range(model.n_heads))
+        return {str(Head(*pair)): (Head(*pair),) for pair in every}
+    if isinstance(heads, Mapping):
+        found = {str(name): tuple(parse_heads(group, **shape)) for name, group in heads.items()}
+    else:
+        single = isinstance(heads, str) or (isinstance(heads, tuple) and all(isinstance(x, int) for x in heads))
+        items = parse_heads(heads) if single else list(heads)
+        parsed = [tuple(parse_heads(item, **shape)) for item in items]
+        names = [" ".join(map(str, group)) for group in parsed]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"Each head or group may be given once, got {', '.join(twice)} more than once.")
+        found = dict(zip(names, parsed, strict=True))
+    if not found or not all(found.values()):
+        raise ValueError("Heads are wanted, got none. Leave `heads` out to sweep over all of them.")
+    return found
+
+
+def _start(group: Group) -> int:
+    return min(head.layer for head in group)
+
+
+def _batches(groups: Mapping[str, Group], n_turns: int) -> list[list[str]]:
+    """Groups in batches that are finished one after the other; several turns run the prompts anew for each batch."""
+    ordered = sorted(groups, key=lambda name: -_start(groups[name]))
+    if n_turns > 1:
+        return [ordered[start : start + 64] for start in range(0, len(ordered), 64)]
+    return [list(names) for _, names in itertools.groupby(ordered, key=lambda name: _start(groups[name]))]
+
+
+def _side_by_side(groups: Mapping[str, Group], prompts: Prompts) -> list[list[str]]:
+    """Groups that start in one layer and fit into one run."""
+    most = max(1, TOKENS_A_RUN // prompts.tokens.numel())
+    ordered = sorted(groups, key=lambda name: _start(groups[name]))
+    batches = []
+    for _, same in itertools.groupby(ordered, key=lambda name: _start(groups[name])):
+        names = list(same)
+        batches += [names[start : start + most] for start in range(0, len(names), most)]
+    return batches
+
+
+def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows that a sweep which was cut off has left behind.
+
+    Raises:
+        ValueError: If they are of another sweep.
+    """
+    if path is None or not Path(path).exists():
+        return {}
+    found = Effects.load(path)
+    same = ("weights_sha256", "prompts", "reference", "method", "metric", "seed", "dtype")
+    other = [key for key in same if found.provenance.get(key) != facts[key]]
+    before, now = (
+        torch.tensor([math.nan if value is None else value for value in kept.get("clean", [])])
+        for kept in (found.provenance, facts)
+    )
+    if not other and (
+        before.shape != now.shape or not torch.allclose(before, now, atol=1e-3, rtol=1e-3, equal_nan=True)
+    ):
+        other.append("metric of the model before anything is ablated")
+    members = found.provenance.get("heads", {})
+    other += [f"heads called {name}" for name, heads in facts["heads"].items() if members.get(name, heads) != heads]
+    facts["heads"] = {**members, **facts["heads"]}
+    if other:
+        raise ValueError(
+            f"{path} holds another sweep (its {', '.join(other)} differ): give another path, or delete it."
+        )
+    return {str(row["label"]): {str(key): x for key, x in row.items()} for row in found.table.to_dict("records")}

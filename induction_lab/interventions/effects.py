@@ -1,0 +1,128 @@
+"""`Effects`: what interventions did to a metric, one row each, with standard errors; tidy tables, save and load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.results.cards import html_card
+from induction_lab.results.heads import Head, parse_head
+from induction_lab.results.tables import load_table, save_table
+
+COLUMNS = ("model", "label", "layer", "head", "n_heads", "intervention", "metric")
+COLUMNS = (*COLUMNS, "clean", "changed", "effect", "standard_error", "n_prompts")
+
+
+@dataclass(frozen=True, repr=False)
+class Effects:
+    """The effects of one kind of intervention.
+
+    Attributes:
+        table: One row for each head, group of heads or sender, in the order asked: `label`; `layer` and `head` (-1
+            where there is no one head); `n_heads`; `intervention`; `metric`; `clean` and `changed`, the metric's mean
+            over prompts before and after; `effect`, changed less clean; `standard_error` of the mean effect over
+            prompts, each compared with itself; `n_prompts`.
+        provenance: Model, prompts, reference, versions.
+    """
+
+    table: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The greatest effect."""
+        first, best = self.table.iloc[0], self.top(1)[0]
+        what = f"{first['intervention']}, {first['metric']}"
+        return f"Effects({first['model']!r}, {len(self.table)} rows of {what}: {best[0]} {best[1]:+.2f})"
+
+    def _repr_html_(self) -> str:
+        """The greatest effects, for notebooks."""
+        columns = ["label", "clean", "changed", "effect", "standard_error"]
+        rows = self.table.sort_values("effect", ascending=False)[columns].head(10).itertuples(index=False)
+        first = self.table.iloc[0]
+        facts = f"{first['intervention']}, {first['metric']}, {first['n_prompts']} prompts; {len(self.table)} rows"
+        return html_card(f"Effects in {first['model']}", facts, columns, rows)
+
+    def top(self, n: int = 10) -> list[tuple[str, float]]:
+        """The labels with the greatest effect, and it."""
+        best = self.table.sort_values("effect", ascending=False).head(n)
+        return list(zip(best["label"].tolist(), best["effect"].tolist(), strict=True))
+
+    def of(self, label: str) -> dict[str, Any]:
+        """One row.
+
+        Raises:
+            ValueError: If there is none of that label.
+        """
+        rows: Any = self.table.loc[self.table["label"] == label].to_dict("records")
+        if not rows:
+            raise ValueError(f"There is no row {label!r}; there are {', '.join(self.table['label'].head(12))}, ….")
+        return {str(key): value for key, value in rows[0].items()}
+
+    def matrix(self, n_layers: int, n_heads: int, column: str = "effect") -> Float[Tensor, "layer head"]:
+        """Single heads' effects (or another column); NaN where there is none.
+
+        Raises:
+            ValueError: If a head lies outside this shape.
+        """
+        matrix = torch.full((n_layers, n_heads), math.nan)
+        singles: Any = self.table.loc[self.table["n_heads"] == 1].to_dict("records")
+        for row in singles:
+            parse_head((int(row["layer"]), int(row["head"])), n_layers=n_layers, n_heads=n_heads)
+            matrix[int(row["layer"]), int(row["head"])] = float(row[column])
+        return matrix
+
+    def correlation(self, other: Effects, *, kind: str = "pearson") -> float:
+        """How well two agree on the labels that both have; `kind` is `pearson` or `spearman` (ranks)."""
+        both: Any = self.table[["label", "effect"]].merge(other.table[["label", "effect"]], on="label")
+        return float(both["effect_x"].corr(both["effect_y"], method=kind))
+
+    def save(self, path: str | Path) -> Path:
+        """Write `.csv`, `.json` or `.parquet`, with the provenance beside or inside.
+
+        Raises:
+            ValueError: If the suffix is another one or the file cannot be written.
+        """
+        return save_table(self.table, {"provenance": self.provenance}, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Effects:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the file is not there or holds no effects.
+        """
+        table, facts = load_table(Path(path), set(COLUMNS), what="table of effects")
+        return cls(table.loc[:, list(COLUMNS)], facts.get("provenance", {}))
+
+
+def effect_row(
+    model: str,
+    label: str,
+    heads: tuple[Head, ...],
+    intervention: str,
+    metric: str,
+    before: Float[Tensor, " prompt"],
+    after: Float[Tensor, " prompt"],
+) -> dict[str, Any]:
+    """One row of the table from each prompt's metric; prompts whose value is NaN before are left out."""
+    defined = ~before.isnan()
+    before, after = before[defined].double(), after[defined].double()
+    effect = after - before
+    error = float(effect.std()) / len(effect) ** 0.5 if len(effect) > 1 else math.nan
+    place = heads[0] if len(heads) == 1 else (-1, -1)
+    means = (float(before.mean()), float(after.mean()), float(effect.mean()))
+    facts = (model, label, *place, len(heads), intervention, metric, *means, error, len(effect))
+    return dict(zip(COLUMNS, facts, strict=True))
+
+
+def effects_table(rows: Mapping[str, dict[str, Any]], order: list[str]) -> pd.DataFrame:
+    """The rows that are there, in order."""
+    return pd.DataFrame([rows[label] for label in order if label in rows], columns=list(COLUMNS))

@@ -1,0 +1,174 @@
+"""Path patching: what one head tells another directly, through its queries, keys or values, or tells the logits.
+
+A sender's output is replaced (by its mean over other prompts, say) on one edge only: the receiver's query, key or value
+is worked out from a residual stream in which nothing but the sender's own contribution has changed, the norm before it
+included, and everything else, the sender's other readers too, is as in the clean run up to the receiver. From there on
+the model runs as it will. Each query head can be a receiver by itself, also where several share a key head. Source:
+Wang et al. (2022), https://arxiv.org/abs/2211.00593; Goldowsky-Dill et al. (2023), https://arxiv.org/abs/2304.05969.
+Of what the receiver's input is made: `induction_lab.shares`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lab.behaviour.metrics import MetricLike, name_of
+from induction_lab.data.prompts import PromptsLike
+from induction_lab.internals.reading import Enough
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.interventions.effects import Effects, effect_row, effects_table
+from induction_lab.interventions.prepared import TOKENS_A_RUN, Turn, Turns
+from induction_lab.interventions.senders import (
+    Component,
+    Sender,
+    changes_of_stream,
+    check_patchable,
+    find_receivers,
+    find_senders,
+)
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import provenance
+from induction_lab.results.heads import Head, HeadLike
+from induction_lab.runtime.progress import Ticker, progress_bar
+
+
+def patch_paths(
+    model: HookedModel,
+    prompts: PromptsLike,
+    receivers: HeadLike | Iterable[HeadLike] | None,
+    component: Component | str = "k",
+    *,
+    senders: HeadLike | Iterable[HeadLike] | None = None,
+    method: str = "mean",
+    metric: MetricLike = "copy_loss",
+    reference: PromptsLike | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Effects:
+    """Cut the direct path from each sender to the receivers' queries, keys or values, and measure what is lost.
+
+    >>> model = load_model()                                                                    # doctest: +SKIP
+    >>> patch_paths(model, repeated_tokens(model, n_prompts=4), ["L1H2", "L1H3"], "k").top(1)   # doctest: +SKIP
+    [('L0H1', 0.3800045886600856)]
+
+    Args:
+        model: Any whose attention goes through transformers' interface, or an `AttentionOnlyTransformer`.
+        prompts: What to measure on.
+        receivers: One head or several; of several in different layers each sender reaches those above it. None: the
+            logits, through the final norm (`component` then means nothing).
+        component: `q`, `k` or `v` of the receivers.
+        senders: Heads; by default every earlier head, every earlier MLP and the embedding.
+        method: `mean`, `resample` or `zero`, as in `ablate`.
+        metric: As in `ablation_sweep`.
+        reference: As there.
+        seed: As there.
+        progress: A progress bar on standard error.
+
+    Raises:
+        ValueError: If a head is not there or given twice, no sender lies below a receiver, or the model's attention or
+            what its heads write cannot be reached.
+    """
+    chosen, to = find_receivers(model, receivers, component)
+    every = find_senders(model, senders, chosen)
+    check_patchable(model, method)
+    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed, whole_streams=True)
+    effects: dict[Sender, list[Tensor]] = {sender: [] for sender in every}
+    clean: list[Tensor] = []
+    with progress_bar(len(every) * len(turns.prompts), "patching paths", shown=progress) as tick:
+        for turn in turns:
+            clean.append(turn.measure.clean(turn.streams.normalised))
+            for sender, values in _patched(turn, every, chosen, component, tick):
+                effects[sender].append(values)
+    what = (f"{method} patch to {to}", name_of(turns.metric), torch.cat(clean))
+    rows = {
+        str(sender): effect_row(model.name, str(sender), _as_heads(sender), *what, torch.cat(values))
+        for sender, values in effects.items()
+    }
+    facts = provenance(model, turns.prompts) | {"receivers": [str(head) for head in chosen], "component": component}
+    return Effects(effects_table(rows, [str(sender) for sender in every]), facts)
+
+
+def _patched(
+    turn: Turn, senders: Sequence[Sender], receivers: Sequence[Head], component: str, tick: Ticker
+) -> Iterator[tuple[Sender, Tensor]]:
+    """The metric of each prompt with one sender's path cut."""
+    streams = turn.streams
+    model, most = streams.model, max(1, TOKENS_A_RUN // turn.prompts.tokens.numel())
+    rows = torch.arange(len(turn.prompts))
+    below = itertools.groupby(changes_of_stream(model, turn, senders), key=lambda pair: _reached(pair[0], receivers))
+    for reached, pairs in below:
+        for batch in _batched(pairs, most):
+            change = torch.cat([x for _, x in batch]).to(streams.before[0].dtype)
+            several = rows.repeat(len(batch))
+            with torch.inference_mode():
+                if reached:
+                    hidden = _run_patched(streams, several, change, reached, component)
+                else:
+                    hidden = streams.run(model.n_layers, stream=streams.before[-1][several] + change)
+            values = turn.measure(hidden, several).chunk(len(batch))
+            yield from zip([sender for sender, _ in batch], values, strict=True)
+            tick(len(several))
+
+
+def _run_patched(
+    streams: Streams, rows: Int[Tensor, " row"], change: Tensor, receivers: Sequence[Head], component: str
+) -> Tensor:
+    """Each receiver's component from a stream with nothing but `change` in it, the rest of the model on its own."""
+    by_layer: dict[int, list[int]] = {}
+    for receiver in receivers:
+        by_layer.setdefault(receiver.layer, []).append(receiver.head)
+    told = {
+        layer: _component(streams, rows, layer, change, heads, component) for layer, heads in sorted(by_layer.items())
+    }
+
+    def tell(attention: Any) -> Any:
+        if attention.layer not in told:
+            return attention
+        heads = torch.tensor(by_layer[attention.layer], device=attention.z.device)
+        z = attention.z.clone()
+        z[:, heads] = attention.mix(heads=heads, **{component: told[attention.layer]})
+        return replace(attention, z=z)
+
+    return streams.run(min(by_layer), tell, prompts=rows)
+
+
+def _component(
+    streams: Streams, rows: Int[Tensor, " row"], layer: int, change: Tensor, heads: list[int], component: str
+) -> Float[Tensor, "row head pos d_head"]:
+    """The heads' queries, keys or values in a layer whose input has changed; the layers below are left out."""
+    found: list[Tensor] = []
+
+    def look(attention: Any) -> Any:
+        if attention.layer != layer:
+            return attention
+        own = getattr(attention, component)
+        shared = torch.tensor(heads, device=own.device) // (attention.q.shape[1] // own.shape[1])
+        found.append(own.index_select(1, shared).clone())
+        raise Enough
+
+    try:
+        streams.run(layer, look, prompts=rows, stream=streams.before[layer][rows] + change)
+    except Enough:
+        pass
+    return found[0]
+
+
+def _reached(sender: Sender, receivers: Sequence[Head]) -> tuple[Head, ...]:
+    return tuple(head for head in receivers if head.layer > sender.layer)
+
+
+def _batched(pairs: Iterable[tuple[Sender, Tensor]], most: int) -> Iterator[list[tuple[Sender, Tensor]]]:
+    iterator = iter(pairs)
+    while batch := list(itertools.islice(iterator, most)):
+        yield batch
+
+
+def _as_heads(sender: Sender) -> tuple[Head, ...]:
+    return (Head(*sender),) if sender.head >= 0 else ()

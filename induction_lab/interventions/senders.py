@@ -1,0 +1,124 @@
+"""What writes into the stream that a head reads: heads, MLPs, the embedding; and what each would change.
+
+Senders are heads, a layer's MLP (`MLP16`) and the embedding (`embed`): together they are all that a receiver reads, so
+what they contribute adds up to the whole change of its input.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.internals.residual_stream import refuse_hooked_patterns
+from induction_lab.interventions.prepared import Turn
+from induction_lab.models.anatomy import goes_through_interface
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.head_weights import head_weights
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.norms import output_norm, residual_factor
+from induction_lab.results.heads import Head, HeadLike, parse_heads
+
+Component = Literal["q", "k", "v"]
+
+
+class Sender(NamedTuple):
+    """What writes into the stream: a head, a layer's MLP (head -1), or the embedding (layer -1)."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        """`L16H0`, `MLP16` or `embed`."""
+        if self.head >= 0:
+            return str(Head(*self))
+        return f"MLP{self.layer}" if self.layer >= 0 else "embed"
+
+
+def find_receivers(
+    model: HookedModel, receivers: HeadLike | Iterable[HeadLike] | None, component: str
+) -> tuple[list[Head], str]:
+    """The receivers meant, and how to call them; none for the logits.
+
+    Raises:
+        ValueError: If a head is not there or given twice, or there is no such component.
+    """
+    if receivers is None:
+        return [], "logits"
+    if component not in get_args(Component):
+        raise ValueError(f"`component` must be one of {', '.join(get_args(Component))}, got {component!r}.")
+    chosen = parse_heads(receivers, n_layers=model.n_layers, n_heads=model.n_heads)
+    if not chosen:
+        raise ValueError("Receivers are wanted, got none; for the logits give None.")
+    return chosen, f"{component} of {' '.join(map(str, chosen))}"
+
+
+def find_senders(
+    model: HookedModel, senders: HeadLike | Iterable[HeadLike] | None, receivers: Sequence[Head]
+) -> list[Sender]:
+    """The senders meant, in the order of layers, so that each layer's outputs are made once; all by default.
+
+    Raises:
+        ValueError: If there is none, or one does not lie below a receiver.
+    """
+    top = max((head.layer for head in receivers), default=model.n_layers)
+    if senders is None:
+        has_mlps = not (isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.attn_only)
+        every = [Sender(-1, -1)]
+        for layer in range(top):
+            every += [Sender(layer, head) for head in range(model.n_heads)] + [Sender(layer, -1)] * has_mlps
+        return every
+    asked = parse_heads(senders, n_layers=model.n_layers, n_heads=model.n_heads)
+    above = [str(head) for head in asked if head.layer >= top]
+    if above or not asked:
+        raise ValueError(f"Senders must lie below a receiver (layer {top}), got {', '.join(above) or 'none'}.")
+    return [Sender(*head) for head in sorted(asked)]
+
+
+def check_patchable(model: HookedModel, method: str) -> None:
+    """Refuse models whose heads' outputs cannot be told apart or replaced.
+
+    Raises:
+        ValueError: If the method is none of senders, or the model is one of those.
+    """
+    if method not in ("mean", "resample", "zero"):
+        raise ValueError(f"Senders are replaced by their mean, by resample or by zero, got {method!r}.")
+    if not goes_through_interface(model):
+        raise ValueError(
+            f"{model.name} ({type(model.network).__name__}) attends out of sight of transformers' attention interface, "
+            "so single paths cannot be patched; `ablate` works."
+        )
+    if output_norm(model, 0) is not None:
+        raise ValueError(
+            f"{model.name} normalises what its heads write together, so that no head's share of it is its own: paths "
+            "cannot be patched; `ablate` works."
+        )
+
+
+def changes_of_stream(
+    model: HookedModel, turn: Turn, senders: Sequence[Sender]
+) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
+    """What each sender adds to the stream when it is replaced, less what it adds on its own."""
+    streams, instead = turn.streams, turn.substitute.outputs
+    refuse_hooked_patterns(streams)
+
+    def heads(layer: int) -> Float[Tensor, "prompt head pos d_model"]:
+        z = streams.attention[layer].z
+        W_O = head_weights(model, layer).W_O
+        return (instead.get(layer, torch.zeros((), device=z.device)) - z) @ W_O * residual_factor(model)
+
+    def stream(layer: int) -> Tensor:
+        before = streams.before[layer]
+        other = instead.get(("stream", layer))
+        return (torch.zeros((), device=before.device) if other is None else other[:, 0]) - before
+
+    for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
+        with torch.inference_mode():  # never across a `yield`
+            by_head = heads(layer) if layer >= 0 else stream(0)[:, None]
+            rest = stream(layer + 1) - stream(layer) - by_head.sum(1) if layer >= 0 else by_head[:, 0]
+        for sender in same:
+            yield sender, by_head[:, sender.head] if sender.head >= 0 else rest

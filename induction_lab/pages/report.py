@@ -1,0 +1,151 @@
+"""`write_report`: one self-contained HTML file in which a person explores what was found in a model, or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from induction_lab.circuits.explanation import Explanation, explain
+from induction_lab.data.prompts import ordinary_tokens, repeated_tokens
+from induction_lab.development.following import follow_training
+from induction_lab.development.trajectory import Trajectory
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.pages.html import check_libraries, page
+from induction_lab.pages.subject import STEPS, TEXT, Plan, measure
+from induction_lab.results.tables import writing
+from induction_lab.runtime.progress import progress_bar
+from induction_lab.training.checkpoints import Checkpoints
+
+Shown = HookedModel | Checkpoints
+PERIOD = 50
+
+
+def write_report(
+    models: Shown | Iterable[Shown],
+    path: str | Path,
+    *,
+    period: int | None = None,
+    n_prompts: int = 16,
+    seed: int = 0,
+    text: str | None = None,
+    all_heads: bool = False,
+    ablate: bool = True,
+    with_explanation: bool = False,
+    explanations: Mapping[str, Explanation] | None = None,
+    trajectories: Mapping[str, Trajectory] | None = None,
+    command: str | None = None,
+    progress: bool = False,
+) -> Path:
+    """Measure one model or several and write a page to explore them, side by side if they are several.
+
+    >>> write_report(load_model(), "report.html")                                     # doctest: +SKIP
+    >>> write_report([load_model("gpt2"), Run("runs/minute")], "both.html")             # doctest: +SKIP
+
+    Args:
+        models: Models; or training runs (`Run`, `Revisions`), of which the last checkpoint is shown and all the others
+            with a slider.
+        path: The file, `.html`. Nothing else is needed to open it.
+        period: Tokens of the repeated block that heads are scored on; by default 50, fewer where a model has no room.
+        n_prompts: Prompts of such blocks.
+        seed: Of the random tokens.
+        text: What the heads are shown reading; its first 64 tokens. One of our own by default.
+        all_heads: Show every head's patterns; by default those of the 24 most worth it.
+        ablate: Ablate each head that is shown in full.
+        with_explanation: Also `explain` each model: causes by ablation and path patching, which takes long.
+        explanations: Finished ones by model name, shown in place of that.
+        trajectories: Finished measurements of training by run name, shown in place of measuring the checkpoints.
+        command: What to give to write the page again; for the page to say.
+        progress: Progress bars on standard error.
+
+    Raises:
+        ValueError: If plotly or jinja2 is not installed, the file is not called `.html` or cannot be written, there is
+            no model, the prompts do not fit it, or an explanation or trajectory is of another model.
+    """
+    path = Path(path)
+    if path.suffix not in (".html", ".htm"):
+        raise ValueError(f"A report is an .html file, got {path.name!r}.")
+    check_libraries()
+    several = [models] if isinstance(models, HookedModel | Checkpoints) else list(models)
+    if not several:
+        raise ValueError("At least one model is wanted, got none.")
+    explained, followed = dict(explanations or {}), dict(trajectories or {})
+    _check_names(several, explained, "an explanation", followed, "a trajectory")
+    loaded = [_last(shown) for shown in several]
+    period = min(_room(model) for model in loaded) if period is None else period
+    plan = Plan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate)
+    subjects = []
+    for shown, model, label in zip(several, loaded, labels(several), strict=True):
+        trajectory, explanation = followed.get(str(shown.name)), explained.get(str(shown.name))
+        _check_shape(model, explanation, trajectory)
+        if trajectory is None and not isinstance(shown, HookedModel):
+            trajectory = follow_training(shown, probes=(), progress=progress)
+        if explanation is None and with_explanation:
+            prompts = repeated_tokens(model, n_prompts=max(2, min(8, n_prompts)), period=period, seed=seed)
+            explanation = explain(model, prompts, seed=seed, progress=progress)
+        with progress_bar(STEPS, f"measuring {label}", shown=progress) as tick:
+            found = {"label": label, "explanation": explanation, "trajectory": trajectory, "tick": tick}
+            subjects.append(measure(model, plan, **found))
+    title = "Induction heads in " + " and ".join(subject.label for subject in subjects)
+    text_of_page = page(subjects, title=title, command=command or _call(several, path))
+    with writing(path) as part:
+        part.write_text(text_of_page, encoding="utf-8")
+    return path
+
+
+def labels(models: Sequence[Shown]) -> list[str]:
+    """What to call each, with its revision or a number where names alone do not tell them apart."""
+    names = [str(model.name) for model in models]
+    revised = [
+        f"{name} {model.revision}"
+        if names.count(name) > 1 and isinstance(model, HookedModel) and model.revision
+        else name
+        for name, model in zip(names, models, strict=True)
+    ]
+    return [
+        f"{name} ({revised[: i + 1].count(name)})" if revised.count(name) > 1 else name
+        for i, name in enumerate(revised)
+    ]
+
+
+def _last(shown: Shown) -> HookedModel:
+    """The model itself, or as it was at the last checkpoint."""
+    if isinstance(shown, HookedModel):
+        return shown
+    if not shown.steps:
+        raise ValueError(f"{shown.name} has no checkpoint yet.")
+    return shown.model(max(shown.steps))
+
+
+def _room(model: HookedModel) -> int:
+    """50 tokens, or as many as can be written twice."""
+    tokens = len(ordinary_tokens(model))
+    return max(1, min(PERIOD, tokens, PERIOD if model.n_ctx is None else (model.n_ctx - 1) // 2))
+
+
+def _check_names(models: Sequence[Shown], *given: Any) -> None:
+    names = {str(model.name) for model in models}
+    for found, what in zip(given[::2], given[1::2], strict=True):
+        other = sorted(set(found) - names)
+        if other:
+            raise ValueError(f"There is {what} of {', '.join(other)}; the report is on {', '.join(sorted(names))}.")
+
+
+def _check_shape(model: HookedModel, explanation: Explanation | None, trajectory: Trajectory | None) -> None:
+    shape = (model.n_layers, model.n_heads)
+    if explanation is not None and (explanation.n_layers, explanation.n_heads) != shape:
+        there = f"{explanation.n_layers} layers of {explanation.n_heads} heads"
+        raise ValueError(
+            f"The explanation is of another {model.name}: it has {there}, the model {shape[0]} of {shape[1]}."
+        )
+    if trajectory is not None and "prefix_matching" in trajectory.metrics:
+        there = tuple(trajectory.heads("prefix_matching").shape[1:])
+        if there != shape:
+            raise ValueError(
+                f"The trajectory is of another {model.name}: [layer, head] is {there}, the model's {shape}."
+            )
+
+
+def _call(models: Sequence[Shown], path: Path) -> str:
+    names = " ".join(str(model.name) for model in models)
+    return f"induction-lab report {names} -o {path.name}"

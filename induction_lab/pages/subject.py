@@ -1,0 +1,230 @@
+"""Everything that a report shows of one model, measured once, as plain data; no page here.
+
+What a model or its architecture does not allow is left out with the reason (`left_out`), never silently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.behaviour.expected_tokens import lag_profile
+from induction_lab.circuits.explanation import Explanation
+from induction_lab.circuits.search import InductionCircuit, find_circuit
+from induction_lab.data.prompts import Prompts, repeated_tokens, text_prompts
+from induction_lab.development.trajectory import Trajectory
+from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.effects import Effects
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import provenance
+from induction_lab.pages.head_views import HeadView, head_views, token_names, worth_showing
+from induction_lab.results.heads import Head, parse_head
+from induction_lab.runtime.progress import Ticker
+from induction_lab.scores.profiles import AttentionProfiles, attention_profiles
+from induction_lab.scores.results import HeadScores
+from induction_lab.scores.scoring import score_heads
+from induction_lab.weights.composition import composition_baseline, composition_scores
+from induction_lab.weights.summaries import ov_eigenvalues
+
+TEXT = (
+    "Mrs. Tolliver kept bees behind the old mill. Every spring Mrs. Tolliver counted the hives, and every spring the "
+    "old mill lost another plank. When the surveyors came, they asked whether the bees minded the noise; Mrs. Tolliver "
+    "said that bees mind nothing but wasps and the smell of fresh paint."
+)
+SHORT_PERIOD, TEXT_TOKENS = 20, 65
+ABLATION_PROMPTS, REFERENCE_PROMPTS = 4, 32
+PARTNERS = 5
+STEPS = 8  # of `measure`, for a progress bar
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure on.
+
+    Attributes:
+        period, n_prompts, seed: Of the repeated random tokens.
+        text: What the heads are shown reading; one of our own by default.
+        all_heads: Show every head in full, not only those worth it.
+        ablate: Ablate the heads that are shown in full, each by itself.
+    """
+
+    period: int = 50
+    n_prompts: int = 16
+    seed: int = 0
+    text: str = TEXT
+    all_heads: bool = False
+    ablate: bool = True
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model as a report shows it; None is what could not be had, see `left_out`.
+
+    Attributes:
+        label: What the page calls it.
+        model, revision, shape: Its name, revision, and sizes.
+        scores: Of every head.
+        expected: What the model expects around an earlier occurrence (`lag_profile`).
+        profiles: Where every head looks, by position and around the earlier occurrence.
+        prompts: The two prompts that heads are shown on, and their tokens in words.
+        views: Of the heads that are shown in full, on each of those prompts.
+        eigenvalues: Of every head's output circuit.
+        composition: By kind, which earlier head's output each later head reads, above random matrices.
+        baseline: What random matrices score in composition.
+        circuit, ablation, explanation, trajectory: Where there are any.
+        left_out: What is not shown, and why.
+        provenance: Model, prompts, versions.
+    """
+
+    label: str
+    model: str
+    revision: str | None
+    shape: dict[str, int | None]
+    scores: HeadScores
+    expected: Any
+    profiles: AttentionProfiles
+    prompts: dict[str, tuple[Prompts, list[str]]]
+    views: dict[Head, dict[str, HeadView]]
+    eigenvalues: Tensor | None
+    composition: dict[str, Float[Tensor, "layer_1 head_1 layer_2 head_2"]]
+    baseline: float
+    circuit: InductionCircuit | None
+    ablation: Effects | None
+    explanation: Explanation | None = None
+    trajectory: Trajectory | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(
+    model: HookedModel,
+    plan: Plan,
+    *,
+    label: str | None = None,
+    explanation: Explanation | None = None,
+    trajectory: Trajectory | None = None,
+    tick: Ticker = lambda n, note="": None,
+) -> Subject:
+    """Measure a model for a report; `tick` hears of each of the `STEPS`.
+
+    Raises:
+        ValueError: If the prompts do not fit the model, or its attention cannot be read at all.
+    """
+    prompts = repeated_tokens(model, n_prompts=plan.n_prompts, period=plan.period, seed=plan.seed)
+    attempt = _Attempt(tick)
+    scores = attempt("scores", lambda: score_heads(model, prompts, chance_test=plan.n_prompts > 1), needed=True)
+    attempt.left_out |= scores.provenance["left_out"]
+    expected = attempt("expected tokens", lambda: lag_profile(model, prompts))
+    profiles = attempt("profiles", lambda: attention_profiles(model, prompts), needed=True)
+    eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model))
+    composition = attempt("composition", lambda: {kind: composition_scores(model, kind) for kind in "KQV"}) or {}
+    circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores))
+    shown = chosen_heads(scores, plan, circuit, explanation)
+    short = _short_prompts(model, plan, attempt.left_out)
+    views = attempt("patterns", lambda: head_views(model, shown, {name: each[0] for name, each in short.items()})) or {}
+    ablation = attempt("ablation", lambda: _ablated(model, shown, plan)) if plan.ablate else None
+    if not plan.ablate:
+        attempt.left_out["ablation"] = "not asked for"
+    sizes = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab", "n_ctx")
+    return Subject(
+        label or model.name,
+        model.name,
+        model.revision,
+        {name: getattr(model, name) for name in sizes} | {"n_parameters": _parameters(model)},
+        scores,
+        expected,
+        profiles,
+        short,
+        {head: views.get(head, {}) for head in shown},
+        eigenvalues,
+        composition,
+        composition_baseline(model.d_model, model.d_head)[0],
+        circuit,
+        ablation,
+        explanation,
+        trajectory,
+        attempt.left_out,
+        provenance(model, prompts),
+    )
+
+
+def chosen_heads(
+    scores: HeadScores, plan: Plan, circuit: InductionCircuit | None, explanation: Explanation | None
+) -> list[Head]:
+    """Heads to show in full, the best induction head first."""
+    if plan.all_heads:
+        every = [Head(layer, head) for layer in range(scores.n_layers) for head in range(scores.n_heads)]
+        first = scores.top("prefix_matching", 1)[0][0] if "prefix_matching" in scores.scores else every[0]
+        return list(dict.fromkeys([first, *every]))
+    also = [] if explanation is None else explanation.circuit
+    if circuit is not None:
+        strong: Any = circuit.edges.loc[circuit.edges["strength"] > 0.01, ["previous", "induction"]]
+        also = [*also, *(parse_head(str(label)) for label in strong.to_numpy().ravel())]
+    return worth_showing(scores, also=also)
+
+
+def partners(
+    composition: Float[Tensor, "layer_1 head_1 layer_2 head_2"], *, n: int = PARTNERS
+) -> tuple[list[list[tuple[int, float]]], list[list[tuple[int, float]]]]:
+    """For every head (numbered through) the `n` it reads most, and the `n` that read it most; positive ones alone."""
+    n_layers, n_heads = composition.shape[:2]
+    layer = torch.arange(n_layers * n_heads) // n_heads
+    pairs = composition.flatten(0, 1).flatten(1).masked_fill(~(layer[:, None] < layer), -torch.inf)
+
+    def best(rows: Tensor) -> list[list[tuple[int, float]]]:
+        values, places = rows.topk(min(n, rows.shape[1]))
+        return [
+            [(place, value) for place, value in zip(where, row, strict=True) if value > 0 and math.isfinite(value)]
+            for where, row in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+    return best(pairs.T), best(pairs)
+
+
+class _Attempt:
+    """Runs one measurement after another; those that a model does not allow leave their reason behind."""
+
+    def __init__(self, tick: Ticker) -> None:
+        self.tick, self.left_out = tick, {}
+
+    def __call__(self, what: str, work: Callable[[], Any], *, needed: bool = False) -> Any:
+        self.tick(0, note=what)
+        try:
+            return work()
+        except ValueError as error:
+            if needed:
+                raise
+            self.left_out[what] = str(error)
+            return None
+        finally:
+            self.tick(1, note=what)
+
+
+def _short_prompts(model: HookedModel, plan: Plan, left_out: dict[str, str]) -> dict[str, tuple[Prompts, list[str]]]:
+    """What heads are shown on: few tokens, so that each can be read."""
+    period = min(SHORT_PERIOD, plan.period)
+    found = {"repeated": repeated_tokens(model, n_prompts=1, period=period, seed=plan.seed + 1)}
+    try:
+        length = min(TEXT_TOKENS, model.n_ctx or TEXT_TOKENS)
+        found["text"] = text_prompts(model, plan.text, n_prompts=1, length=length)
+    except ValueError as error:
+        left_out["text"] = str(error)
+    return {name: (prompts, token_names(model, prompts)) for name, prompts in found.items()}
+
+
+def _ablated(model: HookedModel, heads: Sequence[Head], plan: Plan) -> Effects:
+    """What is lost without each of the heads, on a few prompts."""
+    few = {"period": plan.period}
+    prompts = repeated_tokens(model, n_prompts=min(ABLATION_PROMPTS, plan.n_prompts), seed=plan.seed, **few)
+    others = repeated_tokens(model, n_prompts=REFERENCE_PROMPTS, seed=plan.seed + 1, **few)
+    return ablation_sweep(model, prompts, heads=[str(head) for head in heads], reference=others)
+
+
+def _parameters(model: HookedModel) -> int:
+    return sum(parameter.numel() for parameter in model.network.parameters())

@@ -1,0 +1,202 @@
+"""One function a figure: data in, Axes out. None shows, saves or sets a global style.
+
+Scores are drawn on their own range, so that figures compare: probabilities from 0 to 1, signed scores around 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from induction_lab.plots.style import printable, spread
+from induction_lab.results.heads import Head, HeadLike, parse_head
+from induction_lab.scores.definitions import score_range
+from induction_lab.scores.results import HeadScores
+
+_INK, _ACCENT, _QUIET = "#222222", "#d1495b", "#8d99ae"
+
+
+def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, mark: int = 3) -> Axes:
+    """Heatmap of one score, heads across and layers down, layer 0 on top; the `mark` best heads are framed."""
+    values = scores[score].numpy()
+    ax = ax or plt.subplots(figsize=_heatmap_size(*values.shape), layout="constrained")[1]
+    low, high = score_range(score, values)
+    image = ax.imshow(
+        values,
+        vmin=low,
+        vmax=high,
+        cmap="RdBu" if low < 0 else "viridis",
+        aspect="auto",
+        interpolation="nearest",
+    )
+    chance = scores.uniform.get(score, np.nan)
+    for head, value in _standing_out(scores, score, mark, high - low):
+        ax.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, ec=_ACCENT, lw=1.5))
+        bright = (value - low) / (high - low) > 0.6 if low == 0 else abs(value) < 0.6 * high
+        ink = _INK if bright else "white"
+        ax.text(head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
+    ax.set(xlabel="head", ylabel="layer", title=f"{scores.model}: {_titled(scores, score)}")
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
+    bar = ax.figure.colorbar(image, ax=ax)
+    if low <= chance <= high:
+        bar.ax.axhline(chance, color=_ACCENT, lw=1.5)
+    return ax
+
+
+def plot_all_scores(scores: HeadScores, *, columns: int = 5) -> Figure:
+    """All scores of a model on one sheet."""
+    names = scores.scores
+    columns = min(columns, len(names))
+    rows = -(-len(names) // columns)
+    width, height = _heatmap_size(scores.n_layers, scores.n_heads)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * width * 0.8, rows * height * 0.8),
+        layout="constrained",
+        squeeze=False,
+    )
+    for ax, name in zip(axes.flat, names, strict=False):
+        plot_head_scores(scores, name, ax=ax)
+        ax.set_title(_titled(scores, name), fontsize=10)
+        ax.label_outer()
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    figure.suptitle(scores.model)
+    return figure
+
+
+def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = None, mark: int = 5) -> Axes:
+    """Each head a dot at its layer, with its standard error; the best `mark` named, chance as a line."""
+    ax = ax or plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
+    values, errors = scores[score].numpy(), np.nan_to_num(scores.standard_errors[score].numpy())
+    layer, head = np.indices(values.shape)
+    aside = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
+    x = layer + aside
+    ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=_QUIET, zorder=1)
+    low, high = score_range(score, values)
+    best = _standing_out(scores, score, mark, high - low)
+    for (head_, value), height in zip(best, spread([v for _, v in best], 0.055 * (high - low)), strict=True):
+        ax.plot(x[head_], value, "o", ms=4, color=_ACCENT, zorder=2)
+        ax.annotate(
+            str(head_), (x[head_], height), xytext=(7, -2.5), textcoords="offset points", fontsize=7, color=_INK
+        )
+    ax.axhline(scores.uniform[score], color=_INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
+    margin = 0.05 * (high - low)
+    ax.set(
+        xlabel="layer",
+        ylabel=score,
+        title=f"{scores.model}: {score} by layer",
+        ylim=(low - margin, high + margin),
+    )
+    ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    ax.legend(frameon=False, fontsize=8, loc="best")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
+    """Mean loss at each predicted position; copies of a repeated block shaded in turn, with their mean.
+
+    Raises:
+        ValueError: If the loss was not measured.
+    """
+    if not scores.loss:
+        raise ValueError("The loss was not measured: score_heads(..., loss=True).")
+    ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    position = np.arange(1, len(scores.loss) + 1)
+    ax.plot(position, scores.loss, color=_INK, lw=1.2)
+    facts = scores.provenance.get("prompts", {})
+    period, gap, top = facts.get("period"), facts.get("gap") or 0, 1.15 * max(scores.loss)
+    for copy, mean in enumerate(scores.loss_by_copy if period else []):
+        start = copy * (period + gap) + 1
+        ax.axvspan(start - 0.5, start + period - 0.5, color=_QUIET, alpha=0.25 if copy % 2 else 0.1, lw=0)
+        ax.hlines(mean, start + 1, start + period - 1, color=_ACCENT, lw=1.5)
+        label = f"copy {copy + 1}: {mean:.2f} nats"
+        ax.text(start - 0.5 + period / 2, 0.97 * top, label, ha="center", va="top", fontsize=8, color=_ACCENT)
+    ax.set(
+        xlabel="position of the predicted token", ylabel="loss (nats)", ylim=(0, top),
+        xlim=(0.5, len(position) + 0.5), title=f"{scores.model}: loss by position",
+    )  # fmt: skip
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_pattern(
+    pattern: Float[Tensor, "query key"],
+    *,
+    labels: Sequence[str] | None = None,
+    head: HeadLike | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Attention of one head: from each query (down) to each key (across), darker for more.
+
+    Args:
+        pattern: Probabilities.
+        labels: What the tokens look like; drawn where there are at most 40.
+        head: For the title.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: If there are not as many labels as keys, or more than one head.
+    """
+    if pattern.ndim != 2:
+        raise ValueError(
+            f"One head's [query, key] is drawn, got {tuple(pattern.shape)}; e.g. acts['pattern', 5][0, 1]."
+        )
+    n_queries, n_keys = pattern.shape
+    if labels is not None and len(labels) != n_keys:
+        raise ValueError(f"{n_keys} keys want as many labels, got {len(labels)}.")
+    side = min(8.0, 2.0 + 0.16 * n_keys)
+    ax = ax or plt.subplots(figsize=(side, side), layout="constrained")[1]
+    ax.imshow(pattern.float().cpu().numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    ax.set(xlabel="attends to", ylabel="from", title="" if head is None else str(parse_head(head)))
+    if labels is not None and n_keys <= 40:
+        shown = [printable(label) for label in labels]
+        ax.set_xticks(range(n_keys), shown, rotation=90, fontsize=6)
+        ax.set_yticks(range(n_queries), shown[n_keys - n_queries :], fontsize=6)
+    return ax
+
+
+def plot_patterns(
+    patterns: Float[Tensor, "head query key"], heads: Sequence[Head], *, labels: Sequence[str] | None = None
+) -> Figure:
+    """Patterns of several heads side by side.
+
+    Raises:
+        ValueError: If there are not as many heads as patterns.
+    """
+    if len(heads) != len(patterns) or not len(heads):
+        raise ValueError(f"{len(patterns)} patterns want as many heads, got {len(heads)}.")
+    side = min(6.0, 2.0 + 0.12 * patterns.shape[-1])
+    figure, axes = plt.subplots(
+        1, len(heads), figsize=(side * len(heads), side * 1.15), layout="constrained", squeeze=False
+    )
+    for ax, pattern, head in zip(axes[0], patterns, heads, strict=True):
+        plot_pattern(pattern, labels=labels, head=head, ax=ax)
+        ax.label_outer()
+    return figure
+
+
+def _heatmap_size(n_layers: int, n_heads: int) -> tuple[float, float]:
+    return min(9.0, max(3.2, 1.8 + 0.3 * n_heads)), min(8.0, max(2.4, 1.0 + 0.19 * n_layers))
+
+
+def _titled(scores: HeadScores, score: str) -> str:
+    chance = scores.uniform.get(score, np.nan)
+    return score if np.isnan(chance) else f"{score} (chance {chance:.3g})"
+
+
+def _standing_out(scores: HeadScores, score: str, n: int, span: float) -> list[tuple[Head, float]]:
+    """The best heads, as far as they are clearly above chance: the best of nothing needs no mark."""
+    chance = scores.uniform.get(score, np.nan)
+    return [(head, value) for head, value in scores.top(score, n) if not value < chance + 0.1 * span]

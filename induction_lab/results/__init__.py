@@ -1,0 +1,5 @@
+"""How are numbers about heads named, summarised, kept and shown?"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,54 @@
+"""What this machine gives: cores, threads, devices, the folder of the cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; by default a GPU if there is one.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise ValueError(f"There is no device {str(device)!r} here; there is {', '.join(there)}.") from error
+    return found
+
+
+CACHE_VARIABLE = "INDUCTION_LAB_CACHE"
+
+
+def cache_folder() -> Path:
+    """The user's cache folder, or what `INDUCTION_LAB_CACHE` says."""
+    import platformdirs
+
+    override = os.environ.get(CACHE_VARIABLE)
+    return Path(override).expanduser() if override else platformdirs.user_cache_path("induction-lab")
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """So many threads of the processor inside, as many as before after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,182 @@
+"""`HeadScores`: every head's scores with their uncertainty and where they come from; tidy tables; save and load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.results.cards import html_card
+from induction_lab.results.heads import Head, HeadLike, parse_head
+from induction_lab.results.tables import load_table, save_table
+
+COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
+
+
+@dataclass(frozen=True, repr=False)
+class HeadScores:
+    """Scores of every head of a model.
+
+    Attributes:
+        model: The model's name.
+        values: For each score a `[layer, head]` tensor: the mean over prompts.
+        standard_errors: Of that mean, over prompts; NaN where one prompt alone has a value, 0 for scores of
+            weights alone.
+        uniform: What the score is by chance: where attention spreads evenly over all earlier positions, or, for scores
+            of output circuits, where no token is preferred.
+        p_values: One-sided chance that prompts without repeats score as high, where that was tested.
+        q_values: The same after Benjamini and Hochberg's correction over all heads.
+        loss_by_copy: Mean loss in nats on each copy of a repeated block, its first token left out.
+        loss: Mean loss in nats at each predicted position.
+        provenance: Model, revision, prompts, seed, dtype, versions: what another lab needs to trust the numbers.
+    """
+
+    model: str
+    values: dict[str, Float[Tensor, "layer head"]]
+    standard_errors: dict[str, Float[Tensor, "layer head"]]
+    uniform: dict[str, float]
+    p_values: dict[str, Float[Tensor, "layer head"]] = field(default_factory=dict)
+    q_values: dict[str, Float[Tensor, "layer head"]] = field(default_factory=dict)
+    loss_by_copy: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, score: str) -> Float[Tensor, "layer head"]:
+        """One score of all heads."""
+        if score not in self.values:
+            raise ValueError(f"No score {score!r} here; there are {', '.join(self.values)}.")
+        return self.values[score]
+
+    def __repr__(self) -> str:
+        """Model, shape and names."""
+        return f"HeadScores({self.model!r}, {self.n_layers} layers x {self.n_heads} heads: {', '.join(self.scores)})"
+
+    def _repr_html_(self) -> str:
+        """The best three heads of each score, for notebooks."""
+        rows = [
+            (name, self.uniform[name], *(f"{head} {value:.3f}" for head, value in self.top(name, 3)))
+            for name in self.scores
+        ]
+        loss = f"; loss by copy {', '.join(f'{x:.2f}' for x in self.loss_by_copy)} nats" if self.loss_by_copy else ""
+        columns = ("score", "chance", "first", "second", "third")[: 2 + min(3, self.n_layers * self.n_heads)]
+        facts = f"{self.n_layers} layers of {self.n_heads} heads{loss}"
+        return html_card(f"Head scores of {self.model}", facts, columns, rows)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores."""
+        return tuple(self.values)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers."""
+        return next(iter(self.values.values())).shape[0]
+
+    @property
+    def n_heads(self) -> int:
+        """Heads a layer."""
+        return next(iter(self.values.values())).shape[1]
+
+    def of(self, head: HeadLike) -> dict[str, float]:
+        """All scores of one head."""
+        layer, index = parse_head(head, n_layers=self.n_layers, n_heads=self.n_heads)
+        return {name: float(value[layer, index]) for name, value in self.values.items()}
+
+    def top(self, score: str, n: int = 10) -> list[tuple[Head, float]]:
+        """The `n` heads that score highest, best first."""
+        values = self[score]
+        best = values.flatten().topk(min(n, values.numel()))
+        heads = (Head(*divmod(int(i), values.shape[1])) for i in best.indices)
+        return list(zip(heads, best.values.tolist(), strict=True))
+
+    def above(self, score: str, threshold: float) -> list[Head]:
+        """Heads that score more than `threshold`, best first. People call 0.4 of prefix matching an induction head."""
+        return [head for head, value in self.top(score, self[score].numel()) if value > threshold]
+
+    def significant(self, score: str, *, rate: float = 0.05) -> list[Head]:
+        """Heads above chance, best first.
+
+        That is above the prompts without repeats, at a false-discovery rate of `rate`, and above what uniform
+        attention scores: heads that hardly look there at all can differ between the two sets of prompts as well.
+
+        Raises:
+            ValueError: If the score was not tested against chance.
+        """
+        self[score]
+        if score not in self.q_values:
+            raise ValueError(f"{score} was not tested against chance: score_heads(..., chance_test=True).")
+        q_values = self.q_values[score]
+        ranked = self.top(score, q_values.numel())
+        return [head for head, value in ranked if q_values[head] <= rate and value > self.uniform[score]]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a layer, head and score."""
+        frames: list[pd.DataFrame] = []
+        for name, value in self.values.items():
+            layer, head = np.indices(value.shape)
+            parts = {"value": value, "standard_error": self.standard_errors[name]}
+            parts |= {"p_value": self.p_values.get(name), "q_value": self.q_values.get(name)}
+            frames.append(
+                pd.DataFrame(
+                    {"model": self.model, "layer": layer.ravel(), "head": head.ravel(), "score": name}
+                    | {"label": [str(Head(*pair)) for pair in zip(layer.ravel(), head.ravel(), strict=True)]}
+                    | {key: np.nan if x is None else x.double().numpy().ravel() for key, x in parts.items()}
+                    | {"uniform": self.uniform[name]}
+                )
+            )
+        first = ["model", "layer", "head", "label", "score"]
+        return pd.concat(frames, ignore_index=True).reindex(columns=[*first, *COLUMNS])
+
+    def save(self, path: str | Path) -> Path:
+        """Write a table by suffix: `.parquet` and `.json` carry their provenance, `.csv` has it beside as `.csv.json`.
+
+        Raises:
+            ValueError: If the suffix is another one or the file cannot be written.
+        """
+        return save_table(self.to_dataframe(), self._facts(), Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadScores:
+        """Read what `save` wrote; a plain table with the same columns will do as well.
+
+        Raises:
+            ValueError: If the file is not there or holds no head scores.
+        """
+        path = Path(path)
+        try:
+            frame, facts = load_table(path, {"model", "layer", "head", "score", "value"}, what="head scores")
+            return cls._from_table(frame, facts)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} holds no readable head scores: {error}") from error
+
+    @classmethod
+    def _from_table(cls, frame: pd.DataFrame, facts: dict[str, Any]) -> HeadScores:
+        tables: dict[str, dict[str, Tensor]] = {column: {} for column in COLUMNS if column != "uniform"}
+        uniform: dict[str, float] = {}
+        for name, rows in frame.groupby("score", sort=False):
+            for column, table in tables.items():
+                wide = rows.pivot(index="layer", columns="head", values=column) if column in rows else None
+                if wide is not None and (column in ("value", "standard_error") or wide.notna().any(axis=None)):
+                    table[str(name)] = torch.tensor(wide.to_numpy(dtype=np.float64)).float()
+            uniform[str(name)] = float(rows["uniform"].iloc[0]) if "uniform" in rows else float("nan")
+        blank = {name: torch.full_like(value, torch.nan) for name, value in tables["value"].items()}
+        return cls(
+            model=str(frame["model"].iloc[0]),
+            values=tables["value"],
+            standard_errors={**blank, **tables["standard_error"]},
+            uniform=uniform,
+            p_values=tables["p_value"],
+            q_values=tables["q_value"],
+            loss_by_copy=facts.get("loss_by_copy", []),
+            loss=facts.get("loss", []),
+            provenance=facts.get("provenance", {}),
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "provenance": self.provenance}

@@ -1,0 +1,105 @@
+"""What cells will cost, about: from finished ones where there are any, else from parameters x tokens."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from induction_lab.models import store
+from induction_lab.sweeps.measurements import kind_of
+from induction_lab.sweeps.plan import Cell
+from induction_lab.sweeps.snapshots import Snapshot, weight_files
+from induction_lab.training.runs import checkpoint_folder
+
+RATE = 2e10  # floating-point operations a second that a core does, about
+LOADED = 0.7e9  # bytes of a process with its libraries
+DISK = 5e8  # bytes a second that weights are read at
+_FORWARDS = {"head_scores": 2.0, "losses": 1.0, "circuit": 3.0, "ablation": 5.0, "function": 1.0}
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+
+
+class Need(NamedTuple):
+    """What a worker must have for a snapshot's cells; memory in bytes, 0 where nothing is known."""
+
+    parameters: int
+    cpus: int
+    memory: int
+
+
+class Estimates:
+    """Costs of cells, learnt from what finished ones say of themselves.
+
+    Args:
+        finished: Facts of finished cells.
+    """
+
+    def __init__(self, finished: Iterable[dict[str, Any]] = ()) -> None:
+        """Sort them by model, measurement and prompts."""
+        seconds: dict[tuple[str, str, str], list[float]] = {}
+        self._parameters: dict[str, int] = {}
+        for facts in finished:
+            if facts.get("seconds") is None:
+                continue
+            alike = (facts["model"], facts["name"], facts["prompts_name"])
+            seconds.setdefault(alike, []).append(float(facts["seconds"]))
+            if facts.get("n_parameters"):
+                self._parameters[facts["model"]] = int(facts["n_parameters"])
+        self._medians = {alike: statistics.median(each) for alike, each in seconds.items()}
+
+    def parameters(self, snapshot: Snapshot) -> int:
+        """How many it has, about; 0 where nothing tells."""
+        if snapshot.model not in self._parameters:
+            self._parameters[snapshot.model] = _counted(snapshot) or _as_named(snapshot.source)
+        return self._parameters[snapshot.model]
+
+    def need(self, cell: Cell) -> Need:
+        """What a worker must have for it."""
+        parameters = self.parameters(cell.snapshot)
+        memory = LOADED + 1.2 * parameters * _BYTES[cell.dtype] if parameters else 0
+        return Need(parameters, min(8, 1 + parameters // 10**9), int(memory))
+
+    def seconds(self, cell: Cell) -> float:
+        """How long it takes once the model is there; NaN where nothing tells."""
+        alike = (cell.snapshot.model, cell.name, cell.prompts_name)
+        if alike in self._medians:
+            return self._medians[alike]
+        parameters = self.parameters(cell.snapshot)
+        operations = 2 * parameters * cell.prompts.n_tokens * _FORWARDS[kind_of(cell.measurement)]
+        return 0.02 + operations / RATE if parameters else math.nan
+
+    def loading(self, cell: Cell) -> float:
+        """How long its model takes to come from the disk; NaN where nothing tells."""
+        parameters = self.parameters(cell.snapshot)
+        return 4 * parameters / DISK if parameters else math.nan
+
+
+def _counted(snapshot: Snapshot) -> int:
+    """From weights that are here."""
+    if snapshot.is_run:
+        files = weight_files(checkpoint_folder(Path(snapshot.source), snapshot.step or 0))
+    else:
+        found = store.locate(snapshot.source)
+        files = weight_files(found) if isinstance(found, Path) else []
+    return sum(_in_file(path) for path in files)
+
+
+def _in_file(path: Path) -> int:
+    if path.suffix != ".safetensors":
+        return path.stat().st_size // (1 if path.suffix == ".gguf" else 4)
+    try:
+        with safe_open(path, "pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):  # whoever loads it says what is wrong
+        return 0
+
+
+def _as_named(name: str) -> int:
+    """Names such as pythia-70m and Llama-3-8B tell."""
+    found = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z])", name.lower())
+    return int(float(found[-1][0]) * {"m": 1e6, "b": 1e9}[found[-1][1]]) if found else 0

@@ -1,0 +1,230 @@
+"""What a sweep measures of a model, each by name and as rows of one kind, so that all go into one table.
+
+    head_scores   `score_heads`: one row a head and score
+    losses        next-token loss in nats, by position and on each copy of a repeated block
+    circuit       `find_circuit`: one row an edge and number
+    ablation      what mean ablation of the induction heads, the previous-token head, random heads does to a metric
+    function      rows that a function of your own makes of model, prompts and seed
+
+Every measurement is a frozen dataclass of its settings: two that compare equal measure the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import math
+import random
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from induction_lab.behaviour.losses import copy_masks, losses_on
+from induction_lab.behaviour.metrics import as_metric
+from induction_lab.circuits.search import find_circuit
+from induction_lab.data.prompts import Prompts
+from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.substitutes import METHODS
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.heads import LOOKS, Head, parse_head
+from induction_lab.scores.scoring import SCORES, score_heads
+
+COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
+
+
+@dataclass(frozen=True)
+class HeadScoresSettings:
+    """Every head's scores. A row: `metric` the score, `layer`, `head`, `label` (L1H3).
+
+    Attributes:
+        scores: Names from `SCORES`; by default all that model and prompts allow.
+    """
+
+    scores: tuple[str, ...] = ()
+    repeats_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse scores that there are not."""
+        unknown = [name for name in self.scores if name not in SCORES]
+        if unknown:
+            raise ValueError(f"`scores` has unknown names {unknown}; there are {', '.join(SCORES)}.")
+
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
+        """The rows of one model on some prompts."""
+        scores = score_heads(model, prompts, scores=self.scores or None, loss=False)
+        return scores.to_dataframe().rename(columns={"score": "metric"})
+
+
+@dataclass(frozen=True)
+class LossesSettings:
+    """Loss in nats with its standard error over prompts; `uniform`: ln of the vocabulary's size.
+
+    Rows: `loss` at the predicted token `index` (BOS is 0), `loss_by_copy` on copy `index` (1 is the first; its first
+    token left out), `mean_loss`.
+    """
+
+    repeats_only: ClassVar[bool] = False
+
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
+        """The rows of one model on some prompts."""
+        losses = losses_on(model, prompts).double()
+        rows = [_loss_row("loss", index, at) for index, at in enumerate(losses.T, 1)]
+        if prompts.period is not None and prompts.n_repeats is not None and prompts.period > 1:
+            masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap)
+            rows += [_loss_row("loss_by_copy", copy, losses[:, mask].mean(1)) for copy, mask in enumerate(masks, 1)]
+        rows.append(_loss_row("mean_loss", -1, losses.nanmean(1)))
+        return pd.DataFrame(rows).assign(uniform=math.log(model.d_vocab))
+
+
+@dataclass(frozen=True)
+class CircuitSettings:
+    """Likely edges from previous-token heads to the keys of induction heads.
+
+    Rows: `label` (L0H3>L1H3), `layer` and `head` of the reader, `index` the edge's rank, `metric` one of
+    `edge_strength`, `edge_K`, `edge_previous_token`, `edge_prefix_matching`.
+
+    Attributes:
+        edges: How many.
+    """
+
+    edges: int = 20
+    repeats_only: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse none."""
+        if self.edges < 1:
+            raise ValueError(f"`edges` must be at least 1, got {self.edges}.")
+
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
+        """The rows of one model on some prompts."""
+        edges = find_circuit(model, prompts, n=self.edges).edges
+        heads = [parse_head(name) for name in edges["induction"]]
+        place = pd.DataFrame({"layer": [h.layer for h in heads], "head": [h.head for h in heads]})
+        place["label"], place["index"] = edges["previous"] + ">" + edges["induction"], range(1, len(edges) + 1)
+        names = ("strength", "K", "previous_token", "prefix_matching")
+        return pd.concat([place.assign(metric=f"edge_{name}", value=edges[name]) for name in names])
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """What is lost without groups of heads: `induction heads`, `previous-token head`, `random heads`.
+
+    Rows: `label` the group, `index` how many heads; `metric` the metric's name with its value as it is without them
+    (`nothing`: with all heads), and `…_effect` for the change, with its standard error over prompts. Induction heads
+    are those above 0.4 in prefix matching on these prompts, or the best; random heads as many others, by the seed.
+
+    Attributes:
+        method: As in `ablate`.
+        metric: As in `ablation_sweep`, by name.
+        most: Induction heads at most, the best ones.
+    """
+
+    method: str = "mean"
+    metric: str = "copy_loss"
+    most: int = 8
+    repeats_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not."""
+        as_metric(self.metric)
+        if self.method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {self.method!r}.")
+        if self.most < 1:
+            raise ValueError(f"`most` must be at least 1, got {self.most}.")
+
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
+        """The rows of one model on some prompts."""
+        groups = _groups(model, prompts, self.most, seed)
+        effects: Any = ablation_sweep(
+            model, prompts, heads=groups, method=self.method, metric=self.metric, seed=seed
+        ).table.to_dict("records")
+        rows = [_row(self.metric, "nothing", 0, effects[0]["clean"])]
+        for each in effects:
+            size = each["n_heads"]
+            rows.append(_row(self.metric, each["label"], size, each["changed"]))
+            rows.append(_row(f"{self.metric}_effect", each["label"], size, each["effect"], each["standard_error"]))
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class FunctionSettings:
+    """A function of your own: of model, prompts and seed; returns a table with at least `metric` and `value`.
+
+    Where cells run on other machines its module must be importable there. Cells are measured anew when the module's
+    file changes; what it imports is not looked at.
+
+    Attributes:
+        function: `module:name`.
+    """
+
+    function: str
+    repeats_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is not there."""
+        module, colon, name = self.function.partition(":")
+        try:
+            spec = importlib.util.find_spec(module) if module and colon and name.isidentifier() else None
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None or spec.origin is None:
+            raise ValueError(f"`function` must be module:name, the module importable, got {self.function!r}.")
+
+    @cached_property
+    def source(self) -> str:
+        """A fingerprint of the module's file."""
+        spec = importlib.util.find_spec(self.function.partition(":")[0])
+        assert spec is not None and spec.origin is not None
+        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> Any:
+        """The rows that the function returns."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)(model, prompts, seed)
+
+
+Measurement = HeadScoresSettings | LossesSettings | CircuitSettings | AblationSettings | FunctionSettings
+MEASUREMENTS: dict[str, type[Measurement]] = {
+    "head_scores": HeadScoresSettings,
+    "losses": LossesSettings,
+    "circuit": CircuitSettings,
+    "ablation": AblationSettings,
+    "function": FunctionSettings,
+}
+
+
+def kind_of(measurement: Measurement) -> str:
+    """The name of a measurement's kind."""
+    return next(name for name, kind in MEASUREMENTS.items() if isinstance(measurement, kind))
+
+
+def identity(measurement: Measurement) -> dict[str, Any]:
+    """All that determines what it measures."""
+    own = {"source": measurement.source} if isinstance(measurement, FunctionSettings) else {}
+    return {"kind": kind_of(measurement), **asdict(measurement), **own}
+
+
+def _loss_row(metric: str, index: int, per_prompt: Tensor) -> dict[str, Any]:
+    known = per_prompt[~per_prompt.isnan()]
+    error = float(known.std()) / len(known) ** 0.5 if len(known) > 1 else math.nan
+    return _row(metric, "", index, float(known.mean()) if len(known) else math.nan, error)
+
+
+def _row(metric: str, label: str, index: int, value: float, error: float = math.nan) -> dict[str, Any]:
+    return {"metric": metric, "label": label, "index": index, "value": value, "standard_error": error}
+
+
+def _groups(model: HookedModel, prompts: Prompts, most: int, seed: int) -> dict[str, list[Head]]:
+    scores = score_heads(model, prompts, scores=["prefix_matching", "previous_token"], loss=False)
+    induction = (scores.above("prefix_matching", LOOKS) or [scores.top("prefix_matching", 1)[0][0]])[:most]
+    every = [Head(*map(int, pair)) for pair in np.ndindex(model.n_layers, model.n_heads)]
+    others = [head for head, _ in scores.top("previous_token", len(every)) if head not in induction]
+    drawn = random.Random(seed).sample(sorted(others), min(len(induction), len(others)))
+    found = {"induction heads": induction, "previous-token head": others[:1], "random heads": drawn}
+    return {name: heads for name, heads in found.items() if heads}

@@ -1,0 +1,83 @@
+"""What a sweep says across models: where heads score, how many are induction heads, when they form.
+
+Each reads the frame of `load_sweep`. Prompts and seeds of one model are repetitions: their mean is given, and how far
+they lie apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from induction_lab.development.phase_change import onset
+from induction_lab.results.heads import LOOKS
+
+
+def head_rows(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFrame:
+    """The rows of one head score.
+
+    Raises:
+        ValueError: If it was not measured.
+    """
+    heads: Any = frame[(frame["layer"] >= 0) & (frame["head"] >= 0)]
+    rows: Any = heads[heads["metric"] == score]
+    if rows.empty:
+        there = sorted(set(heads["metric"])) or ["none"]
+        raise ValueError(f"There is no score {score!r} of heads in this sweep; there are {', '.join(there)}.")
+    return rows
+
+
+def head_map(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFrame:
+    """Every head of each model's last snapshot: model, n_layers, n_heads, layer, head, depth (0 … 1), value."""
+    rows = last_snapshots(head_rows(frame, score))
+    keys = ["model", "n_layers", "n_heads", "layer", "head"]
+    found: Any = rows.groupby(keys, as_index=False)["value"].mean()
+    found["depth"] = found["layer"] / (found["n_layers"] - 1).clip(lower=1)
+    return found
+
+
+def last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each model the rows of the greatest step, or where there are no steps of the last revision by name."""
+    snapshot = ["model", "step", "revision"]
+    in_order = rows.sort_values(["step", "revision"], na_position="first", kind="stable")
+    return rows.merge(in_order.drop_duplicates("model", keep="last").reindex(columns=snapshot), on=snapshot)
+
+
+def induction_counts(frame: pd.DataFrame, score: str = "prefix_matching", *, threshold: float = LOOKS) -> pd.DataFrame:
+    """How many heads reach the threshold, one row a snapshot.
+
+    Columns: model, revision, step, n_parameters; `count`, its mean over prompts and seeds, `lowest` and `highest`;
+    `best`, the best head's score (mean).
+    """
+    rows = head_rows(frame, score).assign(above=lambda table: table["value"] >= threshold)
+    snapshot = ["model", "revision", "step", "n_parameters"]
+    each: Any = rows.groupby([*snapshot, "prompts", "seed"], dropna=False)
+    each = each.agg(count=("above", "sum"), best=("value", "max")).reset_index()
+    found: Any = each.groupby(snapshot, dropna=False)
+    found = found.agg(count=("count", "mean"), lowest=("count", "min"), highest=("count", "max"), best=("best", "mean"))
+    return found.reset_index().sort_values(["model", "step", "revision"], na_position="first", ignore_index=True)
+
+
+def formation(frame: pd.DataFrame, score: str = "prefix_matching", *, threshold: float = LOOKS) -> pd.DataFrame:
+    """When induction heads form: the first measured step at which the best head reaches the threshold.
+
+    One row a model that was measured at several steps: `seen` (prompts x seeds), `formed` (of those, how many ever
+    reach it), `step` (the mean of these), `standard_error`, `lowest`, `highest`, and `after`: the last step measured
+    before `lowest`. Heads form somewhere after that one; no finer than the steps measured.
+    """
+    rows: Any = head_rows(frame, score).dropna(subset=["step"])
+    best: Any = rows.groupby(["model", "prompts", "seed", "step"])["value"].max()
+    found = []
+    for model, of_model in best.groupby(level="model"):
+        if of_model.index.get_level_values("step").nunique() < 2:
+            continue
+        series = [each.droplevel(["model", "prompts", "seed"]) for _, each in of_model.groupby(level=[1, 2])]
+        steps = pd.Series([onset(each, threshold) for each in series], dtype="float64")
+        known = steps.dropna()
+        measured = of_model.index.get_level_values("step").astype(float)
+        after = measured[measured < known.min()].max()
+        facts = (len(steps), len(known), known.mean(), known.sem(), known.min(), known.max(), after)
+        found.append((model, *facts))
+    columns = ["model", "seen", "formed", "step", "standard_error", "lowest", "highest", "after"]
+    return pd.DataFrame(found, columns=columns)

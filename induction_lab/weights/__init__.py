@@ -1,0 +1,5 @@
+"""What do the weights alone say? No prompt is seen."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

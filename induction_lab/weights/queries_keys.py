@@ -1,0 +1,132 @@
+"""Queries and keys of given vectors as the model makes them, and where rotary positions draw a head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.internals.activations import capture
+from induction_lab.internals.reading import Enough, read_attention
+from induction_lab.models.anatomy import goes_through_interface, is_rotary
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.head_weights import head_weights
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.norms import head_norm
+from induction_lab.weights.rotary import relative_rotations
+from induction_lab.weights.stream_sources import Source, stream_rows
+
+
+def queries_and_keys(
+    model: HookedModel,
+    layer: int,
+    query_rows: Float[Tensor, "query d_model"],
+    key_rows: Float[Tensor, "key d_model"],
+) -> tuple[Float[Tensor, "head query d_head"], Float[Tensor, "kv_head key d_head"]]:
+    """What a layer's heads would make of these vectors, were they the residual stream, before any rotation.
+
+    Norms at each row's own scale, biases in, queries multiplied by the attention scale: their products are scores.
+
+    Raises:
+        ValueError: If the scores are not products of queries and keys alone (ALiBi, smeared keys), or the
+            architecture does not go through the attention interface of transformers.
+    """
+    q, k = _before_rotation(model, layer, query_rows, key_rows)
+    return q * _scale(model, layer), k
+
+
+def read_from_stream(
+    model: HookedModel, layer: int, component: Literal["q", "k", "v"], rows: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "head row d_head"]:
+    """The queries, keys or values that a layer makes of these vectors, before any rotation, and of nothing else.
+
+    The model's own norm, weights, biases and norm of queries or keys; fewer heads for keys and values of
+    grouped-query models.
+    """
+    block = model.hooked.blocks[layer]
+    norm = getattr(block, "ln1", None)
+    norm = getattr(norm, "original_component", norm)
+    W = getattr(head_weights(model, layer), f"W_{component.upper()}")
+    bias = getattr(block.attn, f"b_{component.upper()}", None)
+    with torch.no_grad():
+        rows = rows.to(model.dtype)
+        heads = (rows if norm is None else norm(rows[None])[0]) @ W
+        heads = heads if bias is None else heads + bias[:, None]
+        return _normalised(head_norm(model, layer, f"{component}_norm"), heads).to(model.wide)
+
+
+def positional_preference(
+    model: HookedModel, offsets: Sequence[int], *, source: Source | Float[Tensor, "row d_model"] = "embedding"
+) -> Float[Tensor, "offset layer head"]:
+    """The mean attention score over all pairs of tokens at each offset, of every head of a rotary model: exact.
+
+    What is left when the tokens are averaged away: a head that looks one token back peaks at offset 1 for any tokens.
+    In nats before the softmax; only differences between offsets matter. Layer 0 sees exactly these rows, later layers
+    see others.
+
+    Raises:
+        ValueError: If the model is not rotary, or an offset lies outside its context.
+    """
+    if not is_rotary(model):
+        raise ValueError(
+            f"{model.name} is not rotary: what it prefers at a distance lies in its position vectors. "
+            "See qk_circuit(model, head, query='positions', key='positions')."
+        )
+    rows = source if isinstance(source, Tensor) else stream_rows(model, source)
+    R = relative_rotations(model, offsets)
+    group = model.n_heads // model.n_kv_heads
+    found = []
+    for layer in range(model.n_layers):
+        q, k = (x.mean(1) for x in queries_and_keys(model, layer, rows, rows))
+        found.append(torch.einsum("hi,oij,hj->oh", q, R[layer], k.repeat_interleave(group, 0)))
+    return torch.stack(found, 1).cpu()
+
+
+def _before_rotation(
+    model: HookedModel, layer: int, query_rows: Tensor, key_rows: Tensor
+) -> tuple[Float[Tensor, "head query d_head"], Float[Tensor, "kv_head key d_head"]]:
+    return read_from_stream(model, layer, "q", query_rows), read_from_stream(model, layer, "k", key_rows)
+
+
+def _scale(model: HookedModel, layer: int) -> float:
+    """By what the model multiplies the products, wherever it does so: seen on one token, on which all must agree."""
+    if isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.smeared_keys:
+        raise ValueError("Smeared keys mix two positions, so no single row has a key.")
+    if not goes_through_interface(model):
+        raise ValueError(f"{type(model.network).__name__} adds positions to its scores or scales them out of sight.")
+    token = torch.full((1, 2), model.bos_token_id)
+    row = capture(model, token, "resid_pre", layers=layer)["resid_pre", layer][0, :1]
+    if isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.positions == "shortformer":
+        row = row + stream_rows(model, "positions")[:1]
+    expected = _before_rotation(model, layer, row, row)
+    seen: list[Attention] = []
+
+    def read(attention: AttentionReading) -> None:
+        if attention.layer == layer:
+            assert isinstance(attention, Attention)
+            seen.append(attention)
+            raise Enough
+
+    read_attention(model, token, read)
+    scale = seen[0].scale
+    if not (seen[0].q.isfinite().all() and seen[0].k.isfinite().all()):
+        raise ValueError(f"{model.name} has queries or keys in layer {layer} that are not finite.")
+    for actual, ours in zip((seen[0].q[0, :, :1], seen[0].k[0, :, :1]), expected, strict=True):  # not turned
+        factor = float((actual * ours).sum() / ours.square().sum())
+        if not torch.allclose(actual.to(ours), factor * ours, atol=1e-2 * float(actual.abs().max())):
+            raise ValueError(f"{model.name} makes its queries and keys in a way that is not known here.")
+        scale *= factor
+    return scale
+
+
+def _normalised(norm: Any | None, heads: Float[Tensor, "head row d_head"]) -> Float[Tensor, "head row d_head"]:
+    if norm is None:
+        return heads
+    width = next((parameter.numel() for parameter in norm.parameters()), heads.shape[-1])
+    if width == heads.shape[-1]:
+        return norm(heads)
+    return norm(heads.transpose(0, 1).flatten(1)).unflatten(1, (heads.shape[0], -1)).transpose(0, 1)

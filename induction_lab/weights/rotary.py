@@ -1,0 +1,120 @@
+"""How far rotary positions turn a query against a key that lies some tokens before it, exactly as the model does it.
+
+Rotary attention scores `(q R_t) (k R_s)^T = q R_(t-s) k^T` depend on the offset alone. What `R` is differs: its base,
+how many dimensions turn, which of them are pairs, scaling for long contexts, layers that do not turn at all. So it is
+not derived from a configuration but seen: a token that stands alone has the same queries and keys in every layer
+wherever it is said to stand, up to the rotation. Source: Su et al. (2021), https://arxiv.org/abs/2104.09864.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.attention.hooks import reading
+from induction_lab.internals.reading import on_engine
+from induction_lab.models.anatomy import goes_through_interface, is_rotary
+from induction_lab.models.attention_only.layers import rotate
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.hooked_model import HookedModel, evaluating
+
+_PROBES = 8  # tokens
+_FAR = 0.618  # of the context: an offset at which even slow dimensions have turned
+
+
+def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tensor, "layer offset d_head d_head"]:
+    """`R` of every layer with `q R k^T` the score of query and key (rows, before rotation) at each offset.
+
+    The identity at offset 0, and at every offset for models without rotary positions. An overall factor that some
+    long-context variants multiply into their rotation is left out.
+
+    Args:
+        model: Any supported model.
+        offsets: Query position less key position, from 0 to the context's length less one.
+
+    Raises:
+        ValueError: If an offset lies outside the context, or the rotation cannot be seen (GPT-J).
+    """
+    offsets = list(offsets)
+    if not offsets or min(offsets) < 0 or (model.n_ctx is not None and max(offsets) >= model.n_ctx):
+        raise ValueError(f"Offsets must lie in 0 … {(model.n_ctx or 0) - 1} (query less key position), got {offsets}.")
+    eye = torch.eye(model.d_head, dtype=model.wide, device=model.device)
+    if not is_rotary(model):
+        return eye.expand(model.n_layers, len(offsets), -1, -1)
+    if isinstance(model.network, AttentionOnlyTransformer):
+        rows = eye[:, None, None].expand(-1, max(offsets) + 1, 1, -1)
+        turned = rotate(rows)[:, offsets, 0].transpose(0, 1)  # [offset, d_head, d_head]
+        return turned.expand(model.n_layers, -1, -1, -1)
+    if not goes_through_interface(model):
+        raise ValueError(
+            f"{type(model.network).__name__} rotates outside the attention interface of transformers; its rotation "
+            "cannot be read."
+        )
+    if not any(offsets):
+        return eye.expand(model.n_layers, len(offsets), -1, -1)
+    # Variants for long contexts turn by other angles once a far position is in sight: so that is another run.
+    far = _turned_samples(model, [int(_FAR * ((model.n_ctx or 4096) - 1))])
+    samples = _turned_samples(model, offsets)
+    noise = 8 * torch.finfo(model.dtype).eps
+    found, pairs = [], None
+    for layer in range(model.n_layers):
+        pairs = _pairs(far[layer], noise, first_guess=pairs)
+        found.append(_matrix(samples[layer], *pairs)[0])
+    return torch.stack(found)
+
+
+def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor, "sample pos d_head"]]:
+    """Each layer's queries and keys at position 0 and at the offsets, all alike before they were turned."""
+    positions = torch.tensor([0, *offsets], device=model.device)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.d_vocab, (_PROBES, 1), generator=generator).to(model.device)
+    tokens, positions = tokens.repeat_interleave(len(positions), 0), positions.repeat(_PROBES)[:, None]
+    seen: dict[int, Tensor] = {}
+
+    def read(attention: AttentionReading) -> None:
+        assert isinstance(attention, Attention)
+        both = torch.cat([attention.q, attention.k], 1)[:, :, 0].unflatten(0, (_PROBES, -1))
+        seen[attention.layer] = both.transpose(1, 2).flatten(0, 1).to(model.wide)
+
+    with torch.inference_mode(), evaluating(model.network), reading(read), on_engine(model):
+        model.network.base_model(tokens, position_ids=positions, use_cache=False)
+    if len(seen) != model.n_layers:
+        raise ValueError(f"Only {len(seen)} of {model.n_layers} layers of {model.name} showed their queries and keys.")
+    return [seen[layer] for layer in range(model.n_layers)]
+
+
+Pairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
+
+
+def _pairs(samples: Float[Tensor, "sample 2 d_head"], noise: float, *, first_guess: Pairs | None) -> Pairs:
+    """Which dimensions turn together: halves or neighbours among the first of them, as many as explain the samples."""
+    d_head = samples.shape[-1]
+    none = torch.arange(0, device=samples.device)
+    guesses = [] if first_guess is None else [first_guess]
+    guesses.append((none, none))
+    for n in range(d_head - d_head % 2, 0, -2):
+        turning = torch.arange(n, device=samples.device)
+        guesses += [(turning[: n // 2], turning[n // 2 :]), (turning[::2], turning[1::2])]
+    for guess in guesses:
+        if _matrix(samples, *guess)[1] < max(noise, 1e-4):
+            return guess
+    raise ValueError("Queries and keys are not turned in pairs of dimensions, so there is no rotation to read.")
+
+
+def _matrix(
+    samples: Float[Tensor, "sample pos d_head"], first: Int[Tensor, " pair"], second: Int[Tensor, " pair"]
+) -> tuple[Float[Tensor, "offset d_head d_head"], float]:
+    """The rotation from position 0 to each other, pair by pair by least squares, and what that leaves unexplained."""
+    d_head = samples.shape[-1]
+    pairs = torch.complex(samples[..., first], samples[..., second])
+    turns = (pairs[:, :1].conj() * pairs[:, 1:]).sum(0)
+    turns = turns / turns.abs()
+    rotation = torch.eye(d_head, dtype=samples.dtype, device=samples.device).repeat(len(turns), 1, 1)
+    rotation[:, first, first] = rotation[:, second, second] = turns.real
+    rotation[:, first, second], rotation[:, second, first] = turns.imag, -turns.imag
+    missed = samples[:, 1:] - torch.einsum("si,oij->soj", samples[:, 0], rotation)
+    return rotation, float(missed.square().sum() / samples[:, 1:].square().sum()) ** 0.5
