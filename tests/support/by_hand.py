@@ -127,3 +127,15 @@ def losses(logits: Tensor, tokens: Tensor) -> Tensor:
     """`[prompt, pos - 1]`, in nats."""
     flat = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return flat.unflatten(0, tokens[:, 1:].shape)
+
+
+def ideal_by_hand(tokens, kind):
+    """Row by row: the token before, or all that followed the token earlier; on BOS where there is nothing."""
+    pattern = torch.zeros(*tokens.shape, tokens.shape[1])
+    for prompt, row in enumerate(tokens.tolist()):
+        for t in range(len(row)):
+            earlier = [s + 1 for s in range(1, t) if row[s] == row[t]] if t else []
+            keys = earlier if kind == "ideal_induction" else [max(t - 1, 0)]
+            for key in keys or [0]:
+                pattern[prompt, t, key] += 1 / len(keys or [0])
+    return pattern

@@ -5,7 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+from folders import ROOT
+
+EXPERIMENTS = ROOT / "experiments"
 
 
 def script(name: str):

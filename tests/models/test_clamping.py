@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from by_hand import ideal_by_hand
 from killing import RECIPE
-from test_substitutes import ideal_by_hand
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel, Prompts, ablate, score_heads
 from induction_lab.attention.hooks import has_edits, reading

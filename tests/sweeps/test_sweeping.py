@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sweeping
+from folders import SUPPORT
 from sweeping import MARK, plan
 
 from induction_lab import find_circuit, load_sweep, load_sweep_plan, repeated_tokens, score_heads, sweep
@@ -31,7 +32,7 @@ EVERYTHING = {
 def hindered(tmp_path_factory):
     """Sweeps that were killed or had no room: what became of them, and where."""
     folder = tmp_path_factory.mktemp("hindered")
-    command = [sys.executable, str(Path(__file__).parent / "sweeping.py"), str(folder)]
+    command = [sys.executable, str(SUPPORT / "sweeping.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1]), folder
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from folders import ROOT, SUPPORT
 from killing import RECIPE, fingerprint
 
 from induction_lab import AttentionOnlyTransformer
@@ -26,8 +27,8 @@ def run(tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def hindered(tmp_path_factory) -> dict:
     """What `killing` tells of runs that were killed or had no room."""
-    command = [sys.executable, str(Path(__file__).with_name("killing.py")), str(tmp_path_factory.mktemp("killed"))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    command = [sys.executable, str(SUPPORT / "killing.py"), str(tmp_path_factory.mktemp("killed"))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sweeping
+from folders import SUPPORT
 from sweeping import MARK, plan
 
 from induction_lab import load_sweep, load_sweep_plan, sweep
@@ -19,7 +20,7 @@ from induction_lab.sweeps.estimates import Need
 from induction_lab.sweeps.ray_cluster import _after, resources
 
 ray = pytest.importorskip("ray", reason="Ray is not here: pip install 'induction-lab[sweep]'")
-TESTS = str(Path(__file__).parent)
+TESTS = str(SUPPORT)
 EVERYTHING = {
     "models": ["attn-only-2l"],
     "prompts": {"short": {"period": 8, "n_prompts": 4}},

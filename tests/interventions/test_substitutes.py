@@ -1,6 +1,17 @@
 import pytest
 import torch
-from by_hand import EVERY, OWN, hooked_logits, model_of, others_mean, patterns_of, tokens_of, with_z, z_of
+from by_hand import (
+    EVERY,
+    OWN,
+    hooked_logits,
+    ideal_by_hand,
+    model_of,
+    others_mean,
+    patterns_of,
+    tokens_of,
+    with_z,
+    z_of,
+)
 from families import INTERFACE, OUTSIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,18 +37,6 @@ from induction_lab.results.heads import Head
 PROMPTS = st.integers(2, 9).flatmap(
     lambda n: st.lists(st.lists(st.integers(1, 3), min_size=n, max_size=n), min_size=1, max_size=3)
 )
-
-
-def ideal_by_hand(tokens, kind):
-    """Row by row: the token before, or all that followed the token earlier; on BOS where there is nothing."""
-    pattern = torch.zeros(*tokens.shape, tokens.shape[1])
-    for prompt, row in enumerate(tokens.tolist()):
-        for t in range(len(row)):
-            earlier = [s + 1 for s in range(1, t) if row[s] == row[t]] if t else []
-            keys = earlier if kind == "ideal_induction" else [max(t - 1, 0)]
-            for key in keys or [0]:
-                pattern[prompt, t, key] += 1 / len(keys or [0])
-    return pattern
 
 
 @settings(max_examples=60, deadline=None)

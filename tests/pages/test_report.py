@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import publish
+from folders import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -43,7 +44,7 @@ from induction_lab.scores.profiles import PLACES, attention_profiles
 from induction_lab.scores.scoring import SCORES
 
 COMMAND = [str(Path(sys.executable).with_name("induction-lab"))]
-EXPLAINED = Explanation.load(Path(__file__).parents[1] / "figures" / "smollm2-135m_explained.json")
+EXPLAINED = Explanation.load(ROOT / "figures" / "smollm2-135m_explained.json")
 PLAN = Plan(period=12, n_prompts=4)
 
 

@@ -1,10 +1,10 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from folders import SUPPORT
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer
 from induction_lab.data.token_streams import TiledBlocks, ZipfianTokens
@@ -144,7 +144,7 @@ def test_a_compiled_network_loses_the_same():
         "    trainer = Trainer(AttentionOnlyTransformer(shape), RECIPE.data, plan)\n"
         "    print(*(trainer.advance().loss.item() for _ in range(3)))\n"
     )  # by itself, because annotations that are checked cannot be compiled
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SUPPORT)
     assert done.returncode == 0, done.stderr
     plain, compiled = ([float(loss) for loss in line.split()] for line in done.stdout.splitlines())
     assert plain == pytest.approx(compiled, abs=1e-5) and plain[2] < plain[0]
