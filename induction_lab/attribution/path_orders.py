@@ -31,6 +31,7 @@ from induction_lab.interventions.prepared import Turns
 from induction_lab.models.anatomy import norms_of
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import frozen_norm
+from induction_lab.results.statistics import number_and_error
 from induction_lab.runtime.progress import progress_bar
 
 
@@ -124,7 +125,6 @@ def _table(model: HookedModel, metric: str, values: list[Tensor]) -> pd.DataFram
     for order, value in enumerate(values):
         defined = ~value.isnan()
         added = (value - values[order - 1])[defined] if order else torch.full_like(value[defined], math.nan)
-        error = float(added.std()) / len(added) ** 0.5 if len(added) > 1 else math.nan
-        means = (float(value[defined].mean()), float(added.mean()))
-        rows.append((model.name, metric, order, *means, error, len(added)))
+        mean = float(value[defined].mean())
+        rows.append((model.name, metric, order, mean, *number_and_error(added), len(added)))
     return pd.DataFrame(rows, columns=["model", "metric", "order", "value", "adds", "standard_error", "n_prompts"])

@@ -8,7 +8,6 @@ Source: Elhage et al. (2021), "Path expansion" and "Virtual attention heads".
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import FrozenNorm, attention_norm, final_norm
 from induction_lab.results.heads import Head, HeadLike, parse_head
+from induction_lab.results.statistics import number_and_error
 from induction_lab.weights.stream_sources import stream_rows
 
 Path = tuple[Head, ...]
@@ -88,8 +88,7 @@ class PathTerms(Mapping[Path, Tensor]):
             logits = self[path][prompt.to(self._W_U.device), query.to(self._W_U.device)].cpu()
             own = logits.gather(1, answer[:, None])[:, 0] - logits.mean(1)
             means = torch.zeros(len(mask)).index_add_(0, prompt, own.float())[count > 0] / count[count > 0]
-            error = float(means.std()) / len(means) ** 0.5 if len(means) > 1 else math.nan
-            rows.append((name_of(path), len(path), float(means.mean()), error))
+            rows.append((name_of(path), len(path), *number_and_error(means)))
         table = pd.DataFrame(rows, columns=["path", "heads", "logits", "standard_error"])
         return table.sort_values("logits", ascending=False, ignore_index=True)
 

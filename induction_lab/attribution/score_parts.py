@@ -8,7 +8,6 @@ https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -23,6 +22,7 @@ from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import attention_scale, folded_weights, head_norm, output_norm, residual_factor
 from induction_lab.results.heads import Head, HeadLike, parse_heads
+from induction_lab.results.statistics import mean_and_error
 from induction_lab.scores.targets import attention_targets
 from induction_lab.weights.rotary import relative_rotations
 
@@ -55,13 +55,12 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
         targets = attention_targets(tokens, ["prefix_matching"])
         if len(targets.query):
             found.append(_shares(model, Streams(model, tokens), head, targets.query, targets.key).cpu())
-    per_prompt = torch.stack(found)
-    error = per_prompt.std(0) / len(found) ** 0.5 if len(found) > 1 else per_prompt[0] * math.nan
+    share, error = mean_and_error(torch.stack(found))
     who = [("embed", -1, -1)]
     for layer in range(head.layer):
         who += [(str(Head(layer, h)), layer, h) for h in range(model.n_heads)] + [(f"MLP{layer}", layer, -1)]
     table: Any = pd.DataFrame([*who, ("bias", -1, -1)], columns=["sender", "layer", "head"])
-    table = table.assign(share=per_prompt.mean(0).tolist(), standard_error=error.tolist())
+    table = table.assign(share=share.tolist(), standard_error=error.tolist())
     if model.hooked.cfg.attn_only:
         table = table[~table["sender"].str.startswith("MLP")]
     return table.sort_values("share", ascending=False, ignore_index=True)

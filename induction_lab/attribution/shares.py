@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 import torch
 
@@ -20,6 +18,7 @@ from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import attention_scale, folded_weights
 from induction_lab.results.heads import HeadLike
+from induction_lab.results.statistics import mean_and_error
 
 
 def input_shares(
@@ -57,12 +56,11 @@ def input_shares(
         whole = sum(parts.values(), torch.zeros(()))
         size = whole.square().sum((1, 2))
         shares.append(torch.stack([(part * whole).sum((1, 2)) / size for part in parts.values()], 1).cpu())
-    per_prompt = torch.cat(shares)
-    error = per_prompt.std(0) / len(per_prompt) ** 0.5 if len(per_prompt) > 1 else per_prompt[0] * math.nan
+    share, error = mean_and_error(torch.cat(shares))
     table = pd.DataFrame(
         {"sender": map(str, every), "layer": [s.layer for s in every], "head": [s.head for s in every]}
     )
-    table = table.assign(share=per_prompt.mean(0).tolist(), standard_error=error.tolist())
+    table = table.assign(share=share.tolist(), standard_error=error.tolist())
     return table.sort_values("share", ascending=False, ignore_index=True)
 
 

@@ -15,6 +15,7 @@ import torch
 from induction_lab.data.occurrences import occurrences
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.statistics import mean_and_error
 
 LAGS = tuple(range(-6, 7))
 _PROMPTS = 4  # whose logits are there at once
@@ -39,10 +40,8 @@ def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int]
     prompts = as_prompts(model, prompts)
     if not lags:
         raise ValueError("At least one lag is wanted, got none.")
-    n_prompts, n_pos = prompts.tokens.shape
-    tokens = prompts.tokens.cpu()
-    lengths = torch.full((n_prompts,), n_pos) if prompts.lengths is None else prompts.lengths.cpu()
-    prompt, query, earlier, latest = (part for part in occurrences(tokens, lengths))
+    n_prompts, tokens = len(prompts), prompts.tokens.cpu()
+    prompt, query, earlier, latest = occurrences(prompts)
     prompt, query, earlier = prompt[latest], query[latest], earlier[latest]
     if not len(prompt):
         raise ValueError("No token occurs a second time in these prompts: use repeated_tokens(model), or longer text.")
@@ -62,7 +61,6 @@ def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int]
     for i, lag in enumerate(lags):
         defined = count[:, i] > 0
         means = total[defined, i] / count[defined, i]
-        error = float(means.std() / len(means) ** 0.5) if len(means) > 1 else float("nan")
-        mean = float(means.mean()) if len(means) else float("nan")
+        mean, error = map(float, mean_and_error(means))
         rows.append({"lag": lag, "probability": mean, "standard_error": error, "n_prompts": len(means)})
     return pd.DataFrame(rows)

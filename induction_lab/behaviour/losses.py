@@ -91,10 +91,7 @@ def token_losses(
         losses = torch.cat(parts, 1).cpu()
     else:
         losses = loss_per_token(model.logits(tokens), tokens).cpu()
-    if batch.lengths is not None:
-        predicted = torch.arange(1, tokens.shape[1])
-        losses = losses.masked_fill(predicted >= batch.lengths.cpu()[:, None], torch.nan)
-    return losses
+    return losses.masked_fill(~batch.real[:, 1:], torch.nan)
 
 
 def losses_on(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt predicted"]:

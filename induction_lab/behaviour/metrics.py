@@ -139,7 +139,7 @@ class Measure:
     def __init__(self, model: HookedModel, metric: MetricLike, prompts: Prompts) -> None:
         """Find the positions to read."""
         self.model, self.metric = model, as_metric(metric)
-        self.tokens, self.lengths = prompts.tokens.to(model.device), prompts.lengths
+        self.tokens, self.lengths = prompts.tokens.to(model.device), prompts.real_lengths
         if not model.unembeds_by_parts:
             raise ValueError(f"{model.name} does more to its logits than unembed the stream: no metric can be read.")
         self.defined = torch.ones(len(prompts), dtype=torch.bool)
@@ -157,7 +157,7 @@ class Measure:
         """The same for some of the prompts, of which none need have a value."""
         part = copy.copy(self)
         part.tokens, part.defined = self.tokens[some], self.defined[some]
-        part.lengths = None if self.lengths is None else self.lengths[some]
+        part.lengths = self.lengths[some]
         if isinstance(self.metric, Metric):
             part.weights = self.weights[some]
         return part
@@ -226,7 +226,7 @@ class Measure:
         return getattr(text, "final_logit_softcapping", None) is None
 
     def _called(self, logits: Tensor, prompt: int) -> Tensor:
-        n_tokens = self.tokens.shape[1] if self.lengths is None else int(self.lengths[prompt])
+        n_tokens = int(self.lengths[prompt])
         value = self.metric(logits[:n_tokens], self.tokens[prompt, :n_tokens])  # type: ignore[operator]
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if not isinstance(number, int | float) or not math.isfinite(number):
@@ -248,15 +248,12 @@ def _where_copying(prompts: Prompts) -> Tensor:
 
 
 def _everywhere(prompts: Prompts) -> Tensor:
-    n_prompts, n_pos = prompts.tokens.shape
-    lengths = torch.full((n_prompts,), n_pos) if prompts.lengths is None else prompts.lengths.cpu()
-    mask = (torch.arange(n_pos) < lengths[:, None] - 1).float()
+    mask = (torch.arange(prompts.tokens.shape[1]) < prompts.real_lengths[:, None] - 1).float()
     return mask / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _late_less_early(early: int, late: int, window: int, prompts: Prompts) -> Tensor:
-    n_prompts, n_pos = prompts.tokens.shape
-    lengths = torch.full((n_prompts,), n_pos) if prompts.lengths is None else prompts.lengths.cpu()
+    lengths = prompts.real_lengths
     long = lengths > late + window
     if not long.any():
         raise ValueError(

@@ -16,8 +16,8 @@ NO_ANSWER = -1
 def next_tokens(prompts: Prompts) -> Int[Tensor, "prompt pos"]:
     """The token that follows at each position; `NO_ANSWER` at the last one and in the padding."""
     tokens = prompts.tokens.cpu()
-    lengths = torch.full((len(prompts),), tokens.shape[1]) if prompts.lengths is None else prompts.lengths.cpu()
-    return tokens.roll(-1, 1).masked_fill(torch.arange(tokens.shape[1]) >= lengths[:, None] - 1, NO_ANSWER)
+    last = prompts.real_lengths[:, None] - 1
+    return tokens.roll(-1, 1).masked_fill(torch.arange(tokens.shape[1]) >= last, NO_ANSWER)
 
 
 def check_answers(model: HookedModel, prompts: Prompts, answers: Tensor) -> Int[Tensor, "prompt pos"]:

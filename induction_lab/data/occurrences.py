@@ -10,15 +10,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from induction_lab.data.prompts import Prompts
+
 IDEAL_PATTERNS = ("ideal_previous_token", "ideal_induction")
 
 
 def occurrences(
-    tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, " prompt"]
+    prompts: Prompts,
 ) -> tuple[Int[Tensor, " match"], Int[Tensor, " match"], Int[Tensor, " match"], Bool[Tensor, " match"]]:
-    """All (prompt, query t, earlier occurrence s) with `1 <= s < t`, and whether `s` is the latest."""
-    n_prompts, n_pos = tokens.shape
-    real = torch.arange(n_pos) < lengths[:, None]
+    """All (prompt, query t, earlier occurrence s) with `1 <= s < t`, and whether `s` is the latest; no padding."""
+    tokens, real = prompts.tokens.cpu(), prompts.real
     real[:, 0] = False
     prompt, position = real.nonzero(as_tuple=True)
     _, kind = torch.unique(tokens[real], return_inverse=True)
@@ -26,7 +27,7 @@ def occurrences(
     order = torch.sort(group, stable=True).indices  # equal tokens of a prompt side by side, in order of position
     group, prompt, position = group[order], prompt[order], position[order]
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for lag in range(1, n_pos):
+    for lag in range(1, tokens.shape[1]):
         same = (group[lag:] == group[:-lag]).nonzero()[:, 0]
         if not len(same):
             break
@@ -51,7 +52,7 @@ def ideal_pattern(tokens: Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor,
     if kind == "ideal_previous_token":
         pattern.diagonal(-1, dim1=1, dim2=2)[:, 1:] = 1.0
     else:
-        prompt, query, earlier, _ = occurrences(tokens.cpu(), torch.full((n_prompts,), n_pos))
+        prompt, query, earlier, _ = occurrences(Prompts(tokens))
         pattern[prompt, query, earlier + 1] = 1.0
     pattern[:, :, 0] += pattern.sum(-1) == 0  # rest on BOS
     return pattern / pattern.sum(-1, keepdim=True)
@@ -65,12 +66,11 @@ def copyable(
     On tokens repeated back to back these are all positions from the second copy on, but for the last.
     """
     tokens = tokens.cpu()
-    n_prompts, n_pos = tokens.shape
-    lengths = torch.full((n_prompts,), n_pos) if lengths is None else lengths.cpu()
-    prompt, query, earlier, latest = occurrences(tokens, lengths)
-    keep = latest & (query + 1 < lengths[prompt])
+    prompts = Prompts(tokens, lengths)
+    prompt, query, earlier, latest = occurrences(prompts)
+    keep = latest & (query + 1 < prompts.real_lengths[prompt])
     prompt, query, earlier = prompt[keep], query[keep], earlier[keep]
     right = tokens[prompt, query + 1] == tokens[prompt, earlier + 1]
-    result = torch.zeros(n_prompts, n_pos, dtype=torch.bool)
+    result = torch.zeros_like(tokens, dtype=torch.bool)
     result[prompt[right], query[right]] = True
     return result

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from induction_lab.results.cards import html_card
@@ -55,10 +55,9 @@ class Prompts:
     def _repr_html_(self) -> str:
         """Their structure and first tokens, for notebooks."""
         kind = f"{self.kind}, period {self.period}, {self.n_repeats} copies" if self.period else self.kind
-        lengths = [self.tokens.shape[1]] * len(self) if self.lengths is None else self.lengths.tolist()
         rows = [
             (i, int(n), " ".join(map(str, row[: min(n, 16)].tolist())) + (" …" if n > 16 else ""))
-            for i, (row, n) in enumerate(zip(self.tokens[:4], lengths, strict=False))
+            for i, (row, n) in enumerate(zip(self.tokens[:4], self.real_lengths, strict=False))
         ]
         note = f"{len(self) - 4} more prompts" if len(self) > 4 else ""
         facts = f"{len(self)} x {self.tokens.shape[1]} tokens; {kind}"
@@ -67,6 +66,16 @@ class Prompts:
     def __len__(self) -> int:
         """Number of prompts."""
         return self.tokens.shape[0]
+
+    @property
+    def real_lengths(self) -> Int[Tensor, " prompt"]:
+        """Tokens of each prompt, BOS included and padding left out; on the CPU."""
+        return torch.full((len(self),), self.tokens.shape[1]) if self.lengths is None else self.lengths.cpu()
+
+    @property
+    def real(self) -> Bool[Tensor, "prompt pos"]:
+        """Where tokens stand, not padding; on the CPU."""
+        return torch.arange(self.tokens.shape[1]) < self.real_lengths[:, None]
 
     def __getitem__(self, which: slice) -> Prompts:
         """Some of the prompts."""

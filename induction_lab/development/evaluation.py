@@ -26,6 +26,7 @@ from induction_lab.data.prompts import Prompts, ordinary_tokens, repeated_tokens
 from induction_lab.development.trajectory import Rows
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import DEFINITIONS_VERSION, about_prompts
+from induction_lab.results.statistics import error_where_known
 from induction_lab.scores.outputs import COPYING_TOKENS
 from induction_lab.scores.scoring import SCORES, score_heads, unavailable_scores
 from induction_lab.weights.probes import PROBES, weight_probes
@@ -98,9 +99,8 @@ class TextLosses:
         if window is None:
             window = usual[2] if early is None and late is None else 0
         icl = icl_score(usual[0] if early is None else early, usual[1] if late is None else late, window=window)
-        lengths = torch.full((len(texts),), n_tokens) if texts.lengths is None else texts.lengths.cpu()
         drawn = torch.rand(len(texts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        positions = (1 + drawn * (lengths - 1)).long()[:n]
+        positions = (1 + drawn * (texts.real_lengths - 1)).long()[:n]
         return cls(texts, icl, icl.weights(texts)[:, :-1], positions, seed)
 
     def facts(self) -> dict[str, Any]:
@@ -112,13 +112,13 @@ class TextLosses:
         """Add a model's losses."""
         losses = losses_on(model, self.prompts).double()
         by_index, index = losses.nanmean(0), torch.arange(1, losses.shape[1] + 1)
-        rows.add_indexed("texts", "loss", index, by_index, _error(losses))
+        rows.add_indexed("texts", "loss", index, by_index, error_where_known(losses))
         rows.add_indexed("texts", "loss_derivative", index, loss_derivative(by_index))
         by_text = losses.nanmean(1, keepdim=True)
-        rows.add_one("texts", "mean_loss", float(by_text.nanmean()), float(_error(by_text)))
+        rows.add_one("texts", "mean_loss", float(by_text.nanmean()), float(error_where_known(by_text)))
         long = self.weights.any(1)
         change = (losses.nan_to_num(0.0) * self.weights).sum(1, keepdim=True)[long]
-        rows.add_one("texts", "icl_score", float(change.mean()), float(_error(change)))
+        rows.add_one("texts", "icl_score", float(change.mean()), float(error_where_known(change)))
         if len(self.positions):
             text = torch.arange(len(self.positions))
             rows.add_indexed("texts", "token_loss", text, losses[text, self.positions - 1])
@@ -208,10 +208,3 @@ class Evaluation:
         for name, values in probed.values.items():
             rows.add_heads("weights", name, values, probed.errors[name])
         rows.left_out |= probed.left_out
-
-
-def _error(values: Float[Tensor, "row column"]) -> Float[Tensor, " column"]:
-    """Standard error of each column's mean; NaN entries are passed over."""
-    count = (~values.isnan()).sum(0)
-    squares = (values - values.nanmean(0)).square().nansum(0)
-    return (squares / (count - 1) / count).sqrt().masked_fill(count < 2, torch.nan)

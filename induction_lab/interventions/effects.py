@@ -15,6 +15,7 @@ from torch import Tensor
 
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, parse_head
+from induction_lab.results.statistics import number_and_error
 from induction_lab.results.tables import load_table, save_table
 
 COLUMNS = ("model", "label", "layer", "head", "n_heads", "intervention", "metric")
@@ -115,11 +116,9 @@ def effect_row(
     """One row of the table from each prompt's metric; prompts whose value is NaN before are left out."""
     defined = ~before.isnan()
     before, after = before[defined].double(), after[defined].double()
-    effect = after - before
-    error = float(effect.std()) / len(effect) ** 0.5 if len(effect) > 1 else math.nan
     place = heads[0] if len(heads) == 1 else (-1, -1)
-    means = (float(before.mean()), float(after.mean()), float(effect.mean()))
-    facts = (model, label, *place, len(heads), intervention, metric, *means, error, len(effect))
+    numbers = (float(before.mean()), float(after.mean()), *number_and_error(after - before), len(before))
+    facts = (model, label, *place, len(heads), intervention, metric, *numbers)
     return dict(zip(COLUMNS, facts, strict=True))
 
 

@@ -251,7 +251,7 @@ def totals(
 def summed(outputs: Outputs, prompts: Prompts) -> tuple[dict[Any, Float[Tensor, "_ pos _"]], Float[Tensor, "pos 1"]]:
     """Sums over prompts, padding left out, and how many prompts reach each position."""
     first = next(iter(outputs.values()))
-    real = _real(prompts).to(first)
+    real = prompts.real.to(first)
     return {key: (x * real[:, None, :, None]).sum(0) for key, x in outputs.items()}, real.sum(0)[:, None]
 
 
@@ -274,14 +274,8 @@ def left_out_means(
         ValueError: If one prompt alone reaches some position.
     """
     _check_count(count, 2)
-    real = _real(prompts).to(count)[:, None, :, None]
+    real = prompts.real.to(count)[:, None, :, None]
     return Substitute({key: (total[key] - x * real) / (count - real) for key, x in own.items()})
-
-
-def _real(prompts: Prompts) -> Float[Tensor, "prompt pos"]:
-    if prompts.lengths is None:
-        return torch.ones(prompts.tokens.shape)
-    return (torch.arange(prompts.tokens.shape[1]) < prompts.lengths.cpu()[:, None]).float()
 
 
 def _check_count(count: Float[Tensor, "pos 1"], least: int) -> None:

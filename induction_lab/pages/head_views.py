@@ -75,9 +75,7 @@ def head_views(
 
 def token_names(model: HookedModel, prompts: Prompts) -> list[str]:
     """The first prompt's tokens as a person reads them; their numbers where the model has no tokenizer."""
-    ids = prompts.tokens[0].tolist()
-    if prompts.lengths is not None:
-        ids = ids[: int(prompts.lengths[0])]
+    ids = prompts.tokens[0, : prompts.real_lengths[0]].tolist()
     if model.tokenizer is None:
         return ["BOS", *map(str, ids[1:])]
     return ["BOS", *(_name(model.tokenizer, token) for token in ids[1:])]

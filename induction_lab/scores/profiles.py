@@ -16,9 +16,10 @@ from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.data.occurrences import occurrences
-from induction_lab.data.prompts import PromptsLike, as_prompts
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.reading import Enough, read_attention
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.statistics import mean_and_error
 
 PLACES = {
     "followed": "the token that followed its earlier occurrence",
@@ -64,7 +65,7 @@ def attention_profiles(model: HookedModel, prompts: PromptsLike, *, lags: Sequen
     if not lags:
         raise ValueError("At least one lag is wanted, got none.")
     (n_prompts, n_pos), lags = prompts.tokens.shape, tuple(lags)
-    read = _pairs(prompts.tokens.cpu(), prompts.lengths, lags)
+    read = _pairs(prompts, lags)
     shape = (model.n_layers, model.n_heads)
     by_position = {name: torch.zeros(*shape, n_pos) for name in PLACES}
     by_lag = torch.zeros(*shape, len(lags), n_prompts)
@@ -99,22 +100,15 @@ def _over_prompts(
     for i, lag in enumerate(lags):
         count = torch.bincount(read[str(lag)][0], minlength=totals.shape[-1])
         per_prompt = totals[:, :, i, count > 0] / count[count > 0]
-        if per_prompt.shape[-1]:
-            means[..., i] = per_prompt.mean(-1)
-        if per_prompt.shape[-1] > 1:
-            errors[..., i] = per_prompt.std(-1) / per_prompt.shape[-1] ** 0.5
+        means[..., i], errors[..., i] = mean_and_error(per_prompt.movedim(-1, 0))
     return means, lags, errors
 
 
-def _pairs(
-    tokens: Int[Tensor, "prompt pos"], lengths: Int[Tensor, " prompt"] | None, lags: tuple[int, ...]
-) -> dict[str, Pairs]:
+def _pairs(prompts: Prompts, lags: tuple[int, ...]) -> dict[str, Pairs]:
     """(prompt, query, key) of each place and of each lag, by its number."""
-    n_prompts, n_pos = tokens.shape
-    lengths = torch.full((n_prompts,), n_pos) if lengths is None else lengths.cpu()
-    prompt, query, earlier, latest = (part for part in occurrences(tokens, lengths))
+    prompt, query, earlier, latest = occurrences(prompts)
     prompt, query, earlier = prompt[latest], query[latest], earlier[latest]
-    rows, at = (torch.arange(n_pos) < lengths[:, None]).nonzero(as_tuple=True)
+    rows, at = prompts.real.nonzero(as_tuple=True)
     rows, at = rows[at >= 1], at[at >= 1]
     later = at >= 2  # the token before the second one is BOS
     read = {

@@ -29,6 +29,7 @@ from induction_lab.models.anatomy import goes_through_interface
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, refuse_changed_outputs
 from induction_lab.models.provenance import provenance
+from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import Ticker, progress_bar
 from induction_lab.scores.chance import above_chance
 from induction_lab.scores.outputs import COPYING_TOKENS, LogitAttribution, copying, copying_prompts
@@ -265,10 +266,7 @@ def _batch_size(model: HookedModel, prompts: Prompts, batch_size: int | None) ->
 
 
 def _summarise(per_prompt: Float[Tensor, "prompt layer head"], *, uniform: float) -> _Measured:
-    mean = per_prompt.mean(0)
-    if len(per_prompt) < 2:
-        return _Measured(mean, torch.full_like(mean, torch.nan), uniform)
-    return _Measured(mean, per_prompt.std(0) / len(per_prompt) ** 0.5, uniform)
+    return _Measured(*mean_and_error(per_prompt), uniform)
 
 
 def _test_against(

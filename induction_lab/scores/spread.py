@@ -18,6 +18,7 @@ from induction_lab.internals.batches import batches
 from induction_lab.internals.reading import read_attention
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head
+from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import progress_bar
 
 QUANTITIES = ("entropy", "addresses", "evenness", "largest", "first", "distance", "distance_past_first")
@@ -72,8 +73,8 @@ def attention_spread(
             weight, flat = weight * (1 - read["first"]), flat * (1 - even["first"])
         per_prompt = (read[quantity] * weight).sum(-1) / weight.sum(-1)  # [layer, prompt, head]
         uniform = float(((even[quantity] * flat).sum(-1) / flat.sum(-1)).mean())
-        error = per_prompt.std(1) / len(prompts) ** 0.5 if len(prompts) > 1 else per_prompt[:, 0] * torch.nan
-        numbers = {"value": per_prompt.mean(1).flatten().numpy(), "standard_error": error.flatten().numpy()}
+        value, error = mean_and_error(per_prompt.movedim(1, 0))
+        numbers = {"value": value.flatten().numpy(), "standard_error": error.flatten().numpy()}
         frames.append(pd.DataFrame(names | {"quantity": quantity} | numbers | {"uniform": uniform}))
     return pd.concat(frames, ignore_index=True)
 
@@ -106,10 +107,7 @@ def spread_per_query(
 
 def queries_read(prompts: Prompts) -> Bool[Tensor, "prompt query"]:
     """Queries with a choice of where to look: from position 1 on, without padding."""
-    n_prompts, n_pos = prompts.tokens.shape
-    lengths = torch.full((n_prompts,), n_pos) if prompts.lengths is None else prompts.lengths.cpu()
-    at = torch.arange(n_pos)
-    return (at >= 1) & (at < lengths[:, None])
+    return prompts.real & (torch.arange(prompts.tokens.shape[1]) >= 1)
 
 
 def _of_rows(p: Float[Tensor, "batch head query key"], queries: Tensor) -> dict[str, Float[Tensor, "batch head query"]]:

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lab.data.occurrences import occurrences
+from induction_lab.data.prompts import Prompts
 
 AttentionScore = Literal[
     "prefix_matching",
@@ -99,10 +100,8 @@ def attention_targets(
     unknown = [name for name in scores if name not in ATTENTION_SCORES]
     if unknown:
         raise ValueError(f"Unknown attention scores {unknown}; there are {', '.join(ATTENTION_SCORES)}.")
-    tokens = tokens.cpu()
     n_prompts, n_pos = tokens.shape
-    lengths = torch.full((n_prompts,), n_pos) if lengths is None else lengths.cpu()
-    read = {name: pairs for name, pairs in _pairs(tokens, lengths).items() if name in scores}
+    read = {name: pairs for name, pairs in _pairs(Prompts(tokens, lengths)).items() if name in scores}
 
     flat = {name: (p * n_pos + q) * n_pos + k for name, (p, q, k) in read.items()}
     every, position = torch.unique(torch.cat([flat[name] for name in scores]), return_inverse=True)
@@ -111,11 +110,10 @@ def attention_targets(
     return Targets(every // (n_pos * n_pos), every // n_pos % n_pos, every % n_pos, reads)
 
 
-def _pairs(tokens: Tensor, lengths: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    n_pos = tokens.shape[1]
-    prompt, query, earlier, latest = occurrences(tokens, lengths)
+def _pairs(prompts: Prompts) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    prompt, query, earlier, latest = occurrences(prompts)
     before = earlier >= 2
-    real = torch.arange(n_pos) < lengths[:, None]
+    real = prompts.real
     real[:, 0] = False
     at_prompt, at = real.nonzero(as_tuple=True)
     real[prompt, query] = False  # left: queries without an earlier occurrence

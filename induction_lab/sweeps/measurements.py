@@ -33,6 +33,7 @@ from induction_lab.interventions.ablations import ablation_sweep
 from induction_lab.interventions.substitutes import METHODS
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import LOOKS, Head, parse_head
+from induction_lab.results.statistics import number_and_error
 from induction_lab.scores.scoring import SCORES, score_heads
 
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
@@ -211,9 +212,7 @@ def identity(measurement: Measurement) -> dict[str, Any]:
 
 
 def _loss_row(metric: str, index: int, per_prompt: Tensor) -> dict[str, Any]:
-    known = per_prompt[~per_prompt.isnan()]
-    error = float(known.std()) / len(known) ** 0.5 if len(known) > 1 else math.nan
-    return _row(metric, "", index, float(known.mean()) if len(known) else math.nan, error)
+    return _row(metric, "", index, *number_and_error(per_prompt[~per_prompt.isnan()]))
 
 
 def _row(metric: str, label: str, index: int, value: float, error: float = math.nan) -> dict[str, Any]:

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from induction_lab.data.prompts import as_prompts, distinct_tokens, ordinary_tokens, repeated_tokens, text_prompts
+from induction_lab.data.prompts import (
+    Prompts,
+    as_prompts,
+    distinct_tokens,
+    ordinary_tokens,
+    repeated_tokens,
+    text_prompts,
+)
 
 
 class Words:
@@ -132,3 +139,11 @@ def test_bad_tokens_are_refused(given, message):
 def test_what_is_neither_tokens_nor_text_is_refused(given):
     with pytest.raises((ValueError, TypeError)):
         as_prompts(vocabulary(), given)
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([4, 2])])
+def test_real_tokens_are_those_that_are_no_padding(lengths):
+    prompts = Prompts(torch.zeros(2, 4, dtype=torch.long), lengths)
+    slow = [[at < (4 if lengths is None else int(lengths[row])) for at in range(4)] for row in range(2)]
+    assert prompts.real.tolist() == slow
+    assert prompts.real_lengths.tolist() == [sum(row) for row in slow]
