@@ -8,7 +8,6 @@ of a part is counted as theirs. Source: Elhage et al. (2021), https://transforme
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,14 +26,14 @@ from induction_lab.models.hooked_model import HookedModel, evaluating
 from induction_lab.models.norms import final_norm, output_norm, residual_factor
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import Head, parse_head
+from induction_lab.results.saved import Saved
 from induction_lab.results.statistics import over_prompts
-from induction_lab.results.tables import save_table
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
 
 
 @dataclass(frozen=True, repr=False)
-class LogitAttributions:
+class LogitAttributions(Saved):
     """What each component adds to the answer's logit, less what it adds to the mean logit.
 
     Attributes:
@@ -93,14 +92,6 @@ class LogitAttributions:
             mean, error = over_prompts(self.values, mask)
             frames.append(who.assign(where=where, value=mean.numpy(), standard_error=error.numpy()))
         return pd.concat(frames, ignore_index=True)
-
-    def save(self, path: str | Path) -> Path:
-        """Write `to_dataframe` by suffix: `.parquet` and `.json` carry the provenance, `.csv` has it beside.
-
-        Raises:
-            ValueError: If the suffix is another one or the file cannot be written.
-        """
-        return save_table(self.to_dataframe(), {"provenance": self.provenance}, Path(path))
 
     def _summary(self, where: Bool[Tensor, "prompt pos"] | None) -> tuple[Tensor, Tensor]:
         mask = copyable(self.prompts.tokens, self.prompts.lengths) if where is None else where.cpu()

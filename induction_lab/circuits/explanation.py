@@ -31,7 +31,7 @@ from induction_lab.interventions.path_patching import patch_paths
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import LOOKS, Head, parse_head
-from induction_lab.results.tables import load_table, save_table
+from induction_lab.results.saved import Loadable
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
 
@@ -50,11 +50,10 @@ VERDICTS = {
 }
 CIRCUIT = ("previous-token", "induction", "copy", "carrier")
 _SCORES = ("previous_token", "prefix_matching", "duplicate_token")
-_FACTS = ("model", "n_layers", "n_heads", "behaviour", "edges", "tests", "provenance")
 
 
 @dataclass(frozen=True, repr=False)
-class Explanation:
+class Explanation(Loadable):
     """What carries a model's copying, and how much of it.
 
     Attributes:
@@ -79,6 +78,8 @@ class Explanation:
     edges: pd.DataFrame
     tests: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
+    _WHAT, _TABLE, _COLUMNS = "explanation", "heads", ("label", "verdict", "effect")
+    _FACTS = ("model", "n_layers", "n_heads", "behaviour", "edges", "tests")
 
     def __repr__(self) -> str:
         """The circuit."""
@@ -103,31 +104,18 @@ class Explanation:
         """Every head that carries the behaviour."""
         return self.of(*CIRCUIT)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the heads as `.csv`, `.json` or `.parquet`, with the rest beside or inside.
-
-        Raises:
-            ValueError: If the suffix is another one or the file cannot be written.
-        """
-        facts: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
+    def _facts(self) -> dict[str, Any]:
+        facts = super()._facts()
         for name in ("edges", "tests"):
             facts[name] = json.loads(str(facts[name].to_json(orient="records", double_precision=12)))
-        return save_table(self.heads, facts, Path(path))
+        return facts
 
     @classmethod
-    def load(cls, path: str | Path) -> Explanation:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If the file is not there or holds no explanation.
-        """
-        heads, facts = load_table(Path(path), {"label", "verdict", "effect"}, what="explanation")
-        missing = set(_FACTS) - set(facts)
-        if missing:
-            raise ValueError(f"{path} holds no readable explanation: it lacks {sorted(missing)}")
+    def _from_table(cls, table: pd.DataFrame, facts: dict[str, Any]) -> Explanation:
         facts["edges"] = pd.DataFrame(facts["edges"], columns=pd.Index(_EDGES))
         facts["tests"] = pd.DataFrame(facts["tests"], columns=pd.Index(_TESTS))
-        return cls(heads=heads, **{name: facts[name] for name in _FACTS})
+        given = {name: facts[name] for name in cls._FACTS}
+        return cls(heads=table, **given, provenance=facts.get("provenance", {}))
 
 
 _EDGES = ["sender", "receiver", "effect", "standard_error"]

@@ -10,7 +10,6 @@ Source: Elhage et al. (2021), "Induction heads", https://transformer-circuits.pu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,7 +22,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head
-from induction_lab.results.tables import load_table, save_table
+from induction_lab.results.saved import Loadable
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
@@ -37,7 +36,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, repr=False)
-class InductionCircuit:
+class InductionCircuit(Loadable):
     """Edges from previous-token heads to induction heads, strongest first.
 
     Attributes:
@@ -58,6 +57,8 @@ class InductionCircuit:
     baseline: float
     baseline_error: float
     provenance: dict[str, Any] = field(default_factory=dict)
+    _WHAT, _TABLE, _COLUMNS = "circuit", "edges", COLUMNS
+    _FACTS = ("model", "n_layers", "n_heads", "baseline", "baseline_error")
 
     def __repr__(self) -> str:
         """The strongest edge."""
@@ -70,31 +71,6 @@ class InductionCircuit:
         rows = self.edges[columns].head(8).itertuples(index=False)
         facts = f"Composition above random matrices, which score {self.baseline:.4f}."
         return html_card(f"Induction circuit of {self.model}", facts, columns, rows, note="Likely, not proven.")
-
-    def save(self, path: str | Path) -> Path:
-        """Write the edges as `.csv`, `.json` or `.parquet`, with the rest beside or inside.
-
-        Raises:
-            ValueError: If the suffix is another one or the file cannot be written.
-        """
-        facts = {name: getattr(self, name) for name in _FACTS}
-        return save_table(self.edges, facts, Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> InductionCircuit:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If the file is not there or holds no circuit.
-        """
-        edges, facts = load_table(Path(path), set(COLUMNS), what="circuit")
-        missing = set(_FACTS) - set(facts)
-        if missing:
-            raise ValueError(f"{path} holds no readable circuit: it lacks {sorted(missing)}")
-        return cls(edges=edges.loc[:, list(COLUMNS)], **{name: facts[name] for name in _FACTS})
-
-
-_FACTS = ("model", "n_layers", "n_heads", "baseline", "baseline_error", "provenance")
 
 
 def find_circuit(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,14 @@ from torch import Tensor
 
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
-from induction_lab.results.tables import load_table, save_table
+from induction_lab.results.saved import Loadable
 
 COLUMNS = ("run", "step", "prompts", "metric", "layer", "head", "index", "value", "standard_error")
 _WHOLE, _NAMES = ("layer", "head", "index"), ("run", "prompts", "metric")
 
 
 @dataclass(frozen=True, repr=False)
-class Trajectory:
+class Trajectory(Loadable):
     """Measurements over training.
 
     Attributes:
@@ -39,6 +38,7 @@ class Trajectory:
 
     table: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
+    _WHAT, _COLUMNS = "trajectory", COLUMNS
 
     def __repr__(self) -> str:
         """Runs, steps and metrics."""
@@ -143,26 +143,9 @@ class Trajectory:
         values[at, rows["layer"].to_numpy(dtype=int), rows["head"].to_numpy(dtype=int)] = rows["value"].to_numpy()
         return torch.tensor(values, dtype=torch.float32)
 
-    def save(self, path: str | Path) -> Path:
-        """Write `.parquet`, `.csv` or `.json`, with the provenance inside or beside.
-
-        Raises:
-            ValueError: If the suffix is another one or the file cannot be written.
-        """
-        return save_table(self.table, {"provenance": self.provenance}, Path(path))
-
     @classmethod
-    def load(cls, path: str | Path) -> Trajectory:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If the file is not there or holds no trajectory.
-        """
-        table, facts = load_table(Path(path), set(COLUMNS), what="trajectory")
-        try:
-            return cls(_typed(table.loc[:, list(COLUMNS)]), facts.get("provenance", {}))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} holds no readable trajectory: {error}") from error
+    def _from_table(cls, table: pd.DataFrame, facts: dict[str, Any]) -> Trajectory:
+        return super()._from_table(_typed(table), facts)
 
     @staticmethod
     def join(trajectories: Sequence[Trajectory]) -> Trajectory:

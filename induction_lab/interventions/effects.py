@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,15 +14,17 @@ from torch import Tensor
 
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, parse_head
+from induction_lab.results.saved import Loadable
 from induction_lab.results.statistics import number_and_error
-from induction_lab.results.tables import load_table, save_table
 
-COLUMNS = ("model", "label", "layer", "head", "n_heads", "intervention", "metric")
-COLUMNS = (*COLUMNS, "clean", "changed", "effect", "standard_error", "n_prompts")
+COLUMNS = (
+    "model", "label", "layer", "head", "n_heads", "intervention", "metric", "clean", "changed", "effect",
+    "standard_error", "n_prompts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
-class Effects:
+class Effects(Loadable):
     """The effects of one kind of intervention.
 
     Attributes:
@@ -36,6 +37,7 @@ class Effects:
 
     table: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
+    _WHAT, _COLUMNS = "table of effects", COLUMNS
 
     def __repr__(self) -> str:
         """The greatest effect."""
@@ -84,24 +86,6 @@ class Effects:
         """How well two agree on the labels that both have; `kind` is `pearson` or `spearman` (ranks)."""
         both: Any = self.table[["label", "effect"]].merge(other.table[["label", "effect"]], on="label")
         return float(both["effect_x"].corr(both["effect_y"], method=kind))
-
-    def save(self, path: str | Path) -> Path:
-        """Write `.csv`, `.json` or `.parquet`, with the provenance beside or inside.
-
-        Raises:
-            ValueError: If the suffix is another one or the file cannot be written.
-        """
-        return save_table(self.table, {"provenance": self.provenance}, Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Effects:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: If the file is not there or holds no effects.
-        """
-        table, facts = load_table(Path(path), set(COLUMNS), what="table of effects")
-        return cls(table.loc[:, list(COLUMNS)], facts.get("provenance", {}))
 
 
 def effect_row(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,13 @@ from torch import Tensor
 
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
-from induction_lab.results.tables import load_table, save_table
+from induction_lab.results.saved import Loadable
 
 COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
 
 
 @dataclass(frozen=True, repr=False)
-class HeadScores:
+class HeadScores(Loadable):
     """Scores of every head of a model.
 
     Attributes:
@@ -46,6 +45,7 @@ class HeadScores:
     loss_by_copy: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    _WHAT, _COLUMNS = "head scores", ("model", "layer", "head", "score", "value")
 
     def __getitem__(self, score: str) -> Float[Tensor, "layer head"]:
         """One score of all heads."""
@@ -133,28 +133,6 @@ class HeadScores:
         first = ["model", "layer", "head", "label", "score"]
         return pd.concat(frames, ignore_index=True).reindex(columns=[*first, *COLUMNS])
 
-    def save(self, path: str | Path) -> Path:
-        """Write a table by suffix: `.parquet` and `.json` carry their provenance, `.csv` has it beside as `.csv.json`.
-
-        Raises:
-            ValueError: If the suffix is another one or the file cannot be written.
-        """
-        return save_table(self.to_dataframe(), self._facts(), Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> HeadScores:
-        """Read what `save` wrote; a plain table with the same columns will do as well.
-
-        Raises:
-            ValueError: If the file is not there or holds no head scores.
-        """
-        path = Path(path)
-        try:
-            frame, facts = load_table(path, {"model", "layer", "head", "score", "value"}, what="head scores")
-            return cls._from_table(frame, facts)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} holds no readable head scores: {error}") from error
-
     @classmethod
     def _from_table(cls, frame: pd.DataFrame, facts: dict[str, Any]) -> HeadScores:
         tables: dict[str, dict[str, Tensor]] = {column: {} for column in COLUMNS if column != "uniform"}
@@ -179,4 +157,4 @@ class HeadScores:
         )
 
     def _facts(self) -> dict[str, Any]:
-        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "provenance": self.provenance}
+        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, **super()._facts()}
