@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from induction_lab.plots.style import OKABE_ITO
 from induction_lab.results.heads import LOOKS
 from induction_lab.results.tables import writing
 from induction_lab.runtime.optional import library
 from induction_lab.sweeps.summaries import formation, head_map, head_rows, induction_counts, last_snapshots
 
 _COLUMNS = 4
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
+_COLOURS = (*OKABE_ITO, "#7f7f7f", "#000000")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>

@@ -11,8 +11,9 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.ticker import MaxNLocator
 
 from induction_lab.development.trajectory import Trajectory
+from induction_lab.plots.style import INK, LINES
 from induction_lab.plots.training import one_run
-from induction_lab.plots.training_axes import COLOURS, SMALL, in_words, step_axis
+from induction_lab.plots.training_axes import SMALL, axis_label, step_axis
 from induction_lab.results.tables import writing
 from induction_lab.scores.definitions import score_range
 
@@ -50,9 +51,9 @@ def animate_heads(
     grid.set(xlabel="head", ylabel="layer")
     for axis in (grid.xaxis, grid.yaxis):
         axis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
-    figure.colorbar(image, ax=grid).set_label(in_words(metric), fontsize=SMALL)
+    figure.colorbar(image, ax=grid).set_label(axis_label(metric), fontsize=SMALL)
     dots = []
-    for (label, series), colour in zip(losses, ("#222222", COLOURS[1]), strict=False):
+    for (label, series), colour in zip(losses, (INK, LINES[1]), strict=False):
         axes[1, 0].plot(series.index, series, color=colour, lw=1.2, label=label)
         dots.append((axes[1, 0].plot([], [], "o", ms=6, color=colour, mec="white")[0], series))
     if losses:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from induction_lab.attribution.direct_logits import LogitAttributions
+from induction_lab.plots.style import ACCENT, INK, QUIET, bare
 
-_INK, _ACCENT, _QUIET = "#222222", "#d1495b", "#8d99ae"
-_COLOURS = {"head": _ACCENT, "mlp": _QUIET}
-_PLACES = {"copied": ("where copying is right", _ACCENT), "elsewhere": ("elsewhere", _QUIET)}
+_COLOURS = {"head": ACCENT, "mlp": QUIET}
+_PLACES = {"copied": ("where copying is right", ACCENT), "elsewhere": ("elsewhere", QUIET)}
 _UNITS = {"log_probability": "log-probability (nats)", "probability": "probability", "rank": "rank (0: likeliest)"}
 
 
@@ -34,17 +34,17 @@ def plot_logit_attribution(attributions: LogitAttributions, *, top: int = 12, ax
     shown = shown.sort_values("value", key=abs).tail(top).sort_values("value")
     elsewhere = other.set_index("component")["value"].reindex(shown["component"])
     ax = ax or plt.subplots(figsize=(5.2, 0.9 + 0.24 * len(shown)), layout="constrained")[1]
-    colours = [_COLOURS.get(kind, _INK) for kind in shown["kind"]]
+    colours = [_COLOURS.get(kind, INK) for kind in shown["kind"]]
     errors = np.nan_to_num(shown["standard_error"])
-    ax.barh(shown["component"], shown["value"], xerr=errors, color=colours, error_kw={"lw": 0.8, "ecolor": _INK})
-    ax.plot(elsewhere, shown["component"], "o", mfc="white", mec=_INK, ms=4, lw=0, label="elsewhere")
-    ax.axvline(0, color=_INK, lw=0.8)
+    ax.barh(shown["component"], shown["value"], xerr=errors, color=colours, error_kw={"lw": 0.8, "ecolor": INK})
+    ax.plot(elsewhere, shown["component"], "o", mfc="white", mec=INK, ms=4, lw=0, label="elsewhere")
+    ax.axvline(0, color=INK, lw=0.8)
     ax.set(xlabel="logits for the right next token, less their mean")
     ax.set_title(f"{attributions.model}: where copying is right", fontsize=10)
     ax.tick_params(axis="y", labelsize=8, length=0)
     if len(other):
         ax.legend(frameon=False, fontsize=8, loc="lower right")
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    bare(ax, "left")
     return ax
 
 
@@ -78,5 +78,5 @@ def plot_logit_lens(table: pd.DataFrame, quantity: str = "log_probability", *, a
     ax.set_title(f"{table['model'].iloc[0]}: the right next token, read off the stream", fontsize=10)
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
     ax.legend(frameon=False, fontsize=8, loc="best")
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
     return ax

@@ -15,9 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from induction_lab.circuits.search import InductionCircuit
+from induction_lab.plots.style import ARROW, EMPTY, INDUCTION, PREVIOUS, bare
 from induction_lab.results.heads import HeadLike, parse_head
 
-_QUIET, _ARROW, _PREVIOUS, _INDUCTION = "#c5ccd8", "#5c677d", "#2a6f97", "#d1495b"
+_OTHER = "#c5ccd8"  # heads without an edge
 
 
 def plot_circuit(circuit: InductionCircuit, *, edges: int = 8, ax: Axes | None = None) -> Axes:
@@ -33,12 +34,12 @@ def plot_circuit(circuit: InductionCircuit, *, edges: int = 8, ax: Axes | None =
     low, high = max(0, min(layers) - 1), min(circuit.n_layers - 1, max(layers) + 1)
     ax = ax or plt.subplots(figsize=(7.5, 1.6 + 0.62 * (high - low)), layout="constrained")[1]
     layer, head = np.mgrid[low : high + 1, 0 : circuit.n_heads]
-    ax.plot(head.ravel(), layer.ravel(), "o", ms=3, color=_QUIET, zorder=1)
+    ax.plot(head.ravel(), layer.ravel(), "o", ms=3, color=_OTHER, zorder=1)
     for edge in reversed(rows):
         start, end = parse_head(edge["previous"]), parse_head(edge["induction"])
-        style = {"arrowstyle": "-|>", "lw": 0.3 + 2.5 * edge["K"] / widest, "color": _ARROW, "shrinkA": 6, "shrinkB": 7}
+        style = {"arrowstyle": "-|>", "lw": 0.3 + 2.5 * edge["K"] / widest, "color": ARROW, "shrinkA": 6, "shrinkB": 7}
         ax.annotate("", (end.head, end.layer), (start.head, start.layer), arrowprops=style, zorder=2)
-    for heads, colour, shift in ((previous, _PREVIOUS, -17), (induction, _INDUCTION, 9)):
+    for heads, colour, shift in ((previous, PREVIOUS, -17), (induction, INDUCTION, 9)):
         for at, score in heads.items():
             ax.plot(at.head, at.layer, "o", ms=3 + 7 * score, color=colour, zorder=3)
             ax.annotate(
@@ -54,7 +55,7 @@ def plot_circuit(circuit: InductionCircuit, *, edges: int = 8, ax: Axes | None =
     ax.set_title(f"{circuit.model}: previous-token heads (blue) → keys of induction heads (red)", fontsize=10)
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.set_yticks(range(low, high + 1, max(1, (high - low) // 10)))
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
     return ax
 
 
@@ -75,7 +76,7 @@ def plot_composition(
     table[layer[:, None] >= layer] = np.nan
     limit = limit or float(np.nanmax(np.abs(table))) or 1.0
     ax = ax or plt.subplots(figsize=(5.2, 4.6), layout="constrained")[1]
-    colours = plt.get_cmap("RdBu_r").with_extremes(bad="#e8eaee")
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=EMPTY)
     table = table[: (n_layers - 1) * n_heads, n_heads:]
     image = ax.imshow(table, vmin=-limit, vmax=limit, cmap=colours, aspect="auto", interpolation="nearest")
     for edge in range(1, n_layers - 1):
@@ -100,7 +101,7 @@ def plot_eigenvalues(eigenvalues: Complex[Tensor, " d_head"], *, title: str = ""
     largest = float(size.max()) if size.size and size.max() > 0 else 1.0
     decades = 4
     radius = np.clip(np.log10(np.maximum(size, 1e-30) / largest) + decades, 0, None)
-    colour = np.where(np.cos(angle) > 0, _INDUCTION, _PREVIOUS)
+    colour = np.where(np.cos(angle) > 0, INDUCTION, PREVIOUS)
     ax.scatter(angle, radius, s=10, c=colour, alpha=0.8, lw=0)
     ax.set_ylim(0, decades + 0.15)
     ax.set_yticks(range(1, decades + 1), [])

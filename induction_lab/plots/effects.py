@@ -15,16 +15,16 @@ from matplotlib.ticker import MaxNLocator
 
 from induction_lab.circuits.explanation import CIRCUIT, Explanation
 from induction_lab.interventions.effects import Effects
+from induction_lab.plots.style import ACCENT, ARROW, EMPTY, INDUCTION, INK, PREVIOUS, QUIET, bare
 from induction_lab.results.heads import parse_head
 
-_INK, _ACCENT, _QUIET, _PALE = "#222222", "#d1495b", "#8d99ae", "#d9dee7"
-COLOURS = {
-    "previous-token": "#2a6f97",
-    "induction": "#d1495b",
+_VERDICT_COLOURS = {
+    "previous-token": PREVIOUS,
+    "induction": INDUCTION,
     "copy": "#e09f3e",
     "carrier": "#6a4c93",
     "suppressor": "#3a7d44",
-    "bystander": _PALE,
+    "bystander": "#d9dee7",
 }
 
 
@@ -40,12 +40,12 @@ def plot_effects(
     ax = ax or plt.subplots(figsize=(1.9 + 0.32 * max(n_heads, 5), 1.5 + 0.17 * max(n_layers, 8)))[1]
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = np.sign(values) * np.sqrt(np.abs(values) / limit)
-    colours = plt.get_cmap("RdBu_r").with_extremes(bad="#e8eaee")
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=EMPTY)
     image = ax.imshow(shown, vmin=-1, vmax=1, cmap=colours, aspect="auto", interpolation="nearest")
     order = np.argsort(-np.nan_to_num(np.abs(values)).ravel())[:mark]
     for layer, head in zip(*np.unravel_index(order, values.shape), strict=True):
-        ax.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, ec=_INK, lw=1.0))
-        ink = "white" if abs(shown[layer, head]) > 0.65 else _INK
+        ax.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, ec=INK, lw=1.0))
+        ink = "white" if abs(shown[layer, head]) > 0.65 else INK
         ax.text(head, layer, f"{values[layer, head]:+.2g}", ha="center", va="center", fontsize=6, color=ink)
     first = effects.table.iloc[0]
     ax.set(xlabel="head", ylabel="layer")
@@ -66,8 +66,8 @@ def plot_explanation(explanation: Explanation) -> Figure:
     _draw_circuit(explanation, left)
     _draw_tests(explanation, right)
     found = set(explanation.heads["verdict"])
-    for verdict in (verdict for verdict in COLOURS if verdict in found):
-        left.plot([], [], "o", color=COLOURS[verdict], label=verdict)
+    for verdict in (verdict for verdict in _VERDICT_COLOURS if verdict in found):
+        left.plot([], [], "o", color=_VERDICT_COLOURS[verdict], label=verdict)
     figure.legend(frameon=False, fontsize=8, ncols=6, loc="outside lower left", handletextpad=0)
     return figure
 
@@ -82,7 +82,7 @@ def plot_term_importance(tables: dict[str, pd.DataFrame], *, ax: Axes | None = N
     ax.set(xlabel="paths through at most so many heads", ylabel=f"{first['metric'].iloc[0]}, nats")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize=7)
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
     return ax
 
 
@@ -95,13 +95,13 @@ def _draw_circuit(explanation: Explanation, ax: Axes) -> None:
     for edge in edges:
         start, end = parse_head(edge["sender"]), parse_head(edge["receiver"])
         if edge["effect"] >= 0.02 * widest:
-            _arrow(ax, (start.head, start.layer), (end.head, end.layer), edge["effect"] / widest, "#5c677d")
+            _arrow(ax, (start.head, start.layer), (end.head, end.layer), edge["effect"] / widest, ARROW)
     most = max((row["logit_attribution"] for row in rows if row["logit_attribution"] > 0), default=1.0)
     largest = max((abs(row["effect"]) for row in rows), default=1.0) or 1.0
     for row in rows:
-        at, colour = (row["head"], row["layer"]), COLOURS[row["verdict"]]
+        at, colour = (row["head"], row["layer"]), _VERDICT_COLOURS[row["verdict"]]
         if row["verdict"] in CIRCUIT and row["logit_attribution"] >= 0.05 * most:
-            _arrow(ax, at, (at[0], top), row["logit_attribution"] / most, COLOURS["copy"])
+            _arrow(ax, at, (at[0], top), row["logit_attribution"] / most, _VERDICT_COLOURS["copy"])
         named = row["verdict"] != "bystander"
         size = 3 + (9 * (abs(row["effect"]) / largest) ** 0.5 if named else 0)
         ax.plot(*at, "o", ms=size, color=colour, zorder=3 if named else 1)
@@ -110,8 +110,8 @@ def _draw_circuit(explanation: Explanation, ax: Axes) -> None:
                 row["label"], at, xytext=(0, -4 - size / 2), textcoords="offset points", ha="center", va="top",
                 fontsize=6, color=colour, zorder=4, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
-    ax.axhline(top, color=_QUIET, lw=0.8)
-    ax.text(n_heads - 0.4, top, "logits", ha="right", va="bottom", fontsize=7, color=_QUIET)
+    ax.axhline(top, color=QUIET, lw=0.8)
+    ax.text(n_heads - 0.4, top, "logits", ha="right", va="bottom", fontsize=7, color=QUIET)
     step = max(1, n_layers // 10)
     ax.set(xlabel="head", ylabel="layer", xlim=(-0.8, n_heads - 0.2), ylim=(-0.06 * top - 0.4, 1.06 * top))
     ax.set_yticks(range(0, n_layers, step))
@@ -121,30 +121,30 @@ def _draw_circuit(explanation: Explanation, ax: Axes) -> None:
         fontsize=9,
     )
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
 
 
 def _draw_tests(explanation: Explanation, ax: Axes) -> None:
     tests: Any = explanation.tests
     if tests.empty:
-        ax.text(0.5, 0.5, "no circuit", ha="center", va="center", transform=ax.transAxes, color=_QUIET)
+        ax.text(0.5, 0.5, "no circuit", ha="center", va="center", transform=ax.transAxes, color=QUIET)
         ax.set_axis_off()
         return
     own, others = tests[tests["heads"] == "circuit"], tests[tests["heads"] != "circuit"]
     n_heads = int(own["n_heads"].iloc[0])
     for place, name in enumerate(("faithfulness", "necessity")):
         value = float(own[name].iloc[0])
-        ax.bar(place, value, width=0.55, color=_ACCENT, alpha=0.85, zorder=1)
-        ax.text(place, value, f"{value:.2f}", ha="center", va="bottom", fontsize=8, color=_INK)
-        spread = np.linspace(-0.16, 0.16, max(len(others), 1))[: len(others)]
-        ax.plot(place + spread, others[name], "o", ms=3.5, color=_INK, alpha=0.7, zorder=2)
-    ax.axhline(0, color=_INK, lw=0.8)
-    ax.axhline(1, color=_QUIET, lw=0.8, ls="--")
+        ax.bar(place, value, width=0.55, color=ACCENT, alpha=0.85, zorder=1)
+        ax.text(place, value, f"{value:.2f}", ha="center", va="bottom", fontsize=8, color=INK)
+        aside = np.linspace(-0.16, 0.16, max(len(others), 1))[: len(others)]
+        ax.plot(place + aside, others[name], "o", ms=3.5, color=INK, alpha=0.7, zorder=2)
+    ax.axhline(0, color=INK, lw=0.8)
+    ax.axhline(1, color=QUIET, lw=0.8, ls="--")
     ax.set_xticks([0, 1], ["circuit alone:\nfaithfulness", "circuit removed:\nnecessity"], fontsize=8)
     ax.set_ylabel("share of the behaviour")
     dots = f"; dots: {len(others)} random sets" if len(others) else ""
     ax.set_title(f"{n_heads} heads{dots}", fontsize=9)
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
 
 
 def _arrow(ax: Axes, start: tuple[int, int], end: tuple[int, int | float], share: float, colour: str) -> None:

@@ -16,12 +16,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from induction_lab.plots.style import printable, spread
+from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, printable
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.scores.definitions import score_range
 from induction_lab.scores.results import HeadScores
-
-_INK, _ACCENT, _QUIET = "#222222", "#d1495b", "#8d99ae"
 
 
 def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, mark: int = 3) -> Axes:
@@ -39,16 +37,16 @@ def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, 
     )
     chance = scores.uniform.get(score, np.nan)
     for head, value in _standing_out(scores, score, mark, high - low):
-        ax.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, ec=_ACCENT, lw=1.5))
+        ax.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, ec=ACCENT, lw=1.5))
         bright = (value - low) / (high - low) > 0.6 if low == 0 else abs(value) < 0.6 * high
-        ink = _INK if bright else "white"
+        ink = INK if bright else "white"
         ax.text(head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
     ax.set(xlabel="head", ylabel="layer", title=f"{scores.model}: {_titled(scores, score)}")
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
     bar = ax.figure.colorbar(image, ax=ax)
     if low <= chance <= high:
-        bar.ax.axhline(chance, color=_ACCENT, lw=1.5)
+        bar.ax.axhline(chance, color=ACCENT, lw=1.5)
     return ax
 
 
@@ -82,15 +80,13 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
     layer, head = np.indices(values.shape)
     aside = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
     x = layer + aside
-    ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=_QUIET, zorder=1)
+    ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=QUIET, zorder=1)
     low, high = score_range(score, values)
     best = _standing_out(scores, score, mark, high - low)
-    for (head_, value), height in zip(best, spread([v for _, v in best], 0.055 * (high - low)), strict=True):
-        ax.plot(x[head_], value, "o", ms=4, color=_ACCENT, zorder=2)
-        ax.annotate(
-            str(head_), (x[head_], height), xytext=(7, -2.5), textcoords="offset points", fontsize=7, color=_INK
-        )
-    ax.axhline(scores.uniform[score], color=_INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
+    for (head_, value), height in zip(best, apart([v for _, v in best], 0.055 * (high - low)), strict=True):
+        ax.plot(x[head_], value, "o", ms=4, color=ACCENT, zorder=2)
+        ax.annotate(str(head_), (x[head_], height), xytext=(7, -2.5), textcoords="offset points", fontsize=7, color=INK)
+    ax.axhline(scores.uniform[score], color=INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
     margin = 0.05 * (high - low)
     ax.set(
         xlabel="layer",
@@ -100,7 +96,7 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
     )
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
     ax.legend(frameon=False, fontsize=8, loc="best")
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
     return ax
 
 
@@ -114,20 +110,20 @@ def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
         raise ValueError("The loss was not measured: score_heads(..., loss=True).")
     ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
     position = np.arange(1, len(scores.loss) + 1)
-    ax.plot(position, scores.loss, color=_INK, lw=1.2)
+    ax.plot(position, scores.loss, color=INK, lw=1.2)
     facts = scores.provenance.get("prompts", {})
     period, gap, top = facts.get("period"), facts.get("gap") or 0, 1.15 * max(scores.loss)
     for copy, mean in enumerate(scores.loss_by_copy if period else []):
         start = copy * (period + gap) + 1
-        ax.axvspan(start - 0.5, start + period - 0.5, color=_QUIET, alpha=0.25 if copy % 2 else 0.1, lw=0)
-        ax.hlines(mean, start + 1, start + period - 1, color=_ACCENT, lw=1.5)
+        ax.axvspan(start - 0.5, start + period - 0.5, color=QUIET, alpha=0.25 if copy % 2 else 0.1, lw=0)
+        ax.hlines(mean, start + 1, start + period - 1, color=ACCENT, lw=1.5)
         label = f"copy {copy + 1}: {mean:.2f} nats"
-        ax.text(start - 0.5 + period / 2, 0.97 * top, label, ha="center", va="top", fontsize=8, color=_ACCENT)
+        ax.text(start - 0.5 + period / 2, 0.97 * top, label, ha="center", va="top", fontsize=8, color=ACCENT)
     ax.set(
         xlabel="position of the predicted token", ylabel="loss (nats)", ylim=(0, top),
         xlim=(0.5, len(position) + 0.5), title=f"{scores.model}: loss by position",
     )  # fmt: skip
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
     return ax
 
 

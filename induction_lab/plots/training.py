@@ -19,9 +19,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from induction_lab.development.loss_space import pivot
 from induction_lab.development.phase_change import rise
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.plots.training_axes import COLOURS, SMALL, draw_heads, in_words, shade, step_axis, value_axis
+from induction_lab.plots.style import INK, LINES, bare
+from induction_lab.plots.training_axes import SMALL, axis_label, draw_heads, shade, step_axis, value_axis
 
-_INK, _GREY = "#222222", "#c3cad6"
+_GREY = "#c3cad6"
 _SHARP = 45.0  # degrees
 
 
@@ -54,16 +55,16 @@ def plot_over_training(
     labels = list(dict.fromkeys(named))
     for line, label in zip(lines, named, strict=True):
         place = labels.index(label)
-        style = "-" if place < len(COLOURS) else "--"
-        ax.plot(line.index, line, style, color=COLOURS[place % len(COLOURS)], lw=1.0, alpha=0.75)
+        style = "-" if place < len(LINES) else "--"
+        ax.plot(line.index, line, style, color=LINES[place % len(LINES)], lw=1.0, alpha=0.75)
     for place, label in enumerate(labels):
-        style, count = "-" if place < len(COLOURS) else "--", named.count(label)
+        style, count = "-" if place < len(LINES) else "--", named.count(label)
         runs_each = f" ({count} runs)" if count > 1 else ""
-        ax.plot([], [], style, color=COLOURS[place % len(COLOURS)], lw=1.8, label=label + runs_each)
+        ax.plot([], [], style, color=LINES[place % len(LINES)], lw=1.8, label=label + runs_each)
     step_axis(ax, [step for line in lines for step in line.index])
     of_heads = _is_of_heads(runs[0], metric)
     value_axis(ax, metric, np.concatenate([line.to_numpy() for line in lines]))
-    ax.set_ylabel(in_words(metric, index) + ("\nof the best head" if of_heads else ""))
+    ax.set_ylabel(axis_label(metric, index) + ("\nof the best head" if of_heads else ""))
     if len(labels) > 1:
         ax.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(1.01, 1.02))
     else:
@@ -94,7 +95,7 @@ def plot_heads_over_training(
     value_axis(ax, metric, values)
     draw_heads(ax, lines.dropna(how="all"), mark=mark)
     shade(ax, rise(best))
-    ax.set_ylabel(in_words(metric) + ("" if prompts is None else f"\non {prompts}"))
+    ax.set_ylabel(axis_label(metric) + ("" if prompts is None else f"\non {prompts}"))
     ax.set_title(trajectory.runs[0], fontsize=10, loc="left")
     return ax
 
@@ -162,30 +163,30 @@ def plot_loss_paths(
     named = group_runs(runs, groups)
     labels = list(dict.fromkeys(named))
     for run, label in sorted(zip(runs, named, strict=True), key=lambda pair: pair[0] == bold):
-        colour = COLOURS[labels.index(label) % len(COLOURS)]
+        colour = LINES[labels.index(label) % len(LINES)]
         path: Any = paths.loc[paths["run"] == run].sort_values("step")
         if bold is None:
             _draw_path(ax, path, colour, lw=1.0)
         elif run == bold:
-            _draw_path(ax, path, COLOURS[1], lw=2.0, above=10)
+            _draw_path(ax, path, LINES[1], lw=2.0, above=10)
         else:
             _draw_path(ax, path, _GREY, lw=0.7)
     for place, label in enumerate(labels if bold is None else ()):
-        ax.plot([], [], "-", color=COLOURS[place % len(COLOURS)], lw=1.8, label=label)
+        ax.plot([], [], "-", color=LINES[place % len(LINES)], lw=1.8, label=label)
     if bold is not None:
-        ax.plot([], [], "-", color=COLOURS[1], lw=2, label="this run")
+        ax.plot([], [], "-", color=LINES[1], lw=2, label="this run")
         if len(runs) > 1:
             ax.plot([], [], "-", color=_GREY, lw=1.2, label=f"{len(runs) - 1} other runs")
     for marker, label in (("o", "start"), ("s", "end"), ("*", f"turns by over {_SHARP:.0f}°")):
-        face = "white" if marker == "o" else _INK
-        ax.plot([], [], marker, color=_INK, mfc=face, ms=9 if marker == "*" else 5, lw=0, label=label)
+        face = "white" if marker == "o" else INK
+        ax.plot([], [], marker, color=INK, mfc=face, ms=9 if marker == "*" else 5, lw=0, label=label)
     ax.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(1.01, 1.02))
     shares = paths.attrs.get("explained_variance", [])
     told = [f" ({share:.0%} of variance)" for share in shares] or ["", ""]
     ax.set(xlabel=f"PC 1, nats{told[0]}", ylabel=f"PC 2, nats{told[1]}")
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.06)
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
     return ax
 
 

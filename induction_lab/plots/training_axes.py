@@ -1,7 +1,7 @@
 """What figures of training share: axes of steps and of measurements in words, lines of heads, names at their ends.
 
 Steps are drawn on a logarithmic scale that begins at 0, linear up to the power of ten below the root of the last step:
-what happens late has its room. Colours are those of Okabe and Ito, which the colour-blind tell apart.
+what happens late has its room.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from induction_lab.development.phase_change import Rise
-from induction_lab.plots.style import spread
+from induction_lab.plots.style import LINES, QUIET, apart, bare
 from induction_lab.results.heads import Head
 from induction_lab.scores.definitions import score_range
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-_QUIET = "#8d99ae"
 SMALL = 8  # points
 _NATS = ("mean_loss", "loss", "loss_by_copy", "token_loss", "icl_score")
 _UNITS = dict.fromkeys(_NATS, "nats") | {"logit_attribution": "logits", "preferred_offset": "tokens"}
@@ -33,14 +31,14 @@ _WORDS |= {name: name.replace("composition_", "") + "-composition" for name in (
 _WORDS |= {"composition_V": "V-composition", "ov_copying": "OV copying", "qk_matching": "QK matching"}
 
 
-def in_words(metric: str, index: int | None = None) -> str:
-    """A metric as axes call it, with its unit."""
+def axis_label(metric: str, index: int | None = None) -> str:
+    """A metric in words, with its unit."""
     words = _WORDS.get(metric, metric.replace("_", " ")) + ("" if index is None else f" {index}")
     return f"{words}, {_UNITS[metric]}" if metric in _UNITS else words
 
 
 def step_axis(ax: Axes, steps: Any) -> None:
-    """Logarithmic, but linear near 0 (see above); the last step is told beside powers of ten."""
+    """Make x an axis of steps, logarithmic but linear near 0; powers of ten and the last step are named."""
     there = sorted({int(step) for step in steps})
     last = max(there[-1], 1)
     first = max(next((step for step in there if step > 0), 1), 10 ** (len(str(math.isqrt(last))) - 1))
@@ -56,7 +54,7 @@ def step_axis(ax: Axes, steps: Any) -> None:
     minor = [few * 10**power for power in decades for few in range(2, 10)]
     ax.xaxis.set_minor_locator(FixedLocator([step for step in minor if first < step < last]))
     ax.set(xlim=(min(there[0], last - 1), last), xlabel="training step")
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
 
 
 def value_axis(ax: Axes, metric: str, values: np.ndarray) -> None:
@@ -70,7 +68,7 @@ def value_axis(ax: Axes, metric: str, values: np.ndarray) -> None:
 def shade(ax: Axes, band: Rise | None) -> None:
     """A grey band over the steps where something rises."""
     if band is not None:
-        ax.axvspan(band.start, band.end, color=_QUIET, alpha=0.22, lw=0, zorder=0)
+        ax.axvspan(band.start, band.end, color=QUIET, alpha=0.22, lw=0, zorder=0)
 
 
 def draw_heads(ax: Axes, lines: pd.DataFrame, *, mark: int) -> None:
@@ -78,7 +76,7 @@ def draw_heads(ax: Axes, lines: pd.DataFrame, *, mark: int) -> None:
     n_layers = 1 + max(int(layer) for layer, _ in lines.columns)
     few = n_layers <= 4
     ramp = plt.get_cmap("viridis")
-    colours = [COLOURS[i] if few else ramp(0.9 * i / (n_layers - 1)) for i in range(n_layers)]
+    colours = [LINES[i] if few else ramp(0.9 * i / (n_layers - 1)) for i in range(n_layers)]
     final = lines.ffill().iloc[-1]
     for column in lines.columns:
         known = lines[column].dropna()
@@ -106,9 +104,9 @@ def label_ends(ax: Axes, labels: Mapping[str, tuple[float, Any]]) -> None:
     height = ax.get_figure().get_size_inches()[1] * ax.get_position().height * 72  # type: ignore[union-attr]
     gap = 10.5 / height * (high - low)
     order = sorted(labels, key=lambda name: -labels[name][0])
-    heights = spread([labels[name][0] for name in order], gap)
+    heights = apart([labels[name][0] for name in order], gap)
     if heights and heights[-1] < low:
-        heights = [-y for y in spread([-max(y, low) for y in reversed(heights)], gap)][::-1]
+        heights = [-y for y in apart([-max(y, low) for y in reversed(heights)], gap)][::-1]
     right = ax.get_xlim()[1]
     for name, y in zip(order, heights, strict=True):
         value, colour = labels[name]

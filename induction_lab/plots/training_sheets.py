@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from induction_lab.development.loss_space import loss_paths
 from induction_lab.development.phase_change import rise
 from induction_lab.development.trajectory import Trajectory
+from induction_lab.plots.style import ARROW, INK, LINES, QUIET, bare
 from induction_lab.plots.training import (
     one_run,
     plot_heads_over_training,
@@ -26,10 +27,9 @@ from induction_lab.plots.training import (
     values_over_training,
 )
 from induction_lab.plots.training_axes import (
-    COLOURS,
     SMALL,
+    axis_label,
     draw_heads,
-    in_words,
     label_ends,
     shade,
     step_axis,
@@ -37,7 +37,6 @@ from induction_lab.plots.training_axes import (
 )
 from induction_lab.results.heads import parse_head
 
-_INK, _QUIET = "#222222", "#8d99ae"
 _TEXTS = "not measured:\nfollow_training(…, texts=…)"
 _EFFECTS = {  # what a sweep measured, in words
     "copy_loss": "rise of the loss without it, nats",
@@ -45,8 +44,11 @@ _EFFECTS = {  # what a sweep measured, in words
     "before_and_after": "before-and-after attribution, nats",
 }
 _ABLATIONS = "no ablations given:\neffects=DataFrame(step, label, effect),\nsuch as ablation_sweep at each checkpoint"
-_LINES = {"mean_loss": (None, "mean, texts", "#222222"), "loss_by_copy 1": (1, "1st copy", COLOURS[0])}
-_LINES |= {"loss_by_copy 2": (2, "2nd copy", COLOURS[1])}
+_LOSSES = (  # metric, index, name of the line, colour
+    ("mean_loss", None, "mean, texts", INK),
+    ("loss_by_copy", 1, "1st copy", LINES[0]),
+    ("loss_by_copy", 2, "2nd copy", LINES[1]),
+)
 
 
 def plot_model_analysis(
@@ -90,11 +92,11 @@ def plot_model_analysis(
     for ax in (loss, score, ablations):  # the heads have theirs
         shade(ax, band if ax.has_data() else None)
     for step in (band or ()) if derivative.has_data() else ():
-        derivative.axvline(step, color=_INK, lw=0.8, ls=":")
+        derivative.axvline(step, color=INK, lw=0.8, ls=":")
     for ax in (loss, score, derivative):
         ax.tick_params(labelbottom=False)
         ax.set_xlabel("")
-    what = in_words(metric)
+    what = axis_label(metric)
     told = f"ends at {trajectory.best(metric).iloc[-1]:.2f}"
     if band is not None:
         told = f"rises in steps {band.start:,} … {band.end:,} (grey band)"
@@ -125,7 +127,7 @@ def plot_small_multiples(
     figure = plt.figure(figsize=size, layout="constrained")
     axes = figure.subplots(2 * len(rows), len(columns), squeeze=False, sharex=True)
     steps = [step for runs in cells.values() for run in runs for step in run.steps]
-    drawn = ((metric, None, COLOURS[0]), ("loss_by_copy", copy, COLOURS[1]))
+    drawn = ((metric, None, LINES[0]), ("loss_by_copy", copy, LINES[1]))
     for offset, (name, index, colour) in enumerate(drawn):
         values = {key: [values_over_training(r, name, index=index) for r in runs] for key, runs in cells.items()}
         every = np.concatenate([line.to_numpy() for lines in values.values() for line in lines])
@@ -141,7 +143,7 @@ def plot_small_multiples(
                 if (row, column) not in cells:
                     note(ax, "no runs")
                 if j == 0:
-                    words = in_words(name, index) + ("" if offset else ", best head")
+                    words = axis_label(name, index) + ("" if offset else ", best head")
                     ax.set_ylabel("\n".join(words.split(", ")), fontsize=SMALL + 1)
     _name_cells(figure, axes, rows, columns, cells)
     figure.supxlabel("training step", fontsize=10)
@@ -151,8 +153,8 @@ def plot_small_multiples(
 def note(ax: Axes, text: str) -> None:
     """Words in the middle of a panel that has nothing to draw."""
     ax.set_yticks([])
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="#5c677d")
+    bare(ax)
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color=ARROW)
 
 
 def _name_cells(figure: Figure, axes: Any, rows: list[str], columns: list[str], cells: Mapping[Any, Any]) -> None:
@@ -169,8 +171,7 @@ def _name_cells(figure: Figure, axes: Any, rows: list[str], columns: list[str], 
 def _draw_losses(ax: Axes, trajectory: Trajectory) -> None:
     step_axis(ax, trajectory.steps)
     ends = {}
-    for key, (index, label, colour) in _LINES.items():
-        metric = key.split()[0]
+    for metric, index, label, colour in _LOSSES:
         if metric in trajectory.metrics:
             line = trajectory.series(metric, index=index)
             ax.plot(line.index, line, color=colour, lw=1.5)
@@ -187,9 +188,9 @@ def _draw_score(ax: Axes, trajectory: Trajectory) -> None:
         note(ax, _TEXTS)
         return
     line, error = trajectory.series("icl_score"), trajectory.series("icl_score", column="standard_error")
-    ax.fill_between(line.index, line - error, line + error, color=COLOURS[0], alpha=0.25, lw=0)
-    ax.plot(line.index, line, color=COLOURS[0], lw=1.5)
-    ax.axhline(0, color=_QUIET, lw=0.8)
+    ax.fill_between(line.index, line - error, line + error, color=LINES[0], alpha=0.25, lw=0)
+    ax.plot(line.index, line, color=LINES[0], lw=1.5)
+    ax.axhline(0, color=QUIET, lw=0.8)
     ax.set_ylabel("late less early loss, nats")
 
 
@@ -212,7 +213,7 @@ def _draw_ablations(ax: Axes, trajectory: Trajectory, effects: pd.DataFrame | No
     lines = rows.pivot(index="step", columns=["layer", "head"], values="effect").sort_index()
     metrics = set(effects["metric"]) if "metric" in effects else set()
     step_axis(ax, trajectory.steps)
-    ax.axhline(0, color=_QUIET, lw=0.8)
+    ax.axhline(0, color=QUIET, lw=0.8)
     low, high = float(np.nanmin(lines.to_numpy())), float(np.nanmax(lines.to_numpy()))
     margin = 0.06 * (high - low) or 1.0
     words = _EFFECTS.get(metrics.pop(), "effect, nats") if len(metrics) == 1 else "effect, nats"

@@ -36,8 +36,8 @@ def html_card(title: str, facts: str, columns: Sequence[str], rows: Iterable[Seq
     )
 
 
-def in_words(value: Any) -> str:
-    """A number as people read it: whole numbers with thousands, others with three digits, nothing as a dash."""
+def cell_text(value: Any) -> str:
+    """What a cell of a table shows: whole numbers with thousands, others with three digits, nothing as a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):
@@ -49,4 +49,4 @@ def in_words(value: Any) -> str:
 
 def _cell(value: Any) -> str:
     side = "right;font-variant-numeric:tabular-nums" if isinstance(value, Real) else "left"
-    return f'<td style="{_CELL};text-align:{side}">{escape(in_words(value))}</td>'
+    return f'<td style="{_CELL};text-align:{side}">{escape(cell_text(value))}</td>'

@@ -19,15 +19,15 @@ def built(kind: type[T], values: dict[str, Any], section: str) -> T:
     Raises:
         ValueError: If an entry is not known, of another type or not allowed.
     """
-    known = {each.name: str(each.type) for each in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(values).difference(known))
     if unknown:
         raise ValueError(f"[{section}] has no {', '.join(unknown)}; it has {', '.join(known)}.")
     types = get_type_hints(kind)
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     for name, value in given.items():
         if not _fits(value, types[name]):
-            raise ValueError(f"[{section}] `{name}` must be {_in_words(types[name])}, got {values[name]!r}.")
+            raise ValueError(f"[{section}] `{name}` must be {_type_in_words(types[name])}, got {values[name]!r}.")
         if types[name] is float:
             given[name] = float(value)
     try:
@@ -36,15 +36,15 @@ def built(kind: type[T], values: dict[str, Any], section: str) -> T:
         raise ValueError(f"[{section}] {error}") from error
 
 
-def _in_words(wanted: Any) -> str:
-    """What may stand in TOML."""
+def _type_in_words(wanted: Any) -> str:
+    """What a person may write for a field of this type."""
     parts = get_args(wanted)
     if get_origin(wanted) is Literal:
         return " or ".join(map(repr, parts))
     if get_origin(wanted) is tuple:
-        return f"a list, each {_in_words(parts[0])}"
+        return f"a list, each {_type_in_words(parts[0])}"
     if parts:
-        return " or ".join(_in_words(part) for part in parts if part is not type(None))
+        return " or ".join(_type_in_words(part) for part in parts if part is not type(None))
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(wanted, str(wanted))
 
 

@@ -38,14 +38,14 @@ def measure_cells(cells: Sequence[Cell]) -> list[Outcome]:
 
 
 def measured(cells: Sequence[Cell]) -> Iterator[Outcome]:
-    """The same, each as it comes."""
+    """Measure cells of one snapshot, one after another, and give each outcome as soon as it is there."""
     for cell in cells:
         try:
             yield _measured(cell)
         except (Exception, SystemExit) as error:  # whatever it is, the other cells go on
             if isinstance(error, MemoryError | torch.OutOfMemoryError):
                 forget_model()
-            yield Outcome(cell, None, {}, str(error) if isinstance(error, _Unloadable) else _in_words(error))
+            yield Outcome(cell, None, {}, str(error) if isinstance(error, _Unloadable) else _reason(error))
 
 
 def forget_model() -> None:
@@ -90,14 +90,14 @@ def _model(cell: Cell) -> tuple[HookedModel, float]:
     try:
         model = cell.snapshot.load(device=cell.device, dtype=cell.dtype)
     except Exception as error:
-        _last = (wanted, _Unloadable(_in_words(error)))
+        _last = (wanted, _Unloadable(_reason(error)))
         raise _last[1] from error
     _last = (wanted, model)
     return model, time.perf_counter() - start
 
 
-def _in_words(error: BaseException) -> str:
-    """The message of what we raise ourselves; of anything else where it came from, too."""
+def _reason(error: BaseException) -> str:
+    """Why a cell failed: the message of an error of ours (`ValueError`); of any other also its kind and line."""
     if isinstance(error, ValueError):
         return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -37,7 +37,7 @@ from induction_lab.pages.packing import lower_triangle, pack, unpack
 from induction_lab.pages.report import labels
 from induction_lab.pages.subject import Plan, measure, partners
 from induction_lab.pages.subject_data import kinds_of_heads, page_data
-from induction_lab.results.cards import html_card, in_words
+from induction_lab.results.cards import cell_text, html_card
 from induction_lab.results.heads import Head
 from induction_lab.scores.definitions import SCORE_WORDS
 from induction_lab.scores.profiles import PLACES, attention_profiles
@@ -265,7 +265,7 @@ def test_results_show_themselves_in_notebooks_with_everything_escaped(bundled):
     hostile = score_heads(hostile_model(), repeated_tokens(hostile_model(), n_prompts=2, period=6))
     assert "<script" not in hostile._repr_html_()
     assert "<b>" not in html_card("<b>", "<b>", ["<b>"], [["<b>"]], note="<b>")
-    assert [in_words(x) for x in (1234, 0.5, 1e-5, math.nan, None, "x")] == ["1,234", "0.500", "1e-05", "–", "–", "x"]
+    assert [cell_text(x) for x in (1234, 0.5, 1e-5, math.nan, None, "x")] == ["1,234", "0.500", "1e-05", "–", "–", "x"]
 
 
 def test_the_command_writes_the_page_and_says_where(tmp_path):

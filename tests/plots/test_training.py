@@ -21,7 +21,7 @@ from induction_lab import (
 )
 from induction_lab.development.phase_change import Rise, rise, rise_time
 from induction_lab.development.trajectory import Rows
-from induction_lab.plots.training_axes import COLOURS
+from induction_lab.plots.style import LINES
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 100, 128)
 SHA = {"texts": {"tokens_sha256": "a", "lengths_sha256": None, "n_token_losses": 6, "seed": 0}}
@@ -77,7 +77,7 @@ def test_each_run_is_a_line_and_seeds_of_one_recipe_share_a_colour():
     runs = [trajectory("two-seed0"), trajectory("two-seed1"), trajectory("one-seed0", learns=False)]
     ax = plot_over_training(runs, "prefix_matching")
     lines = drawn(ax)
-    assert [to_hex(line.get_color()).upper() for line in lines] == [COLOURS[0], COLOURS[0], COLOURS[1]]
+    assert [to_hex(line.get_color()) for line in lines] == [LINES[0], LINES[0], LINES[1]]
     np.testing.assert_allclose(lines[0].get_ydata(), runs[0].best("prefix_matching"))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["two (2 runs)", "one"]
     assert ax.get_xscale() == "symlog" and ax.get_xlim() == (0, 128)
