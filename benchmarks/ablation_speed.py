@@ -26,7 +26,7 @@ from transformer_lens.patching import get_act_patch_attn_head_out_all_pos
 
 from induction_lab import HookedModel, Prompts, ablation_sweep, load_model, repeated_tokens
 from induction_lab.behaviour.losses import loss_per_token
-from induction_lab.interventions.substitutes import clean_run
+from induction_lab.interventions.outputs import clean_run
 
 HERE = Path(__file__).parent
 OURS = "induction_lab ablation_sweep"

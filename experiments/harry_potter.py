@@ -41,7 +41,8 @@ from verdicts import Verdict, outcome, save_verdicts
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
 from induction_lab.cli.terminal import show_files
 from induction_lab.internals.residual_stream import Streams
-from induction_lab.interventions.substitutes import means, totals
+from induction_lab.interventions.edits import OtherOutputs
+from induction_lab.interventions.outputs import sums_over
 from induction_lab.runtime.progress import progress_bar
 
 HEADS, SETS, LOOKS = 8, 10, 0.2  # random heads score less than LOOKS in prefix matching
@@ -92,7 +93,7 @@ def recalled(
     """Everything about names, group by group: one group's passages are run at a time."""
     rows, length = [], max(name_passages(model, data, group, most).passages.tokens.shape[1] for group in GROUPS)
     reference = ordinary_passages(model, data, n_prompts=REFERENCE, length=length, seed=seed)
-    mean = means(*totals(reference, lambda prompts: outputs(Streams(model, prompts.tokens))))
+    mean = OtherOutputs(sums_over(reference, lambda prompts: outputs(Streams(model, prompts.tokens))).mean())
     with progress_bar(len(GROUPS) * len(sets), "ablating heads", shown=sys.stderr.isatty()) as tick:
         for group in GROUPS:
             named = name_passages(model, data, group, most, length=length)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from induction_lab import Head, HookedModel, Prompts, attribution_patching
 from induction_lab.internals.residual_stream import Streams
-from induction_lab.interventions.substitutes import Substitute
+from induction_lab.interventions.edits import OtherOutputs
+from induction_lab.interventions.outputs import Outputs
 from induction_lab.runtime.progress import progress_bar
 
 WITH_IT = ("it", "adjective")  # kinds whose pronoun is "it"; in the others the gap itself says who is meant
@@ -111,7 +112,9 @@ class Exchange:
         """Run the pairs once."""
         self.model, self.asked = model, asked
         self.streams = Streams(model, asked.passages.tokens)
-        self.instead = Substitute({layer: asked.other(seen.z) for layer, seen in self.streams.attention.items()})
+        self.instead = OtherOutputs(
+            Outputs({layer: asked.other(seen.z) for layer, seen in self.streams.attention.items()})
+        )
         self.lead = asked.lead(model, self.streams.normalised)
 
     def without(self, heads: Sequence[Head]) -> Float[Tensor, "pair 2"]:

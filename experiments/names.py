@@ -14,7 +14,8 @@ from torch import Tensor
 from induction_lab import Head, HookedModel, Prompts, attribute_logits, text_prompts
 from induction_lab.behaviour.next_tokens import NO_ANSWER
 from induction_lab.internals.residual_stream import Streams
-from induction_lab.interventions.substitutes import Substitute
+from induction_lab.interventions.edits import Substitute
+from induction_lab.interventions.outputs import Outputs
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.norms import unembedding_readers
 
@@ -127,6 +128,6 @@ def ranks(model: HookedModel, named: Named, streams: Streams, heads: Sequence[He
     return (promoted > own).sum(1).float()
 
 
-def outputs(streams: Streams) -> dict[Any, Tensor]:
+def outputs(streams: Streams) -> Outputs:
     """What every head puts out, by layer."""
-    return {layer: seen.z for layer, seen in streams.attention.items()}
+    return Outputs({layer: seen.z for layer, seen in streams.attention.items()})

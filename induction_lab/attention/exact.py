@@ -131,6 +131,7 @@ class HeadOutputs:
 
 
 AttentionReading = Attention | MaterialisedAttention
+LayerAttention = AttentionReading | HeadOutputs  # what an edit is given
 
 
 def _cut(x: Tensor, heads: Tensor | None, queries: Tensor | None) -> Tensor:

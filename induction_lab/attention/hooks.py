@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.attention.exact import Attention, AttentionReading, LayerAttention
 from induction_lab.attention.kernels import attention_with_lse
 
 Reader = Callable[[AttentionReading], None]
-Edit = Callable[[Any], Any]  # one layer's attention (or HeadOutputs) in, what goes on in its place out
+Edit = Callable[[LayerAttention], LayerAttention]  # one layer's attention in, what goes on in its place out
 _reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
 _edits: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
 _lasting: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()

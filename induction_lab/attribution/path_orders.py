@@ -27,7 +27,7 @@ from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.editing import edit_attention
 from induction_lab.internals.residual_stream import Streams, refuse_hooked_patterns
-from induction_lab.interventions.prepared import Turns
+from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.models.anatomy import norms_of
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import frozen_norm
@@ -63,23 +63,23 @@ def term_importance(
     Raises:
         ValueError: If the patterns cannot be held, or `orders` is negative.
     """
-    turns = Turns(model, prompts, "pattern_preserving", metric)
+    prepared = PreparedPrompts(model, prompts, "pattern_preserving", metric)
     highest = model.n_layers if orders is None else orders
     if highest < 0:
         raise ValueError(f"`orders` must not be negative, got {orders}.")
     values: list[list[Tensor]] = [[] for _ in range(highest + 1)]
-    with progress_bar((highest + 1) * len(turns.prompts), "summing orders", shown=progress) as tick:
-        for turn in turns:
-            refuse_hooked_patterns(turn.streams)
+    with progress_bar((highest + 1) * len(prepared.prompts), "summing orders", shown=progress) as tick:
+        for batch in prepared:
+            refuse_hooked_patterns(batch.streams)
             written: dict[int, Tensor] = {}
             with ExitStack() as stack:
                 if freeze_norms:
-                    stack.enter_context(frozen_norms(model, turn.streams))
+                    stack.enter_context(frozen_norms(model, batch.streams))
                 for order in range(highest + 1):
-                    hidden, written = _next_order(turn.streams, written)
-                    values[order].append(turn.measure.clean(hidden))
-                    tick(len(turn.prompts))
-    return _table(model, name_of(turns.metric), [torch.cat(parts) for parts in values])
+                    hidden, written = _next_order(batch.streams, written)
+                    values[order].append(batch.measure.clean(hidden))
+                    tick(len(batch.prompts))
+    return _table(model, name_of(prepared.metric), [torch.cat(parts) for parts in values])
 
 
 @contextmanager

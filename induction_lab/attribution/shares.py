@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from induction_lab.data.prompts import PromptsLike
-from induction_lab.interventions.prepared import Turns
+from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.interventions.senders import (
     Component,
     changes_of_stream,
@@ -50,9 +50,9 @@ def input_shares(
     weights = getattr(folded_weights(model, head.layer), f"W_{component.upper()}")
     W = weights[head.head // (model.n_heads // len(weights))]
     shares = []
-    for turn in Turns(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
-        scale = attention_scale(model, head.layer, turn.streams.before[head.layer])
-        parts = {sender: change / scale @ W for sender, change in changes_of_stream(model, turn, every)}
+    for batch in PreparedPrompts(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
+        scale = attention_scale(model, head.layer, batch.streams.before[head.layer])
+        parts = {sender: change / scale @ W for sender, change in changes_of_stream(model, batch, every)}
         whole = sum(parts.values(), torch.zeros(()))
         size = whole.square().sum((1, 2))
         shares.append(torch.stack([(part * whole).sum((1, 2)) / size for part in parts.values()], 1).cpu())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
 
-IDEAL_PATTERNS = ("ideal_previous_token", "ideal_induction")
+IDEAL_PATTERNS = ("previous_token", "induction")
 
 
 def occurrences(
@@ -40,7 +40,7 @@ def occurrences(
 
 
 def ideal_pattern(tokens: Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor, "prompt query key"]:
-    """Where a perfect `ideal_previous_token` or `ideal_induction` head attends; rows sum to 1.
+    """Where a perfect previous-token or induction head attends; rows sum to 1.
 
     Raises:
         ValueError: If `kind` is another.
@@ -49,7 +49,7 @@ def ideal_pattern(tokens: Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor,
         raise ValueError(f"An ideal pattern is one of {', '.join(IDEAL_PATTERNS)}, got {kind!r}.")
     n_prompts, n_pos = tokens.shape
     pattern = torch.zeros(n_prompts, n_pos, n_pos)
-    if kind == "ideal_previous_token":
+    if kind == "previous_token":
         pattern.diagonal(-1, dim1=1, dim2=2)[:, 1:] = 1.0
     else:
         prompt, query, earlier, _ = occurrences(Prompts(tokens))

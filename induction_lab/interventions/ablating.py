@@ -1,7 +1,7 @@
 """`ablate`: run a model with some of its heads put out of action, as a context manager.
 
 Inside the context `model.network`, `model.hooked` and everything in this package run on the ablated model; afterwards
-it is bit for bit what it was. How heads are replaced: see `induction_lab.substitutes`.
+it is bit for bit what it was. How heads are replaced: see `induction_lab.interventions.substitutes`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from induction_lab.attention.exact import HeadOutputs
+from induction_lab.attention.exact import HeadOutputs, LayerAttention
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.editing import edit_attention, unhooked
-from induction_lab.interventions.substitutes import Method, Substitute, check_method, clean_run, substitute
+from induction_lab.interventions.edits import OtherOutputs, Substitute
+from induction_lab.interventions.outputs import Outputs, clean_run
+from induction_lab.interventions.substitutes import Method, find_method
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike, parse_heads
@@ -27,7 +29,7 @@ def ablate(
     model: HookedModel,
     heads: HeadLike | Iterable[HeadLike],
     *,
-    method: Method | str = "mean",
+    method: str = "mean",
     reference: PromptsLike | None = None,
     seed: int = 0,
 ) -> Iterator[HookedModel]:
@@ -48,7 +50,7 @@ def ablate(
         model: Any supported model.
         heads: `"L16H0"`, `(16, 0)`, or several; query heads in grouped-query models.
         method: `mean` (of other prompts, position by position), `zero`, `resample` (another prompt's output),
-            `pattern_preserving`, `ideal_previous_token` or `ideal_induction`: see `induction_lab.substitutes`.
+            `pattern_preserving`, `ideal_previous_token` or `ideal_induction`: see `interventions.substitutes`.
         reference: For `mean` and `resample`, prompts whose outputs replace the heads' own, as long as those that are
             run inside. By default the other prompts that are run together with each.
         seed: Of the choice that `resample` makes.
@@ -63,12 +65,13 @@ def ablate(
     chosen = parse_heads(heads, n_layers=model.n_layers, n_heads=model.n_heads)
     if not chosen:
         raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
-    check_method(model, method)
+    kind = find_method(model, method)
     given = None if reference is None else as_prompts(model, reference)
     _ = model.unembeds_by_parts  # both are found out once and kept: not on the ablated model
     with suppress(ValueError):
         _ = model.hooked
-    ablation = _Ablation(model, chosen, method, given, seed)
+    runs = _UnhookedRuns(model, {head.layer for head in chosen})
+    ablation = _Ablation(model, chosen, kind(runs, reference=given, seed=seed))
     with ExitStack() as stack:
         stack.enter_context(edit_attention(model, ablation.edit))
         for handle in ablation.hooks():
@@ -76,40 +79,45 @@ def ablate(
         yield model
 
 
+class _UnhookedRuns:
+    """Runs of a copy of the model that no context has touched: means and clean patterns are taken from those."""
+
+    def __init__(self, model: HookedModel, layers: set[int]) -> None:
+        self.model, self.layers = unhooked(model), layers
+
+    def outputs(self, prompts: Prompts) -> Outputs:
+        return Outputs({layer: seen.z for layer, seen in clean_run(self.model, prompts.tokens, self.layers).items()})
+
+    def attention(self, prompts: Prompts) -> dict[int, LayerAttention]:
+        return clean_run(self.model, prompts.tokens)
+
+
 class _Ablation:
     """The substitutes of one context, made anew for each batch of prompts where they depend on it."""
 
-    def __init__(
-        self, model: HookedModel, heads: list[Head], method: str, reference: Prompts | None, seed: int
-    ) -> None:
-        self.model, self.heads, self.method, self.reference, self.seed = model, heads, method, reference, seed
+    def __init__(self, model: HookedModel, heads: list[Head], method: Method) -> None:
+        self.model, self.heads, self.method = model, heads, method
         self.layers = {head.layer for head in heads}
-        self.clean = unhooked(model)  # means and clean patterns are taken from what no context has touched
         self.tokens: Tensor | None = None
-        self.substitute: Substitute | None = None
-        self.fixed = method == "zero" or (method == "mean" and reference is not None)
-        if self.fixed:
-            self.substitute = self._make(Prompts(torch.zeros(1, 1, dtype=torch.long)))
+        self.fixed = None if method.needs_tokens else method.on(slice(None))
+        self.substitute = self.fixed
 
     def _make(self, prompts: Prompts) -> Substitute:
-        how = {"reference": self.reference, "seed": self.seed}
-        if self.method not in ("mean", "resample"):
-            return substitute(self.clean, self.method, prompts, self._outputs, **how)
+        if not self.method.from_others:
+            return self.method.prepared(prompts).on(slice(None))
         # A sweep runs the same prompts side by side, once a head: other prompts are those of other tokens.
         numbers: dict[tuple[int, ...], int] = {}
         which = [numbers.setdefault(tuple(row), len(numbers)) for row in prompts.tokens.tolist()]
         distinct = Prompts(torch.tensor(list(numbers)).to(prompts.tokens))
-        made = substitute(self.clean, self.method, distinct, self._outputs, **how)
-        if self.fixed or len(distinct) == len(prompts):
+        made = self.method.prepared(distinct).on(slice(None))
+        if len(distinct) == len(prompts):
             return made
-        return Substitute({layer: outputs[which] for layer, outputs in made.outputs.items()})
+        assert isinstance(made, OtherOutputs)
+        return OtherOutputs(made.outputs.map(lambda x: x[which]))
 
-    def _outputs(self, prompts: Prompts) -> dict[Any, Tensor]:
-        return {layer: seen.z for layer, seen in clean_run(self.clean, prompts.tokens, self.layers).items()}
-
-    def edit(self, attention: Any) -> Any:
+    def edit(self, attention: LayerAttention) -> LayerAttention:
         """As `edit_attention` wants it."""
-        if attention.layer not in self.layers and self.method != "pattern_preserving":
+        if attention.layer not in self.layers and not self.method.every_layer:
             return attention
         return self._now().edit(attention, [self.heads])
 
@@ -134,16 +142,15 @@ class _Ablation:
         return handles
 
     def _forget(self, module: Any, args: tuple[Any, ...]) -> None:
-        self.tokens, self.substitute = None, self.substitute if self.fixed else None
+        self.tokens, self.substitute = None, self.fixed
 
     def _see(self, module: Any, args: tuple[Any, ...]) -> None:
-        self.tokens = args[0]
-        self.substitute = self.substitute if self.fixed else None
+        self.tokens, self.substitute = args[0], self.fixed
 
     def _now(self) -> Substitute:
         if self.substitute is None:
             if self.tokens is None:
-                raise ValueError(f"{self.method} must know the tokens; the model was run on embeddings.")
+                raise ValueError(f"{self.method.name} must know the tokens; the model was run on embeddings.")
             self.substitute = self._make(Prompts(self.tokens))
         return self.substitute
 
@@ -152,14 +159,7 @@ class _Ablation:
         here = [head.head for head in self.heads if head.layer == layer]
 
         def force(module: Any, args: Any, pattern: Tensor) -> Tensor | None:
-            now = self._now()
-            if now.frozen:
-                return now.frozen[layer].pattern().to(pattern)
-            if now.pattern is None or not here:
-                return None
-            pattern = pattern.clone()
-            pattern[:, here] = now.pattern[:, None].to(pattern)
-            return pattern
+            return self._now().change_pattern(pattern, layer, here)
 
         return force
 

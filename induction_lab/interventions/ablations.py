@@ -19,7 +19,7 @@ from torch import Tensor
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import Prompts, PromptsLike
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
-from induction_lab.interventions.prepared import TOKENS_A_RUN, Turn, Turns
+from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import about_prompts, provenance
 from induction_lab.results.heads import Head, parse_heads
@@ -68,54 +68,58 @@ def ablation_sweep(
     """
     if path is not None:
         check_suffix(Path(path))
-    groups = _groups(model, heads)
-    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed)
-    facts = provenance(model, turns.prompts) | {"method": method, "metric": name_of(turns.metric), "seed": seed}
-    facts["reference"] = None if turns.reference is None else about_prompts(turns.reference)
+    groups = parse_groups(model, heads)
+    prepared = PreparedPrompts(model, prompts, method, metric, reference=reference, seed=seed)
+    facts = provenance(model, prepared.prompts) | {"method": method, "metric": name_of(prepared.metric), "seed": seed}
+    facts["reference"] = None if prepared.reference is None else about_prompts(prepared.reference)
     facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
     if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to
-        turn = next(iter(turns))
-        clean = turn.measure.clean(turn.streams.normalised).tolist()
+        first = next(iter(prepared))
+        clean = first.measure.clean(first.streams.normalised).tolist()
         facts["clean"] = [None if math.isnan(value) else value for value in clean]
     done = _done(path, facts)
     left = {name: group for name, group in groups.items() if name not in done}
-    with progress_bar(len(left) * len(turns.prompts), "ablating heads", shown=progress) as tick:
-        for batch in _batches(left, len(turns)):
-            done |= _swept(turns, {name: left[name] for name in batch}, tick)
+    with progress_bar(len(left) * len(prepared.prompts), "ablating heads", shown=progress) as tick:
+        for names in _rounds(left, len(prepared)):
+            done |= _swept(prepared, {name: left[name] for name in names}, tick)
             if path is not None:
                 kept = {name: done[name] for name in (*groups, *done) if name in done}  # other heads' rows too
                 Effects(effects_table(kept, list(kept)), facts).save(path)
     return Effects(effects_table(done, list(groups)), facts)
 
 
-def _swept(turns: Turns, groups: Mapping[str, Group], tick: Ticker) -> dict[str, dict[str, Any]]:
+def _swept(prepared: PreparedPrompts, groups: Mapping[str, Group], tick: Ticker) -> dict[str, dict[str, Any]]:
     """One row of the table for each group."""
     per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     clean: list[Tensor] = []
-    for turn in turns:
-        every = torch.arange(len(turn.prompts))
-        clean.append(turn.measure.clean(turn.streams.normalised))
-        for together in _side_by_side(groups, turn.prompts):
+    for batch in prepared:
+        every = torch.arange(len(batch.prompts))
+        clean.append(batch.measure.clean(batch.streams.normalised))
+        for together in _side_by_side(groups, batch.prompts):
             members = [groups[name] for name in together]
             start, rows = _start(members[0]), every.repeat(len(members))
 
-            def edit(attention: Any, members: list[Group] = members, turn: Turn = turn) -> Any:
-                return turn.substitute.edit(attention, members)
+            def edit(attention: Any, members: list[Group] = members, batch: PreparedBatch = batch) -> Any:
+                return batch.substitute.edit(attention, members)
 
             with torch.inference_mode():
-                hidden = turn.streams.run(start, edit, prompts=rows)
-            for name, values in zip(together, turn.measure(hidden, rows).chunk(len(members)), strict=True):
+                hidden = batch.streams.run(start, edit, prompts=rows)
+            for name, values in zip(together, batch.measure(hidden, rows).chunk(len(members)), strict=True):
                 per_group[name].append(values)
             tick(len(rows))
-    what = (f"{turns.method} ablation", name_of(turns.metric), torch.cat(clean))
+    what = (f"{prepared.method} ablation", name_of(prepared.metric), torch.cat(clean))
     return {
-        name: effect_row(turns.model.name, name, groups[name], *what, torch.cat(values))
+        name: effect_row(prepared.model.name, name, groups[name], *what, torch.cat(values))
         for name, values in per_group.items()
     }
 
 
-def _groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | None) -> dict[str, Group]:
-    """What is ablated together, by name."""
+def parse_groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | None) -> dict[str, Group]:
+    """Heads that are ablated together, by name, from what `ablation_sweep` takes as `heads`.
+
+    Raises:
+        ValueError: If a head is not there or given twice in a group, a group is given twice, or there is none.
+    """
     shape = {"n_layers": model.n_layers, "n_heads": model.n_heads}
     if heads is None:
         every = itertools.product(range(model.n_layers), range(model.n_heads))
@@ -140,10 +144,10 @@ def _start(group: Group) -> int:
     return min(head.layer for head in group)
 
 
-def _batches(groups: Mapping[str, Group], n_turns: int) -> list[list[str]]:
-    """Groups in batches that are finished one after the other; several turns run the prompts anew for each batch."""
+def _rounds(groups: Mapping[str, Group], n_batches: int) -> list[list[str]]:
+    """Groups that are swept together, one round after the other; with several batches of prompts a round runs each."""
     ordered = sorted(groups, key=lambda name: -_start(groups[name]))
-    if n_turns > 1:
+    if n_batches > 1:
         return [ordered[start : start + 64] for start in range(0, len(ordered), 64)]
     return [list(names) for _, names in itertools.groupby(ordered, key=lambda name: _start(groups[name]))]
 

@@ -30,7 +30,7 @@ class Effects(Loadable):
     Attributes:
         table: One row for each head, group of heads or sender, in the order asked: `label`; `layer` and `head` (-1
             where there is no one head); `n_heads`; `intervention`; `metric`; `clean` and `changed`, the metric's mean
-            over prompts before and after; `effect`, changed less clean; `standard_error` of the mean effect over
+            over prompts before and after; `effect`, changed minus clean; `standard_error` of the mean effect over
             prompts, each compared with itself; `n_prompts`.
         provenance: Model, prompts, reference, versions.
     """
@@ -54,7 +54,7 @@ class Effects(Loadable):
         return html_card(f"Effects in {first['model']}", facts, columns, rows)
 
     def top(self, n: int = 10) -> list[tuple[str, float]]:
-        """The labels with the greatest effect, and it."""
+        """The labels with the greatest effect, each with its effect."""
         best = self.table.sort_values("effect", ascending=False).head(n)
         return list(zip(best["label"].tolist(), best["effect"].tolist(), strict=True))
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
-from induction_lab.interventions.ablations import _groups
+from induction_lab.interventions.ablations import parse_groups
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
-from induction_lab.interventions.prepared import TOKENS_A_RUN, Turn, Turns
+from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
+from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
 from induction_lab.models.hooked_model import HookedModel, evaluating
 from induction_lab.models.provenance import provenance
 from induction_lab.runtime.progress import progress_bar
@@ -34,63 +35,67 @@ def attribution_patching(
     seed: int = 0,
     progress: bool = False,
 ) -> Effects:
-    """Estimate the same effects from gradients, in one forward and one backward pass for all heads.
+    """Estimate from gradients what `ablation_sweep` measures, in one forward and one backward pass for all heads.
 
-    To first order the effect is (what a head would put out instead, less what it does) times the metric's gradient. It
-    is a quick look: compare with `ablation_sweep` by `correlation`. Gradients are taken with TransformerLens'
+    To first order the effect is (what a head would put out instead, minus what it does) times the metric's gradient. It
+    is a quick look: compare with `ablation_sweep` by `Effects.correlation`. Gradients are taken with TransformerLens'
     `cache_activation_and_gradient`. Source: Nanda (2023), "Attribution patching"; Syed et al. (2023),
     https://arxiv.org/abs/2310.10348.
 
     Args:
         model: Any that TransformerLens can hook.
-        prompts: As in `ablation_sweep`, and so are the rest; `method` is `mean`, `zero` or `resample`.
-        heads: See there.
-        method: See above.
-        metric: See there; a function must be differentiable.
-        reference: See there.
-        seed: See there.
+        prompts: What to measure on: `Prompts`, tokens `[prompt, pos]` or text.
+        heads: Heads, lists of heads (their estimates are added), or a mapping from names to either; all by default.
+        method: `mean`, `zero` or `resample`.
+        metric: `copy_loss`, `loss`, `icl_score`, `copy_logit`, a `Metric`, or a differentiable function of one prompt's
+            logits `[pos, d_vocab]` and tokens `[pos]` that returns a number.
+        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+        seed: Of the choice that `resample` makes.
         progress: A progress bar on standard error.
 
     Raises:
-        ValueError: As there, and if the method is about patterns.
+        ValueError: If a head is not there or given twice in a group, a group is given twice, the metric returns no
+            number, the reference does not fit, or the method is about patterns.
     """
-    if method not in ("mean", "zero", "resample"):
-        raise ValueError(f"Gradients estimate what mean, zero or resample ablation does, got {method!r}.")
-    groups = _groups(model, heads)
-    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed)
+    if method not in OUTPUT_METHODS:
+        raise ValueError(f"Gradients estimate what {listed(OUTPUT_METHODS)} ablation does, got {method!r}.")
+    groups = parse_groups(model, heads)
+    prepared = PreparedPrompts(model, prompts, method, metric, reference=reference, seed=seed)
     per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     clean: list[Tensor] = []
-    with progress_bar(len(turns.prompts), "taking gradients", shown=progress) as tick:
-        for turn in turns:
-            values, change = _first_order(model, turn)
+    with progress_bar(len(prepared.prompts), "taking gradients", shown=progress) as tick:
+        for batch in prepared:
+            values, change = _first_order(model, batch)
             clean.append(values)
             for name, group in groups.items():
                 heads_of = [change[:, head.layer, head.head] for head in group]
                 per_group[name].append(torch.stack(heads_of).sum(0))
-            tick(len(turn.prompts))
+            tick(len(batch.prompts))
     before = torch.cat(clean)
-    what = (f"{method} ablation, estimated", name_of(turns.metric), before)
+    what = (f"{method} ablation, estimated", name_of(prepared.metric), before)
     rows = {
         name: effect_row(model.name, name, groups[name], *what, before + torch.cat(changes))
         for name, changes in per_group.items()
     }
-    return Effects(effects_table(rows, list(groups)), provenance(model, turns.prompts))
+    return Effects(effects_table(rows, list(groups)), provenance(model, prepared.prompts))
 
 
-def _first_order(model: HookedModel, turn: Turn) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt _ _"]]:
+def _first_order(
+    model: HookedModel, batch: PreparedBatch
+) -> tuple[Float[Tensor, " prompt"], Float[Tensor, "prompt layer head"]]:
     """The metric of each prompt, and its change to first order when each layer's heads are replaced, one by one."""
     from transformer_lens.tools.analysis.attribution_patching import cache_activation_and_gradient
 
-    change = torch.zeros(len(turn.prompts), model.n_layers, model.n_heads)
+    change = torch.zeros(len(batch.prompts), model.n_layers, model.n_heads)
     values: list[Tensor] = []
     wanted = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
-    step = max(1, TOKENS_A_RUN // 4 // turn.prompts.tokens.shape[1])  # all layers and logits are kept for the gradient
-    for start in range(0, len(turn.prompts), step):
+    step = max(1, TOKENS_A_RUN // 4 // batch.prompts.tokens.shape[1])  # all layers and logits are kept for the gradient
+    for start in range(0, len(batch.prompts), step):
         rows = slice(start, start + step)
-        tokens = turn.prompts.tokens[rows].to(model.device)
+        tokens = batch.prompts.tokens[rows].to(model.device)
 
         def total(logits: Tensor, rows: slice = rows) -> Tensor:
-            values.append(turn.measure.from_logits(logits.float(), rows))
+            values.append(batch.measure.from_logits(logits.float(), rows))
             return values[-1].nan_to_num(0.0).sum()
 
         with torch.enable_grad(), evaluating(model.network):
@@ -103,7 +108,7 @@ def _first_order(model: HookedModel, turn: Turn) -> tuple[Float[Tensor, " prompt
                 x.flatten(2).unflatten(2, (model.n_heads, -1)).transpose(1, 2)
                 for x in (found.activations[name], gradient)
             )
-            outputs = turn.substitute.outputs.get(layer)
+            outputs = batch.outputs.heads.get(layer)
             instead = 0.0 if outputs is None else outputs[rows] if len(outputs) > 1 else outputs
             change[rows, layer] = ((instead - z) * gradient).sum((2, 3)).float().cpu()
     return torch.cat([each.detach().float().cpu() for each in values]), change

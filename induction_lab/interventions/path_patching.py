@@ -5,7 +5,7 @@ is worked out from a residual stream in which nothing but the sender's own contr
 included, and everything else, the sender's other readers too, is as in the clean run up to the receiver. From there on
 the model runs as it will. Each query head can be a receiver by itself, also where several share a key head. Source:
 Wang et al. (2022), https://arxiv.org/abs/2211.00593; Goldowsky-Dill et al. (2023), https://arxiv.org/abs/2304.05969.
-Of what the receiver's input is made: `induction_lab.shares`.
+Of what the receiver's input is made: `attribution.shares`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.reading import Enough
 from induction_lab.internals.residual_stream import Streams
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
-from induction_lab.interventions.prepared import TOKENS_A_RUN, Turn, Turns
+from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.interventions.senders import (
     Component,
     Sender,
@@ -65,10 +65,10 @@ def patch_paths(
             logits, through the final norm (`component` then means nothing).
         component: `q`, `k` or `v` of the receivers.
         senders: Heads; by default every earlier head, every earlier MLP and the embedding.
-        method: `mean`, `resample` or `zero`, as in `ablate`.
+        method: What senders put out instead, `mean`, `resample` or `zero`, as in `ablate`.
         metric: As in `ablation_sweep`.
-        reference: As there.
-        seed: As there.
+        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+        seed: Of the choice that `resample` makes.
         progress: A progress bar on standard error.
 
     Raises:
@@ -78,42 +78,43 @@ def patch_paths(
     chosen, to = find_receivers(model, receivers, component)
     every = find_senders(model, senders, chosen)
     check_patchable(model, method)
-    turns = Turns(model, prompts, method, metric, reference=reference, seed=seed, whole_streams=True)
+    prepared = PreparedPrompts(model, prompts, method, metric, reference=reference, seed=seed, whole_streams=True)
     effects: dict[Sender, list[Tensor]] = {sender: [] for sender in every}
     clean: list[Tensor] = []
-    with progress_bar(len(every) * len(turns.prompts), "patching paths", shown=progress) as tick:
-        for turn in turns:
-            clean.append(turn.measure.clean(turn.streams.normalised))
-            for sender, values in _patched(turn, every, chosen, component, tick):
+    with progress_bar(len(every) * len(prepared.prompts), "patching paths", shown=progress) as tick:
+        for batch in prepared:
+            clean.append(batch.measure.clean(batch.streams.normalised))
+            for sender, values in _patched(batch, every, chosen, component, tick):
                 effects[sender].append(values)
-    what = (f"{method} patch to {to}", name_of(turns.metric), torch.cat(clean))
+    what = (f"{method} patch to {to}", name_of(prepared.metric), torch.cat(clean))
     rows = {
         str(sender): effect_row(model.name, str(sender), _as_heads(sender), *what, torch.cat(values))
         for sender, values in effects.items()
     }
-    facts = provenance(model, turns.prompts) | {"receivers": [str(head) for head in chosen], "component": component}
+    facts = provenance(model, prepared.prompts) | {"receivers": [str(head) for head in chosen], "component": component}
     return Effects(effects_table(rows, [str(sender) for sender in every]), facts)
 
 
 def _patched(
-    turn: Turn, senders: Sequence[Sender], receivers: Sequence[Head], component: str, tick: Ticker
+    batch: PreparedBatch, senders: Sequence[Sender], receivers: Sequence[Head], component: str, tick: Ticker
 ) -> Iterator[tuple[Sender, Tensor]]:
     """The metric of each prompt with one sender's path cut."""
-    streams = turn.streams
-    model, most = streams.model, max(1, TOKENS_A_RUN // turn.prompts.tokens.numel())
-    rows = torch.arange(len(turn.prompts))
-    below = itertools.groupby(changes_of_stream(model, turn, senders), key=lambda pair: _reached(pair[0], receivers))
+    streams = batch.streams
+    model, most = streams.model, max(1, TOKENS_A_RUN // batch.prompts.tokens.numel())
+    rows = torch.arange(len(batch.prompts))
+    changes = changes_of_stream(model, batch, senders)
+    below = itertools.groupby(changes, key=lambda pair: _reached(pair[0], receivers))
     for reached, pairs in below:
-        for batch in _batched(pairs, most):
-            change = torch.cat([x for _, x in batch]).to(streams.before[0].dtype)
-            several = rows.repeat(len(batch))
+        for together in _batched(pairs, most):
+            change = torch.cat([x for _, x in together]).to(streams.before[0].dtype)
+            several = rows.repeat(len(together))
             with torch.inference_mode():
                 if reached:
                     hidden = _run_patched(streams, several, change, reached, component)
                 else:
                     hidden = streams.run(model.n_layers, stream=streams.before[-1][several] + change)
-            values = turn.measure(hidden, several).chunk(len(batch))
-            yield from zip([sender for sender, _ in batch], values, strict=True)
+            values = batch.measure(hidden, several).chunk(len(together))
+            yield from zip([sender for sender, _ in together], values, strict=True)
             tick(len(several))
 
 

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.internals.residual_stream import refuse_hooked_patterns
-from induction_lab.interventions.prepared import Turn
+from induction_lab.interventions.prepared import PreparedBatch
+from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
 from induction_lab.models.anatomy import goes_through_interface
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.head_weights import head_weights
@@ -85,8 +86,8 @@ def check_patchable(model: HookedModel, method: str) -> None:
     Raises:
         ValueError: If the method is none of senders, or the model is one of those.
     """
-    if method not in ("mean", "resample", "zero"):
-        raise ValueError(f"Senders are replaced by their mean, by resample or by zero, got {method!r}.")
+    if method not in OUTPUT_METHODS:
+        raise ValueError(f"Senders are replaced by {listed(OUTPUT_METHODS)}, got {method!r}.")
     if not goes_through_interface(model):
         raise ValueError(
             f"{model.name} ({type(model.network).__name__}) attends out of sight of transformers' attention interface, "
@@ -100,21 +101,20 @@ def check_patchable(model: HookedModel, method: str) -> None:
 
 
 def changes_of_stream(
-    model: HookedModel, turn: Turn, senders: Sequence[Sender]
+    model: HookedModel, batch: PreparedBatch, senders: Sequence[Sender]
 ) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
     """What each sender adds to the stream when it is replaced, less what it adds on its own."""
-    streams, instead = turn.streams, turn.substitute.outputs
+    streams, instead = batch.streams, batch.outputs
     refuse_hooked_patterns(streams)
 
     def heads(layer: int) -> Float[Tensor, "prompt head pos d_model"]:
         z = streams.attention[layer].z
         W_O = head_weights(model, layer).W_O
-        return (instead.get(layer, torch.zeros((), device=z.device)) - z) @ W_O * residual_factor(model)
+        return (instead.heads.get(layer, torch.zeros((), device=z.device)) - z) @ W_O * residual_factor(model)
 
     def stream(layer: int) -> Tensor:
         before = streams.before[layer]
-        other = instead.get(("stream", layer))
-        return (torch.zeros((), device=before.device) if other is None else other[:, 0]) - before
+        return instead.streams.get(layer, torch.zeros((), device=before.device)) - before
 
     for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
         with torch.inference_mode():  # never across a `yield`

@@ -9,279 +9,279 @@
     ideal_induction       what its values bring if it attends evenly to what followed each earlier occurrence of the
                           current token, and to BOS where there is none
 
+Each is a class, known by its `name` to whatever takes a `method`. In use:
+
+1. `find_method(model, name)` gives the class, or says why this model cannot be ablated so.
+2. `prepared(prompts)` takes note of all prompts, of which any may lend its outputs.
+3. `on(rows)` gives the edit of attention on a batch of them.
+
 Sources: Olsson et al. (2022), https://arxiv.org/abs/2209.11895, with Redwood's comment on idealised patterns there;
 means and other prompts' values as in Wang et al. (2022), https://arxiv.org/abs/2211.00593.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from induction_lab.attention.exact import AttentionReading, HeadOutputs, MaterialisedAttention
-from induction_lab.attention.forced_patterns import show_forced
+from induction_lab.attention.exact import LayerAttention
 from induction_lab.data.occurrences import ideal_pattern
 from induction_lab.data.prompts import Prompts
-from induction_lab.internals.batches import chunks
-from induction_lab.internals.editing import edit_attention, is_edited
+from induction_lab.internals.editing import is_edited
+from induction_lab.interventions.edits import HeldPatterns, OtherOutputs, OtherPattern, Substitute
+from induction_lab.interventions.outputs import Outputs, Sums, sums_over
 from induction_lab.models.anatomy import goes_through_interface
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.results.heads import Head
-
-Method = Literal["mean", "zero", "resample", "pattern_preserving", "ideal_previous_token", "ideal_induction"]
-METHODS: tuple[Method, ...] = get_args(Method)
-_OF_PATTERNS = ("pattern_preserving", "ideal_previous_token", "ideal_induction")
-Clean = dict[int, Any]  # by layer, what an unedited run showed: AttentionReading or HeadOutputs
-Outputs = dict[Any, Tensor]  # by layer, [prompt, head, pos, d_head]
 
 
-@dataclass(frozen=True)
-class Substitute:
-    """What heads put out instead, on the prompts it was made for.
+@runtime_checkable
+class CleanRuns(Protocol):
+    """How a method runs the model that nothing is done to."""
 
-    Attributes:
-        outputs: By layer `[prompt or 1, head, pos, d_head]`; nothing at all where empty.
-        pattern: Where the heads attend instead, if they keep their values.
-        frozen: By layer, the attention that every head keeps, chosen or not.
-    """
+    @property
+    def model(self) -> HookedModel:
+        """The model, with nothing edited."""
+        ...
 
-    outputs: Outputs = field(default_factory=dict)
-    pattern: Float[Tensor, "prompt query key"] | None = None
-    frozen: Clean = field(default_factory=dict)
+    def outputs(self, prompts: Prompts) -> Outputs:
+        """What heads put out on some prompts."""
+        ...
 
-    def edit(self, attention: Any, groups: Sequence[Sequence[Head]]) -> Any:
-        """One layer's attention, rows being all prompts once for each group of heads, with the groups' heads edited."""
-        chosen = [[head.head for head in group if head.layer == attention.layer] for group in groups]
-        if not self.frozen and not any(chosen):
-            return attention
-        self._check_length(attention)
-        z: list[Tensor] = []
-        for index, (rows, heads) in enumerate(zip(attention.z.chunk(len(groups)), chosen, strict=True)):
-            if self.frozen:
-                rows = self._kept(attention.layer, attention.v.chunk(len(groups))[index])
-            if heads:
-                self._check(rows, attention.layer)
-                rows = rows.clone()
-                rows[:, heads] = self._instead(attention, heads, index, len(groups)).to(rows)
-            z.append(rows)
-        return self._shown(replace(attention, z=torch.cat(z)), chosen)
-
-    def _kept(self, layer: int, v: Tensor) -> Tensor:
-        clean = self.frozen[layer]
-        if torch.is_grad_enabled():  # what was seen without gradients cannot be saved for the backward pass as it is
-            mask = None if clean.mask is None else clean.mask.clone()
-            clean = replace(clean, q=clean.q.clone(), k=clean.k.clone(), mask=mask)
-        return clean.mix(v=v)
-
-    def _instead(self, attention: Any, heads: list[int], group: int, n_groups: int) -> Tensor:
-        if self.pattern is not None:
-            v = attention.v.chunk(n_groups)[group]
-            shared = v[:, torch.tensor(heads, device=v.device) // (attention.z.shape[1] // v.shape[1])]
-            return self.pattern[:, None].to(v) @ shared
-        outputs = self.outputs.get(attention.layer)
-        return attention.z.new_zeros(()) if outputs is None else outputs[:, heads]
-
-    def _shown(self, attention: Any, chosen: list[list[int]]) -> Any:
-        """Let whoever reads the attention see the forced pattern."""
-        if len(chosen) > 1 or isinstance(attention, HeadOutputs):
-            return attention
-        if self.frozen:
-            clean = replace(self.frozen[attention.layer], v=attention.v, z=attention.z)
-            if isinstance(attention, MaterialisedAttention):
-                return MaterialisedAttention(attention.layer, clean.pattern(), attention.v, attention.z)
-            return clean
-        if self.pattern is None:
-            return attention
-        return show_forced(attention, dict.fromkeys(chosen[0], self.pattern))
-
-    def _check_length(self, attention: Any) -> None:
-        n_queries, v = attention.z.shape[2], attention.v
-        if (self.outputs or self.frozen or self.pattern is not None) and v is not None and v.shape[2] != n_queries:
-            raise ValueError(
-                f"The model was run on {n_queries} tokens after {v.shape[2] - n_queries} that it keeps keys and values "
-                "of: only zero can ablate so. Run whole prompts: generate(..., use_cache=False)."
-            )
-
-    def _check(self, rows: Tensor, layer: int) -> None:
-        if self.pattern is not None:
-            n_prompts, n_pos = self.pattern.shape[:2]
-        elif layer in self.outputs:
-            n_prompts, n_pos = self.outputs[layer].shape[0], self.outputs[layer].shape[2]
-        else:
-            return
-        if rows.shape[2] != n_pos or n_prompts not in (1, rows.shape[0]):
-            raise ValueError(
-                f"The heads' replacements are for {n_prompts} prompts of {n_pos} tokens, the model was run on "
-                f"{rows.shape[0]} of {rows.shape[2]}. Give a `reference` of that length (generation with a cache of "
-                "keys and values cannot be ablated in this way)."
-            )
+    def attention(self, prompts: Prompts) -> Mapping[int, LayerAttention]:
+        """By layer, the attention on some prompts."""
+        ...
 
 
-def substitute(
-    model: HookedModel,
-    method: str,
-    prompts: Prompts,
-    look: Callable[[Prompts], Outputs],
-    *,
-    reference: Prompts | None = None,
-    clean: Clean | None = None,
-    seed: int = 0,
-) -> Substitute:
-    """Work out the substitutes on some prompts.
+class Method(ABC):
+    """A way to say what heads put out instead; a new one is a class with a `name` that stands in `METHODS`.
 
     Args:
-        model: With nothing edited.
-        method: One of `METHODS`.
-        prompts: What the model will be run on.
-        look: Runs the model on prompts and returns the outputs to be replaced, `[prompt, head, pos, d_head]` by layer.
-        reference: For `mean` and `resample`, whose outputs to take; by default those of the other prompts. As many as
-            `prompts` are paired with them by `resample`, one to one; of more or fewer it draws.
-        clean: The attention of a run on `prompts`, if it is known already.
+        runs: How the clean model is run.
+        reference: Prompts whose outputs to take; by default those of the other prompts.
         seed: Of the choice of other prompts.
 
-    Raises:
-        ValueError: If the method is unknown or not to be had of this model, or there is no other prompt.
+    Attributes:
+        name: What users call it.
+        of_patterns: Whether it holds or changes where heads look, which not every architecture lets happen.
+        from_others: Whether a prompt is given what heads put out on other prompts.
+        every_layer: Whether layers are edited of which no head was chosen.
+        prompts: All prompts it was prepared for.
     """
-    check_method(model, method)
-    if method == "zero":
-        return Substitute()
-    if method in ("ideal_previous_token", "ideal_induction"):
-        return Substitute(pattern=ideal_pattern(prompts.tokens, method).to(model.device))
-    if method == "pattern_preserving":
-        return Substitute(frozen=clean_run(model, prompts.tokens) if clean is None else clean)
-    if reference is not None and method == "mean":
-        return means(*totals(reference, look))
-    if reference is not None:
-        return Substitute(look(paired(prompts, reference, seed=seed)))
-    if len(prompts) < 2:
-        raise ValueError(
-            f"`{method}` takes a head's outputs from other prompts, but only one was given: run several prompts at "
-            "once, or give a `reference` such as repeated_tokens(model, seed=1)."
-        )
-    own = look(prompts)
-    if method == "mean":
-        return left_out_means(own, *summed(own, prompts), prompts)
-    refuse_padding(prompts)
-    shift = drawn_shift(len(prompts), seed=seed)
-    return Substitute({key: x.roll(shift, 0) for key, x in own.items()})
+
+    name: ClassVar[str]
+    of_patterns: ClassVar[bool] = False
+    from_others: ClassVar[bool] = False
+    every_layer: ClassVar[bool] = False
+    prompts: Prompts
+
+    def __init__(self, runs: CleanRuns, *, reference: Prompts | None = None, seed: int = 0) -> None:
+        """Take note of the arguments; nothing is run."""
+        self.runs, self.reference, self.seed = runs, reference, seed
+
+    @classmethod
+    def check(cls, model: HookedModel) -> None:
+        """Refuse a model that cannot be ablated so.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        if cls.of_patterns and not goes_through_interface(model):
+            raise ValueError(
+                f"Patterns can be neither held nor changed in {model.name} ({type(model.network).__name__}), which "
+                f"attends out of sight of transformers' attention interface. {listed(OUTPUT_METHODS, 'and')} ablation "
+                "are to be had."
+            )
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the substitute depends on what the model is run on."""
+        return True
+
+    def prepared(self, prompts: Prompts) -> Method:
+        """The method for these prompts; what it needs of all of them is worked out when it is first asked for.
+
+        Raises:
+            ValueError: If it takes outputs from other prompts and there is none, or they are of several lengths.
+        """
+        if self.from_others and self.reference is None and len(prompts) < 2:
+            raise ValueError(
+                f"`{self.name}` takes a head's outputs from other prompts, but only one was given: run several prompts "
+                "at once, or give a `reference` such as repeated_tokens(model, seed=1)."
+            )
+        method = copy.copy(self)
+        method.prompts = prompts
+        return method
+
+    @abstractmethod
+    def on(self, rows: slice) -> Substitute:
+        """What heads do instead on some of the prompts."""
+
+
+class Zero(Method):
+    """Nothing."""
+
+    name = "zero"
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Never."""
+        return False
+
+    def on(self, rows: slice) -> Substitute:
+        """No outputs."""
+        return OtherOutputs()
+
+
+class Mean(Method):
+    """The mean over a reference or, for each prompt, over all other prompts."""
+
+    name, from_others = "mean", True
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Only without a reference."""
+        return self.reference is None
+
+    def on(self, rows: slice) -> Substitute:
+        """The reference's mean, or each prompt's own."""
+        if self.reference is not None:
+            return self._of_reference
+        batch = self.prompts[rows]
+        own = self.runs.outputs(batch)
+        sums = Sums.of(own, batch) if len(batch) == len(self.prompts) else self._sums
+        return OtherOutputs(sums.mean_of_others(own, batch))
+
+    @cached_property
+    def _of_reference(self) -> Substitute:
+        assert self.reference is not None
+        return OtherOutputs(sums_over(self.reference, self.runs.outputs).mean())
+
+    @cached_property
+    def _sums(self) -> Sums:
+        return sums_over(self.prompts, self.runs.outputs)
+
+
+class Resample(Method):
+    """Another prompt's: of a reference, one to one where it has as many prompts, else drawn; or of another of its own.
+
+    Without a reference each prompt takes the outputs of the one that stands so far before it, in a circle, as is drawn.
+    """
+
+    name, from_others = "resample", True
+
+    def prepared(self, prompts: Prompts) -> Method:
+        """The method for these prompts.
+
+        Raises:
+            ValueError: If prompts are of several lengths, so that one would get another's padding, or there is one.
+        """
+        method = super().prepared(prompts)
+        if any(some is not None and some.lengths is not None for some in (prompts, self.reference)):
+            raise ValueError("`resample` wants prompts of one length, some here are padded: cut them, or use `mean`.")
+        return method
+
+    def on(self, rows: slice) -> Substitute:
+        """The outputs of each prompt's partner."""
+        batch = self.prompts[rows]
+        if self.reference is None and len(batch) == len(self.prompts):  # which has all partners in it
+            return OtherOutputs(self.runs.outputs(batch).map(lambda x: x.roll(self._shift, 0)))
+        return OtherOutputs(self.runs.outputs(self._partners[rows]))
+
+    @cached_property
+    def _shift(self) -> int:
+        return drawn_shift(len(self.prompts), seed=self.seed)
+
+    @cached_property
+    def _partners(self) -> Prompts:
+        if self.reference is None:
+            return Prompts(self.prompts.tokens.roll(self._shift, 0))
+        return paired(self.prompts, self.reference, seed=self.seed)
+
+
+class PatternPreserving(Method):
+    """Nothing, while every head attends as in a clean run."""
+
+    name, of_patterns, every_layer = "pattern_preserving", True, True
+
+    @classmethod
+    def check(cls, model: HookedModel) -> None:
+        """Refuse a model whose patterns cannot be held.
+
+        Raises:
+            ValueError: If they are out of sight, or holding them would undo an edit that is in force.
+        """
+        super().check(model)
+        if is_edited(model):
+            raise ValueError(
+                f"Holding the patterns of {model.name} would undo the ablation that is in force: leave that context "
+                "first, or enter the one that holds patterns before it."
+            )
+
+    def on(self, rows: slice) -> Substitute:
+        """The patterns of the batch, held."""
+        return HeldPatterns(self.runs.attention(self.prompts[rows]))
+
+
+class IdealPattern(Method):
+    """What the heads' own values bring if they attend as an ideal head does: `kind` as in `ideal_pattern`."""
+
+    of_patterns = True
+    kind: ClassVar[str]
+
+    def on(self, rows: slice) -> Substitute:
+        """The ideal pattern on the batch's tokens."""
+        return OtherPattern(ideal_pattern(self.prompts[rows].tokens, self.kind).to(self.runs.model.device))
+
+
+class IdealPreviousToken(IdealPattern):
+    """All attention on the token before."""
+
+    name, kind = "ideal_previous_token", "previous_token"
+
+
+class IdealInduction(IdealPattern):
+    """Attention spread evenly over what followed each earlier occurrence of the current token."""
+
+    name, kind = "ideal_induction", "induction"
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Mean, Zero, Resample, PatternPreserving, IdealPreviousToken, IdealInduction)
+}
+OUTPUT_METHODS = tuple(name for name, method in METHODS.items() if not method.of_patterns)
+
+
+def find_method(model: HookedModel, name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        ValueError: If there is none, or it is not to be had of this model.
+    """
+    if name not in METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {name!r}.")
+    METHODS[name].check(model)
+    return METHODS[name]
+
+
+def listed(names: tuple[str, ...], last: str = "or") -> str:
+    """`mean, zero or resample`."""
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
 def paired(prompts: Prompts, reference: Prompts, *, seed: int) -> Prompts:
-    """For each prompt the one that `resample` takes its outputs from: one to one, or drawn.
-
-    Raises:
-        ValueError: If prompts are of several lengths, so that one would get another's padding.
-    """
-    refuse_padding(prompts, reference)
+    """For each prompt the one of the reference that `resample` takes its outputs from: one to one, or drawn."""
     if len(reference) == len(prompts):
         return reference
     drawn = torch.randint(len(reference), (len(prompts),), generator=torch.Generator().manual_seed(seed))
     return replace(reference, tokens=reference.tokens[drawn], lengths=None)
 
 
-def refuse_padding(*several: Prompts) -> None:
-    """Outputs of another prompt are no use where that has ended.
-
-    Raises:
-        ValueError: If prompts are of several lengths.
-    """
-    if any(prompts.lengths is not None for prompts in several):
-        raise ValueError("`resample` wants prompts of one length, some here are padded: cut them, or use `mean`.")
-
-
 def drawn_shift(n_prompts: int, *, seed: int) -> int:
     """How far off, in a circle, the prompt stands that `resample` takes each prompt's outputs from."""
     return 1 + int(torch.randint(n_prompts - 1, (1,), generator=torch.Generator().manual_seed(seed)))
-
-
-def check_method(model: HookedModel, method: str) -> None:
-    """Refuse what is unknown, or not to be had of this model.
-
-    Raises:
-        ValueError: As said.
-    """
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
-    if method in _OF_PATTERNS and not goes_through_interface(model):
-        raise ValueError(
-            f"Patterns can be neither held nor changed in {model.name} ({type(model.network).__name__}), which attends "
-            "out of sight of transformers' attention interface. mean, zero and resample ablation are to be had."
-        )
-    if method == "pattern_preserving" and is_edited(model):
-        raise ValueError(
-            f"Holding the patterns of {model.name} would undo the ablation that is in force: leave that context first, "
-            "or enter the one that holds patterns before it."
-        )
-
-
-def clean_run(model: HookedModel, tokens: Int[Tensor, "prompt pos"], layers: Iterable[int] | None = None) -> Clean:
-    """What every head attends to and puts out on these prompts; of the given layers only what it puts out."""
-    found: Clean = {}
-    wanted = set(range(model.n_layers)) if layers is None else set(layers)
-
-    def keep(attention: AttentionReading | HeadOutputs) -> Any:
-        if attention.layer in wanted:
-            found[attention.layer] = attention if layers is None else HeadOutputs(attention.layer, attention.z)
-        return attention
-
-    with edit_attention(model, keep):
-        model.hidden(tokens)
-    return found
-
-
-def totals(
-    prompts: Prompts, look: Callable[[Prompts], Outputs]
-) -> tuple[dict[Any, Float[Tensor, "_ pos _"]], Float[Tensor, "pos 1"]]:
-    """The sums over all prompts, at each position, of what `look` sees on some of them; and how many reach it."""
-    sums: dict[Any, Tensor] = {}
-    count: Tensor = torch.zeros(())
-    for some in chunks(*prompts.tokens.shape):
-        part = prompts[some]
-        more, reached = summed(look(part), part)
-        sums = {key: sums[key] + x if sums else x for key, x in more.items()}
-        count = reached + count.to(reached)
-    return sums, count
-
-
-def summed(outputs: Outputs, prompts: Prompts) -> tuple[dict[Any, Float[Tensor, "_ pos _"]], Float[Tensor, "pos 1"]]:
-    """Sums over prompts, padding left out, and how many prompts reach each position."""
-    first = next(iter(outputs.values()))
-    real = prompts.real.to(first)
-    return {key: (x * real[:, None, :, None]).sum(0) for key, x in outputs.items()}, real.sum(0)[:, None]
-
-
-def means(total: dict[Any, Float[Tensor, "_ pos _"]], count: Float[Tensor, "pos 1"]) -> Substitute:
-    """The mean over a reference.
-
-    Raises:
-        ValueError: If no prompt reaches some position.
-    """
-    _check_count(count, 1)
-    return Substitute({key: (x / count)[None] for key, x in total.items()})
-
-
-def left_out_means(
-    own: Outputs, total: dict[Any, Float[Tensor, "_ pos _"]], count: Float[Tensor, "pos 1"], prompts: Prompts
-) -> Substitute:
-    """For each prompt the mean over all others, itself left out.
-
-    Raises:
-        ValueError: If one prompt alone reaches some position.
-    """
-    _check_count(count, 2)
-    real = prompts.real.to(count)[:, None, :, None]
-    return Substitute({key: (total[key] - x * real) / (count - real) for key, x in own.items()})
-
-
-def _check_count(count: Float[Tensor, "pos 1"], least: int) -> None:
-    short = (count[:, 0] < least).nonzero()
-    if len(short):
-        raise ValueError(
-            f"From position {int(short[0])} on fewer than {least} prompts of the reference are long enough to take a "
-            "mean over. Use prompts of one length, or more of them."
-        )

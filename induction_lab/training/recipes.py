@@ -26,8 +26,9 @@ from typing import Any
 import torch
 
 from induction_lab.data.corpora import TextFiles
+from induction_lab.data.occurrences import IDEAL_PATTERNS
 from induction_lab.data.token_streams import STREAMS
-from induction_lab.models.attention_only.clamping import CLAMPS, check_clamps
+from induction_lab.models.attention_only.clamping import check_clamps
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.runtime.settings import built
 from induction_lab.training.trainer import TrainingPlan
@@ -159,7 +160,7 @@ def _recipe(table: dict[str, Any], seed: Any) -> Recipe:
         raise ValueError("[model] has no `d_vocab`: the data say how many tokens there are.")
     clamps = table.get("clamps", {})
     if not all(isinstance(pattern, str) for pattern in clamps.values()):
-        raise ValueError(f"[clamps] holds names of patterns by head, {' or '.join(CLAMPS)}, got {clamps}.")
+        raise ValueError(f"[clamps] holds names of patterns by head, {' or '.join(IDEAL_PATTERNS)}, got {clamps}.")
     if type(seed) is not int:
         raise ValueError(f"`seed` must be a whole number, 0 or more, got {seed!r}.")
     return Recipe(

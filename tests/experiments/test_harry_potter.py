@@ -7,7 +7,8 @@ from worded import tokenizer_of, worded_folder
 from induction_lab import Head, HookedModel, ablate, attribute_logits, capture, induction_circuit, load_model
 from induction_lab.behaviour.next_tokens import NO_ANSWER
 from induction_lab.internals.residual_stream import Streams
-from induction_lab.interventions.substitutes import means, totals
+from induction_lab.interventions.edits import OtherOutputs
+from induction_lab.interventions.outputs import sums_over
 
 harry_potter = script("harry_potter")
 names, passages = script("names"), script("passages")
@@ -92,7 +93,7 @@ def test_without_heads_is_mean_ablation_with_ordinary_passages(model, named, str
     length = named.passages.tokens.shape[1]
     reference = names.ordinary_passages(model, DATA, n_prompts=6, length=length, seed=0)
     assert reference.lengths is None and len(reference) == 6
-    mean = means(*totals(reference, lambda prompts: names.outputs(Streams(model, prompts.tokens))))
+    mean = OtherOutputs(sums_over(reference, lambda prompts: names.outputs(Streams(model, prompts.tokens))).mean())
     heads = [Head(0, 2), Head(1, 1)]
     with ablate(model, heads, reference=reference):
         expected = model.hidden(named.passages.tokens)

@@ -7,20 +7,19 @@ from by_hand import hooks_of, losses, model_of, others_mean, own_model, tokens_o
 
 from induction_lab.behaviour.metrics import icl_score
 from induction_lab.data.prompts import Prompts
-from induction_lab.interventions import ablations
-from induction_lab.interventions import prepared as turns
+from induction_lab.interventions import ablations, prepared
 from induction_lab.interventions.ablating import ablate
 from induction_lab.interventions.ablations import ablation_sweep
 from induction_lab.interventions.effects import Effects
 from induction_lab.interventions.gradients import attribution_patching
-from induction_lab.interventions.prepared import Turns
+from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.interventions.substitutes import METHODS, drawn_shift
 
 
 @pytest.fixture
-def small_turns(monkeypatch):
-    """Two prompts a turn, and two rows a run."""
-    monkeypatch.setattr(turns, "TOKENS_A_RUN", 40)
+def small_batches(monkeypatch):
+    """Two prompts a batch, and two rows a run."""
+    monkeypatch.setattr(prepared, "TOKENS_A_RUN", 40)
     monkeypatch.setattr(ablations, "TOKENS_A_RUN", 80)
 
 
@@ -83,21 +82,21 @@ def test_with_a_reference_and_any_metric_too(method, metric):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("given", [None, 5, 3])
-def test_in_how_many_turns_it_runs_does_not_matter(method, given, small_turns, monkeypatch):
+def test_in_how_many_batches_it_runs_does_not_matter(method, given, small_batches, monkeypatch):
     model = own_model()
     tokens = tokens_of(model, n_prompts=5)
     reference = None if given is None else tokens_of(model, n_prompts=given, seed=1)
     how = {"method": method, "reference": reference, "seed": 4}
-    assert len(Turns(model, Prompts(tokens), method, "copy_loss")) == 3
-    in_turns = ablation_sweep(model, tokens, **how)
-    monkeypatch.setattr(turns, "TOKENS_A_RUN", 4096)
+    assert len(PreparedPrompts(model, Prompts(tokens), method, "copy_loss")) == 3
+    in_batches = ablation_sweep(model, tokens, **how)
+    monkeypatch.setattr(prepared, "TOKENS_A_RUN", 4096)
     monkeypatch.setattr(ablations, "TOKENS_A_RUN", 4096)
-    assert len(Turns(model, Prompts(tokens), method, "copy_loss")) == 1
+    assert len(PreparedPrompts(model, Prompts(tokens), method, "copy_loss")) == 1
     at_once = ablation_sweep(model, tokens, **how)
-    pd.testing.assert_frame_equal(in_turns.table, at_once.table, rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(in_batches.table, at_once.table, rtol=1e-4, atol=1e-5)
 
 
-def test_means_leave_out_the_prompt_itself_over_all_turns(small_turns):
+def test_means_leave_out_the_prompt_itself_over_all_batches(small_batches):
     model = own_model()
     tokens = tokens_of(model, n_prompts=5)
     z = z_of(model, tokens)
@@ -107,7 +106,7 @@ def test_means_leave_out_the_prompt_itself_over_all_turns(small_turns):
         check_row(effects.of(f"L{layer}H{head}"), copy_losses(model, tokens), slow)
 
 
-def test_a_turn_without_any_value_is_left_out_and_does_not_stop_the_sweep(small_turns):
+def test_a_batch_without_any_value_is_left_out_and_does_not_stop_the_sweep(small_batches):
     model = own_model()
     tokens = tokens_of(model, n_prompts=4)
     tokens[:2, 10:] = torch.arange(50, 59)  # nothing to copy
@@ -117,8 +116,8 @@ def test_a_turn_without_any_value_is_left_out_and_does_not_stop_the_sweep(small_
     assert effects["n_prompts"] == 2 and effects["effect"] == pytest.approx(alone["effect"], abs=1e-5)
 
 
-def test_a_prompt_a_turn_can_be_resampled_from_the_others(monkeypatch):
-    monkeypatch.setattr(turns, "TOKENS_A_RUN", 1)
+def test_a_prompt_a_batch_can_be_resampled_from_the_others(monkeypatch):
+    monkeypatch.setattr(prepared, "TOKENS_A_RUN", 1)
     model = own_model()
     tokens = tokens_of(model)
     effects = ablation_sweep(model, tokens, method="resample", heads=["L0H0"])
@@ -337,16 +336,16 @@ def test_the_estimate_is_exact_where_the_metric_is_linear_in_what_heads_put_out(
         assert exact.correlation(exact) == pytest.approx(1.0)
 
 
-def test_the_estimate_of_a_group_is_the_sum_of_its_heads_and_turns_do_not_matter(small_turns, monkeypatch):
+def test_the_estimate_of_a_group_is_the_sum_of_its_heads_and_batches_do_not_matter(small_batches, monkeypatch):
     model = own_model()
     tokens = tokens_of(model, n_prompts=5)
-    in_turns = attribution_patching(model, tokens, heads={"a": "L0H1", "b": "L1H2", "both": ["L0H1", "L1H2"]})
-    effects = dict(in_turns.top(3))
+    in_batches = attribution_patching(model, tokens, heads={"a": "L0H1", "b": "L1H2", "both": ["L0H1", "L1H2"]})
+    effects = dict(in_batches.top(3))
     assert effects["both"] == pytest.approx(effects["a"] + effects["b"], abs=1e-5)
-    monkeypatch.setattr(turns, "TOKENS_A_RUN", 4096)
+    monkeypatch.setattr(prepared, "TOKENS_A_RUN", 4096)
     monkeypatch.setattr(ablations, "TOKENS_A_RUN", 4096)
     at_once = attribution_patching(model, tokens, heads={"a": "L0H1", "b": "L1H2", "both": ["L0H1", "L1H2"]})
-    pd.testing.assert_frame_equal(in_turns.table, at_once.table, rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(in_batches.table, at_once.table, rtol=1e-4, atol=1e-5)
 
 
 def test_a_path_that_no_table_can_be_written_to_is_refused_before_anything_is_run(small, tmp_path):

@@ -9,8 +9,7 @@ from transformer_lens.patching import get_act_patch_direct_path
 
 from induction_lab import HookedModel
 from induction_lab.attribution.shares import input_shares
-from induction_lab.interventions import path_patching
-from induction_lab.interventions import prepared as turns
+from induction_lab.interventions import path_patching, prepared
 from induction_lab.interventions.ablating import ablate
 from induction_lab.interventions.path_patching import patch_paths
 
@@ -208,15 +207,15 @@ def test_in_the_hand_built_circuit_the_previous_token_head_speaks_to_the_inducti
 
 @pytest.mark.parametrize("receivers", ["L1H0", None])
 @pytest.mark.parametrize("method", ["mean", "resample"])
-def test_in_how_many_turns_paths_are_patched_does_not_matter(receivers, method, monkeypatch):
+def test_in_how_many_batches_paths_are_patched_does_not_matter(receivers, method, monkeypatch):
     model = own_model()
     tokens = tokens_of(model, n_prompts=5)
     at_once = patch_paths(model, tokens, receivers, method=method).table
-    monkeypatch.setattr(turns, "TOKENS_A_RUN", 40)
+    monkeypatch.setattr(prepared, "TOKENS_A_RUN", 40)
     monkeypatch.setattr(path_patching, "TOKENS_A_RUN", 80)
-    in_turns = patch_paths(model, tokens, receivers, method=method).table
+    in_batches = patch_paths(model, tokens, receivers, method=method).table
     for column in ("clean", "changed", "standard_error"):
-        assert in_turns[column].tolist() == pytest.approx(at_once[column].tolist(), abs=1e-5)
+        assert in_batches[column].tolist() == pytest.approx(at_once[column].tolist(), abs=1e-5)
 
 
 def test_chosen_senders_alone_are_patched_and_several_receivers_of_a_layer_hear_them_together():

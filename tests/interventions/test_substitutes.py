@@ -16,21 +16,19 @@ from families import INTERFACE, OUTSIDE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from induction_lab.behaviour.losses import loss_per_token
 from induction_lab.data.occurrences import ideal_pattern
 from induction_lab.data.prompts import Prompts
 from induction_lab.interventions.ablating import ablate
+from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.edits import OtherOutputs
+from induction_lab.interventions.outputs import Outputs, Sums, clean_run, sums_over
 from induction_lab.interventions.substitutes import (
     METHODS,
-    Substitute,
-    check_method,
-    clean_run,
+    Method,
     drawn_shift,
-    left_out_means,
-    means,
+    find_method,
     paired,
-    substitute,
-    summed,
-    totals,
 )
 from induction_lab.results.heads import Head
 
@@ -40,7 +38,7 @@ PROMPTS = st.integers(2, 9).flatmap(
 
 
 @settings(max_examples=60, deadline=None)
-@given(PROMPTS, st.sampled_from(["ideal_previous_token", "ideal_induction"]))
+@given(PROMPTS, st.sampled_from(["previous_token", "induction"]))
 def test_ideal_patterns_are_where_the_definition_says_row_by_row(rows, kind):
     tokens = torch.tensor([[0, *row] for row in rows])
     pattern = ideal_pattern(tokens, kind)
@@ -51,12 +49,12 @@ def test_ideal_patterns_are_where_the_definition_says_row_by_row(rows, kind):
 
 def test_ideal_patterns_differ_from_each_other_and_from_uniform_attention():
     tokens = torch.tensor([[0, 1, 2, 3, 1, 2, 3]])
-    one, other = (ideal_pattern(tokens, kind) for kind in ("ideal_previous_token", "ideal_induction"))
+    one, other = (ideal_pattern(tokens, kind) for kind in ("previous_token", "induction"))
     assert one.argmax(-1).tolist() == [[0, 0, 1, 2, 3, 4, 5]]
     assert other.argmax(-1).tolist() == [[0, 0, 0, 0, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("kind", ["ideal_previous_token", "ideal_induction"])
+@pytest.mark.parametrize("kind", ["previous_token", "induction"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt_oss", "phi3", "opt", *OWN])
 def test_a_head_with_an_ideal_pattern_puts_out_its_own_values_mixed_so(name, kind):
     model = model_of(name)
@@ -70,7 +68,7 @@ def test_a_head_with_an_ideal_pattern_puts_out_its_own_values_mixed_so(name, kin
 
     with torch.inference_mode():
         wanted = hooked_logits(model, tokens, mix)
-    with ablate(model, "L1H0", method=kind):
+    with ablate(model, "L1H0", method=f"ideal_{kind}"):
         torch.testing.assert_close(model.logits(tokens), wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -142,7 +140,20 @@ def test_a_clean_run_shows_what_transformerlens_caches(name):
 def looked(prompts):
     """Outputs that are known: [prompt, head, pos, d_head] by layer, a function of the tokens alone."""
     tokens = prompts.tokens.float()
-    return {layer: torch.stack([tokens * (layer + 1), -tokens], 1)[..., None] for layer in range(2)}
+    heads = {layer: torch.stack([tokens * (layer + 1), -tokens], 1)[..., None] for layer in range(2)}
+    return Outputs(heads, {layer: tokens[..., None] + layer for layer in range(3)})
+
+
+class Looked:
+    """Runs of no model, whose outputs are known."""
+
+    model = None
+
+    def outputs(self, prompts):
+        return looked(prompts)
+
+    def attention(self, prompts):
+        raise AssertionError
 
 
 @settings(max_examples=30, deadline=None)
@@ -154,22 +165,23 @@ def test_means_are_over_the_other_prompts_that_reach_the_position(seed, n_prompt
     lengths[:2] = n_pos
     prompts = Prompts(tokens, lengths=lengths)
     own = looked(prompts)
-    whole, left_out = means(*summed(own, prompts)), left_out_means(own, *summed(own, prompts), prompts)
-    for layer, outputs in own.items():
+    sums = Sums.of(own, prompts)
+    whole, left_out = sums.mean(), sums.mean_of_others(own, prompts)
+    for layer, outputs in own.heads.items():
         for pos in range(n_pos):
             reach = [i for i in range(n_prompts) if lengths[i] > pos]
-            torch.testing.assert_close(whole.outputs[layer][0, :, pos], outputs[reach, :, pos].mean(0))
+            torch.testing.assert_close(whole.heads[layer][0, :, pos], outputs[reach, :, pos].mean(0))
             for i in reach:
                 others = [j for j in reach if j != i]
-                torch.testing.assert_close(left_out.outputs[layer][i, :, pos], outputs[others, :, pos].mean(0))
+                torch.testing.assert_close(left_out.heads[layer][i, :, pos], outputs[others, :, pos].mean(0))
 
 
 def test_without_padding_left_out_means_are_those_of_all_others():
     prompts = Prompts(torch.randint(0, 50, (4, 6)))
     own = looked(prompts)
-    made = substitute(model_of("small"), "mean", prompts, looked)
-    for layer, outputs in own.items():
-        torch.testing.assert_close(made.outputs[layer], others_mean(outputs))
+    made = METHODS["mean"](Looked()).prepared(prompts).on(slice(None))
+    for layer, outputs in own.heads.items():
+        torch.testing.assert_close(made.outputs.heads[layer], others_mean(outputs))
 
 
 def test_totals_are_the_same_however_many_prompts_are_run_at_a_time():
@@ -180,22 +192,22 @@ def test_totals_are_the_same_however_many_prompts_are_run_at_a_time():
         sizes.append(len(some))
         return looked(some)
 
-    sums, count = totals(prompts, look)
+    sums = sums_over(prompts, look)
     assert sizes == [2, 2, 1]
-    for layer, outputs in looked(prompts).items():
-        torch.testing.assert_close(sums[layer], outputs.sum(0))
-    assert count.unique().tolist() == [5.0]
+    for layer, outputs in looked(prompts).heads.items():
+        torch.testing.assert_close(sums.total.heads[layer], outputs.sum(0, keepdim=True))
+    assert sums.count.unique().tolist() == [5.0]
 
 
 def test_a_mean_that_nobody_can_be_asked_for_is_refused():
     prompts = Prompts(torch.ones(3, 6, dtype=torch.long), lengths=torch.tensor([6, 4, 3]))
     own = looked(prompts)
     with pytest.raises(ValueError, match="From position 4 on fewer than 2 prompts"):
-        left_out_means(own, *summed(own, prompts), prompts)
-    means(*summed(own, prompts))  # one is enough here
+        Sums.of(own, prompts).mean_of_others(own, prompts)
+    Sums.of(own, prompts).mean()  # one is enough here
     short = Prompts(prompts.tokens, lengths=torch.tensor([5, 4, 3]))
     with pytest.raises(ValueError, match="From position 5 on fewer than 1 prompts"):
-        means(*summed(own, short))
+        Sums.of(own, short).mean()
 
 
 @given(st.integers(2, 40), st.integers(0, 1000))
@@ -214,22 +226,22 @@ def test_resampling_draws_by_seed_and_pairs_prompts_that_are_as_many():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_to_be_had_where_attention_can_be_seen(method):
     for name in ("llama", "small"):
-        check_method(model_of(name), method)
+        find_method(model_of(name), method)
     for name in OUTSIDE:
         if method in ("mean", "zero", "resample"):
-            check_method(model_of(name), method)
+            find_method(model_of(name), method)
         else:
             with pytest.raises(ValueError, match="out of sight.*mean, zero and resample ablation are to be had"):
-                check_method(model_of(name), method)
+                find_method(model_of(name), method)
 
 
 def test_unknown_methods_and_lonely_prompts_are_refused_with_what_to_do():
     model = model_of("small")
     with pytest.raises(ValueError, match="must be one of mean, zero.*got 'median'"):
-        substitute(model, "median", Prompts(tokens_of(model)), looked)
+        find_method(model, "median")
     for method in ("mean", "resample"):
         with pytest.raises(ValueError, match=f"`{method}` takes.*only one was given.*`reference`"):
-            substitute(model, method, Prompts(tokens_of(model, n_prompts=1)), looked)
+            METHODS[method](Looked()).prepared(Prompts(tokens_of(model, n_prompts=1)))
 
 
 def test_groups_side_by_side_are_edited_each_in_its_own_rows():
@@ -238,8 +250,40 @@ def test_groups_side_by_side_are_edited_each_in_its_own_rows():
     attention = clean_run(model, tokens.repeat(3, 1))[1]
     groups = [[Head(1, 0)], [Head(0, 2)], [Head(1, 1), Head(1, 3)]]
     other = torch.randn(3, 4, 19, 12)
-    edited = Substitute({1: other}).edit(attention, groups)
+    edited = OtherOutputs(Outputs({1: other})).edit(attention, groups)
     wanted = attention.z.clone()
     wanted[:3, 0], wanted[6:, 1], wanted[6:, 3] = other[:, 0], other[:, 1], other[:, 3]
     assert torch.equal(edited.z, wanted)
-    assert Substitute({1: other}).edit(attention, [[Head(0, 2)]]) is attention  # no head of this layer
+    assert OtherOutputs(Outputs({1: other})).edit(attention, [[Head(0, 2)]]) is attention  # no head of this layer
+
+
+def test_a_new_method_is_one_class_that_everything_knows_by_its_name(monkeypatch):
+    class Halved(Method):
+        """Half of a head's own output."""
+
+        name = "halved"
+
+        def on(self, rows):
+            return OtherOutputs(self.runs.outputs(self.prompts[rows]).map(lambda x: x / 2))
+
+    monkeypatch.setitem(METHODS, "halved", Halved)
+    model = model_of("llama")
+    tokens = tokens_of(model)
+    own = z_of(model, tokens)[1][:, :, 2]
+    with ablate(model, "L1H2", method="halved"):
+        torch.testing.assert_close(model.logits(tokens), with_z(model, tokens, {(1, 2): own / 2}), atol=1e-4, rtol=1e-4)
+        inside = float(loss_per_token(model.logits(tokens), tokens).mean())
+    swept = ablation_sweep(model, tokens, heads=["L1H2"], method="halved", metric="loss").of("L1H2")
+    assert swept["changed"] == pytest.approx(inside, abs=1e-5)
+    assert swept["intervention"] == "halved ablation" and abs(swept["effect"]) > 1e-5
+
+
+def test_streams_have_means_as_heads_have_and_both_are_mapped():
+    prompts = Prompts(torch.randint(0, 50, (3, 5)), lengths=torch.tensor([5, 4, 5]))
+    own = looked(prompts)
+    mean = Sums.of(own, prompts).mean()
+    for layer, before in own.streams.items():
+        torch.testing.assert_close(mean.streams[layer][0, :4], before[:, :4].mean(0))
+        torch.testing.assert_close(mean.streams[layer][0, 4], before[[0, 2], 4].mean(0))
+    twice = own.map(lambda x, y: x + y, own)
+    assert torch.equal(twice.streams[2], 2 * own.streams[2]) and torch.equal(twice.heads[1], 2 * own.heads[1])

@@ -36,7 +36,7 @@ def seen_attention(network, tokens=TOKENS) -> dict:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_clamped_head_moves_its_values_by_the_ideal_and_the_others_keep_their_bits(kind, layer):
     network = tiny()
-    clean, ideal = seen_attention(network), ideal_by_hand(TOKENS, f"ideal_{kind}")
+    clean, ideal = seen_attention(network), ideal_by_hand(TOKENS, kind)
     with clamp_heads(network, {f"L{layer}H1": kind}):
         clamped = seen_attention(network)
     here = clamped[layer]
@@ -90,7 +90,7 @@ def test_gradients_of_values_are_those_of_the_ideal_pattern_by_hand():
             network(TOKENS)
     hook.remove()
     (gradient,) = torch.autograd.grad(value[1][:, 0].sum(), value[0])
-    ideal = ideal_by_hand(TOKENS, "ideal_induction")
+    ideal = ideal_by_hand(TOKENS, "induction")
     torch.testing.assert_close(gradient[:, :, 0], ideal.sum(1)[..., None].expand(3, 10, 4))
     assert gradient[:, :, 1:].abs().sum() == 0
 
@@ -144,8 +144,8 @@ def test_a_clamped_head_can_be_ablated_and_its_keys_take_no_heed_of_paths():
         assert seen_attention(model.network)[0].z[:, 0].abs().sum() == 0
     with ablate(model, "L1H1", method="ideal_previous_token"):
         pattern = seen_attention(model.network)[1].pattern()
-    torch.testing.assert_close(pattern[:, 0], ideal_by_hand(TOKENS, "ideal_induction"))
-    torch.testing.assert_close(pattern[:, 1], ideal_by_hand(TOKENS, "ideal_previous_token"))
+    torch.testing.assert_close(pattern[:, 0], ideal_by_hand(TOKENS, "induction"))
+    torch.testing.assert_close(pattern[:, 1], ideal_by_hand(TOKENS, "previous_token"))
     with ablate(model, "L0H0", method="pattern_preserving"):
         assert seen_attention(model.network)[0].z[:, 0].abs().sum() == 0
     prompts = repeated_tokens(model, period=4, n_repeats=2, n_prompts=4)
@@ -197,4 +197,4 @@ def test_a_clamp_follows_the_tokens_of_runs_with_hooks_too():
         network(first)
         _, cache = network.run_with_cache(second[:, :9])
     pattern = cache["blocks.0.attn.hook_pattern"][0, 1]
-    torch.testing.assert_close(pattern, ideal_pattern(second[:, :9], "ideal_previous_token")[0])
+    torch.testing.assert_close(pattern, ideal_pattern(second[:, :9], "previous_token")[0])

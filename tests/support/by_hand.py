@@ -135,7 +135,7 @@ def ideal_by_hand(tokens, kind):
     for prompt, row in enumerate(tokens.tolist()):
         for t in range(len(row)):
             earlier = [s + 1 for s in range(1, t) if row[s] == row[t]] if t else []
-            keys = earlier if kind == "ideal_induction" else [max(t - 1, 0)]
+            keys = earlier if kind == "induction" else [max(t - 1, 0)]
             for key in keys or [0]:
                 pattern[prompt, t, key] += 1 / len(keys or [0])
     return pattern

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from induction_lab.attention.forced_patterns import show_forced
 from induction_lab.attention.hooks import edit_for_good, editing
-from induction_lab.data.occurrences import ideal_pattern
+from induction_lab.data.occurrences import IDEAL_PATTERNS, ideal_pattern
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.results.heads import Head, parse_head
-
-CLAMPS = ("previous_token", "induction")
 
 
 @contextmanager
@@ -84,7 +82,7 @@ class _Clamp:
     def _pattern(self, kind: str, like: Tensor) -> Tensor:
         if kind not in self.patterns:
             assert self.tokens is not None
-            self.patterns[kind] = ideal_pattern(self.tokens, f"ideal_{kind}").to(like)
+            self.patterns[kind] = ideal_pattern(self.tokens, kind).to(like)
         return self.patterns[kind]
 
 
@@ -98,9 +96,9 @@ def check_clamps(clamps: Mapping[Any, str], *, n_layers: int, n_heads: int) -> d
     Raises:
         ValueError: If a head is not there or a pattern has another name.
     """
-    unknown = [kind for kind in clamps.values() if kind not in CLAMPS]
+    unknown = [kind for kind in clamps.values() if kind not in IDEAL_PATTERNS]
     if unknown:
-        raise ValueError(f"Heads are clamped to {' or '.join(CLAMPS)}, got {unknown}.")
+        raise ValueError(f"Heads are clamped to {' or '.join(IDEAL_PATTERNS)}, got {unknown}.")
     chosen = {parse_head(head, n_layers=n_layers, n_heads=n_heads): kind for head, kind in clamps.items()}
     if len(chosen) < len(clamps):
         raise ValueError(f"Each head may be clamped once, got {', '.join(map(str, clamps))}.")

@@ -1,0 +1,122 @@
+"""What heads put out on some prompts, and sums and means of that over prompts."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lab.attention.exact import HeadOutputs, LayerAttention
+from induction_lab.data.prompts import Prompts
+from induction_lab.internals.batches import chunks
+from induction_lab.internals.editing import edit_attention
+from induction_lab.models.hooked_model import HookedModel
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the heads of some layers put out and, where asked for, the residual stream before each layer.
+
+    Attributes:
+        heads: By layer, one prompt (a mean) or all of them.
+        streams: By layer, what stands before it; under the number of layers what stands before the final norm.
+    """
+
+    heads: dict[int, Float[Tensor, "prompt head pos d_head"]] = field(default_factory=dict)
+    streams: dict[int, Float[Tensor, "prompt pos d_model"]] = field(default_factory=dict)
+
+    def map(self, function: Callable[..., Tensor], *others: Outputs) -> Outputs:
+        """`function` of each tensor and of those that stand in its place in `others`."""
+        return Outputs(
+            {layer: function(x, *(other.heads[layer] for other in others)) for layer, x in self.heads.items()},
+            {layer: function(x, *(other.streams[layer] for other in others)) for layer, x in self.streams.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Outputs summed over prompts, padding left out.
+
+    Attributes:
+        total: The sums, as outputs of one prompt.
+        count: How many prompts reach each position.
+    """
+
+    total: Outputs
+    count: Float[Tensor, "pos 1"]
+
+    @classmethod
+    def of(cls, outputs: Outputs, prompts: Prompts) -> Sums:
+        """The sums over some prompts, given what was put out on them."""
+        real = prompts.real.to(next(itertools.chain(outputs.heads.values(), outputs.streams.values())))
+        total = outputs.map(lambda x: (x * _shaped(real, x)).sum(0, keepdim=True))
+        return cls(total, real.sum(0)[:, None])
+
+    def __add__(self, other: Sums) -> Sums:
+        """The sums over the prompts of both."""
+        return Sums(self.total.map(operator.add, other.total), self.count + other.count)
+
+    def mean(self) -> Outputs:
+        """The mean over the prompts that reach each position.
+
+        Raises:
+            ValueError: If there is none somewhere.
+        """
+        self._check_count(1)
+        return self.total.map(lambda total: total / self.count)
+
+    def mean_of_others(self, own: Outputs, prompts: Prompts) -> Outputs:
+        """For each of some prompts that were summed, the mean over all others.
+
+        Raises:
+            ValueError: If one prompt alone reaches some position.
+        """
+        self._check_count(2)
+        real = prompts.real.to(self.count)
+
+        def others(x: Tensor, total: Tensor) -> Tensor:
+            here = _shaped(real, x)
+            return (total - x * here) / (self.count - here)
+
+        return own.map(others, self.total)
+
+    def _check_count(self, least: int) -> None:
+        short = (self.count[:, 0] < least).nonzero()
+        if len(short):
+            raise ValueError(
+                f"From position {int(short[0])} on fewer than {least} prompts of the reference are long enough to take "
+                "a mean over. Use prompts of one length, or more of them."
+            )
+
+
+def sums_over(prompts: Prompts, look: Callable[[Prompts], Outputs]) -> Sums:
+    """The sums over all prompts of what `look` sees, some prompts at a time."""
+    parts = (prompts[some] for some in chunks(*prompts.tokens.shape))
+    return functools.reduce(operator.add, (Sums.of(look(part), part) for part in parts))
+
+
+def clean_run(
+    model: HookedModel, tokens: Int[Tensor, "prompt pos"], layers: Iterable[int] | None = None
+) -> dict[int, LayerAttention]:
+    """What every head attends to and puts out on these prompts; of the given layers only what it puts out."""
+    found: dict[int, LayerAttention] = {}
+    wanted = set(range(model.n_layers)) if layers is None else set(layers)
+
+    def keep(attention: LayerAttention) -> LayerAttention:
+        if attention.layer in wanted:
+            found[attention.layer] = attention if layers is None else HeadOutputs(attention.layer, attention.z)
+        return attention
+
+    with edit_attention(model, keep):
+        model.hidden(tokens)
+    return found
+
+
+def _shaped(real: Float[Tensor, "prompt pos"], x: Tensor) -> Tensor:
+    """A mask of positions in the shape of heads' outputs, or of streams."""
+    return real[:, None, :, None] if x.ndim == 4 else real[:, :, None]
