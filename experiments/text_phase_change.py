@@ -41,7 +41,6 @@ from induction_lab import (
     train_runs,
 )
 from induction_lab.cli.terminal import show_files
-from induction_lab.training.runs import open_stream
 
 RUNS = Path(__file__).parents[1] / "runs" / "text"
 TEXTS, TEXTS_SEED = 128, 1_000_003
@@ -110,7 +109,7 @@ def follow(run: Run) -> Trajectory:
 
 
 def held_out(run: Run, n: int) -> torch.Tensor:
-    text: Any = open_stream(run.recipe, run)
+    text: Any = run.stream()
     generator = torch.Generator().manual_seed(TEXTS_SEED)
     return text.draw(generator, n_prompts=n, n_ctx=run.recipe.model.n_ctx, held_out=True)
 

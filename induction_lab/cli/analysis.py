@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, Folder, ModelName, Revision, save_figure, say, stem
+from induction_lab.cli.shared import Device, Dtype, Folder, Format, ModelName, Revision, deliver, save_figure, say, stem
 from induction_lab.data.text_files import read_text
 
 analysis = typer.Typer()
-
-
-class Format(StrEnum):
-    """How scores are given out."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
 
 Given = Annotated[
     Format, typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file.")
@@ -59,7 +49,7 @@ def score(
 ) -> None:
     """Score every head of MODEL on repeated random tokens, or on a text."""
     say("loading libraries and the model …")
-    from induction_lab.cli.terminal import show_files, show_scores
+    from induction_lab.cli.terminal import show_scores
     from induction_lab.data.prompts import repeated_tokens, text_prompts
     from induction_lab.models.loading import load_model
     from induction_lab.scores.scoring import REPEAT_SCORES, SCORES, score_heads
@@ -83,12 +73,10 @@ def score(
     found = score_heads(
         loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()
     )
-    path, pictures = _write(found, out, format, figures, on="" if text is None else f"_{text.stem}")
-    if format is Format.table:
-        show_scores(found, top=top)
-    show_files([path, *pictures], err=format is not Format.table)
-    if format in (Format.csv, Format.json):
-        sys.stdout.write(path.read_text())
+    place = out / stem(found.model if text is None else f"{found.model}_{text.stem}")
+    deliver(
+        found, place, format, _score_pictures(found) if figures else (), lambda scores: show_scores(scores, top=top)
+    )
 
 
 @analysis.command(
@@ -112,7 +100,7 @@ def circuit(
     """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
     say("loading libraries and the model …")
     from induction_lab.circuits.search import find_circuit
-    from induction_lab.cli.terminal import show_circuit, show_files
+    from induction_lab.cli.terminal import show_circuit
     from induction_lab.data.prompts import repeated_tokens
     from induction_lab.models.loading import load_model
 
@@ -121,16 +109,7 @@ def circuit(
     say("")
     found = find_circuit(loaded, chosen, n=top, progress=sys.stderr.isatty())
     place = out / f"{stem(found.model)}_circuit"
-    written = [found.save(place.with_name(f"{place.name}.{'csv' if format is Format.table else format.value}"))]
-    if figures:
-        from induction_lab.plots.circuits import plot_circuit
-
-        written.append(save_figure(plot_circuit(found, edges=top).figure, place.with_name(f"{place.name}.png")))
-    if format is Format.table:
-        show_circuit(found)
-    show_files(written, err=format is not Format.table)
-    if format in (Format.csv, Format.json):
-        sys.stdout.write(written[0].read_text())
+    deliver(found, place, format, _circuit_picture(found, top) if figures else (), show_circuit)
 
 
 @analysis.command(
@@ -162,7 +141,7 @@ def explain(
     """
     say("loading libraries and the model …")
     from induction_lab.circuits.explanation import explain as explain_model
-    from induction_lab.cli.terminal import show_explanation, show_files
+    from induction_lab.cli.terminal import show_explanation
     from induction_lab.data.prompts import repeated_tokens
     from induction_lab.models.loading import load_model
     from induction_lab.models.provenance import fingerprint
@@ -175,16 +154,8 @@ def explain(
     place = out / f"{stem(loaded.name)}_explained"
     sweep = place.with_name(f"{place.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
     found = explain_model(loaded, chosen, n_random=random_sets, seed=seed, path=sweep, progress=sys.stderr.isatty())
-    written = [found.save(place.with_name(f"{place.name}.{'json' if format is Format.table else format.value}"))]
-    if figures:
-        from induction_lab.plots.effects import plot_explanation
-
-        written.append(save_figure(plot_explanation(found), place.with_name(f"{place.name}.png")))
-    if format is Format.table:
-        show_explanation(found)
-    show_files([*written, sweep], err=format is not Format.table)
-    if format in (Format.csv, Format.json):
-        sys.stdout.write(written[0].read_text())
+    pictures = _explanation_picture(found) if figures else ()
+    deliver(found, place, format, pictures, show_explanation, kept_as="json", also=[sweep])
 
 
 @analysis.command(
@@ -219,17 +190,24 @@ def plot(
     show_files([save_figure(figure, path)])
 
 
-def _write(scores: Any, out: Path, format: Format, figures: bool, *, on: str) -> tuple[Path, list[Path]]:
-    name = stem(scores.model + on)
-    path = scores.save(out / f"{name}.{'csv' if format is Format.table else format.value}")
-    if not figures:
-        return path, []
+def _score_pictures(scores: Any) -> Iterator[tuple[str, Any]]:
+    """Figures of head scores, and the ends of their files' names."""
     from induction_lab import plots
 
-    drawn = [save_figure(plots.plot_all_scores(scores), out / f"{name}_scores.png")]
-    main_score = "prefix_matching" if "prefix_matching" in scores.scores else scores.scores[0]
-    by_layer = plots.plot_score_by_layer(scores, main_score).figure
-    drawn.append(save_figure(by_layer, out / f"{name}_{main_score}_by_layer.png"))
+    yield "_scores", plots.plot_all_scores(scores)
+    best = "prefix_matching" if "prefix_matching" in scores.scores else scores.scores[0]
+    yield f"_{best}_by_layer", plots.plot_score_by_layer(scores, best).figure
     if scores.loss:
-        drawn.append(save_figure(plots.plot_loss(scores).figure, out / f"{name}_loss.png"))
-    return path, drawn
+        yield "_loss", plots.plot_loss(scores).figure
+
+
+def _circuit_picture(circuit: Any, edges: int) -> Iterator[tuple[str, Any]]:
+    from induction_lab.plots.circuits import plot_circuit
+
+    yield "", plot_circuit(circuit, edges=edges).figure
+
+
+def _explanation_picture(explanation: Any) -> Iterator[tuple[str, Any]]:
+    from induction_lab.plots.effects import plot_explanation
+
+    yield "", plot_explanation(explanation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -64,6 +64,7 @@ def report(
     from induction_lab.development.trajectory import Trajectory
     from induction_lab.pages.html import check_libraries
     from induction_lab.pages.report import write_report
+    from induction_lab.training.checkpoints import open_by_name
 
     check_libraries()
     if prompts < 1:
@@ -73,7 +74,7 @@ def report(
     followed = [Trajectory.load(path) for path in training or []]
     names = models or ["attn-only-2l"]
     asked = whole_numbers(steps, "--steps")
-    shown = [_subject(name, asked, revision, {"device": device, "dtype": dtype}) for name in names]
+    shown = [open_by_name(name, asked, revision=revision, device=device, dtype=dtype) for name in names]
     say("")
     path = write_report(
         shown,
@@ -91,16 +92,3 @@ def report(
         progress=sys.stderr.isatty(),
     )
     show_files([path])
-
-
-def _subject(name: str, steps: list[int], revision: str | None, how: dict[str, Any]) -> Any:
-    """A model, or a training run with its checkpoints."""
-    from induction_lab.models.loading import load_model
-    from induction_lab.training.checkpoints import Revisions
-    from induction_lab.training.runs import RECIPE, Run
-
-    if (Path(name) / RECIPE).is_file():
-        return Run(name)
-    if steps and not Path(name).exists():
-        return Revisions(name, steps, **how)
-    return load_model(name, revision=revision, **how)

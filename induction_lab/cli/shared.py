@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,15 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")]
 Revision = Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")]
 Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
+
+
+class Format(StrEnum):
+    """How results are given out."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
 
 
 def stem(name: str) -> str:
@@ -32,6 +43,39 @@ def save_figure(figure: Any, path: Path) -> Path:
         figure.savefig(part, dpi=150)
     plt.close(figure)
     return path
+
+
+def deliver(
+    found: Any,
+    place: Path,
+    format: Format,
+    pictures: Iterable[tuple[str, Any]],
+    show: Callable[[Any], object],
+    *,
+    kept_as: str = "csv",
+    also: Sequence[Path] = (),
+) -> None:
+    """Give out a result: a file and pictures, with tables for people or the file's text for programs.
+
+    Args:
+        found: Anything that `save` writes.
+        place: The files' folder and the beginning of their names.
+        format: For people (`table`), or the file's, which is printed as well where it is text.
+        pictures: Ends of names, and figures; each is drawn when the file and the figures before it are written.
+        show: Prints the result as tables.
+        kept_as: Suffix of the file that goes with tables.
+        also: Other files that were written, to be named with these.
+    """
+    from induction_lab.cli.terminal import show_files
+
+    people = format is Format.table
+    path = found.save(place.with_name(f"{place.name}.{kept_as if people else format.value}"))
+    drawn = [save_figure(figure, place.with_name(f"{place.name}{end}.png")) for end, figure in pictures]
+    if people:
+        show(found)
+    show_files([path, *drawn, *also], err=not people)
+    if format in (Format.csv, Format.json):
+        sys.stdout.write(path.read_text())
 
 
 def counted(n: int, noun: str) -> str:

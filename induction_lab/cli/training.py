@@ -118,17 +118,15 @@ def follow(
 
 
 def _checkpoints(name: str, steps: list[int], device: str | None) -> Any:
-    from induction_lab.training.checkpoints import Revisions
-    from induction_lab.training.runs import Run
+    from induction_lab.training.checkpoints import find_checkpoints
 
-    if Path(name).exists():
-        return Run(name)
-    if not steps:
+    found = find_checkpoints(name, steps, device=device)
+    if found is None:
         raise ValueError(
-            f"There is no run folder {name}. Train one: induction-lab train minute. For a Hugging Face model say which "
+            f"{name} is no training run. Train one: induction-lab train minute. For a Hugging Face model say which "
             f"checkpoints: induction-lab follow {name} --steps 0,1000,143000."
         )
-    return Revisions(name, steps, device=device)
+    return found
 
 
 def _texts(source: Any, n_texts: int, text: Path | None) -> Any:
@@ -136,7 +134,7 @@ def _texts(source: Any, n_texts: int, text: Path | None) -> Any:
     import torch
 
     from induction_lab.data.prompts import Prompts, text_prompts
-    from induction_lab.training.runs import Run, open_stream
+    from induction_lab.training.runs import Run
 
     if text is not None:
         if not source.steps:
@@ -144,7 +142,7 @@ def _texts(source: Any, n_texts: int, text: Path | None) -> Any:
         return text_prompts(source.model(min(source.steps)), read_text(text), n_prompts=n_texts)
     if not isinstance(source, Run):
         return None
-    n_ctx, stream = source.recipe.model.n_ctx, open_stream(source.recipe, source)
+    n_ctx, stream = source.recipe.model.n_ctx, source.stream()
     generator = torch.Generator().manual_seed(TEXT_SEED)
     held_out = getattr(stream, "held_out", ())
     part: Any = {"held_out": True} if len(held_out) >= n_ctx else {}

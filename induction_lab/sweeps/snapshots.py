@@ -17,7 +17,7 @@ from induction_lab.models import store
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import load_model
 from induction_lab.runtime.machine import find_device
-from induction_lab.training.runs import RECIPE, TOKENIZER, Run, checkpoint_folder
+from induction_lab.training.runs import RECIPE, TOKENIZER, Run, checkpoint_folder, is_run
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 _LONGEST = 200  # characters of a folder's name
@@ -58,7 +58,7 @@ class Source:
     @property
     def is_run(self) -> bool:
         """Whether it is a folder that training made."""
-        return (Path(self.name).expanduser() / RECIPE).is_file()
+        return is_run(self.name)
 
     @property
     def is_local(self) -> bool:
@@ -130,7 +130,7 @@ def weights_of(path: Path) -> str:
 
 
 def weights_of_run(folder: Path, step: int) -> str:
-    """The same of a run's checkpoint, with the recipe (heads may be clamped) and the tokenizer."""
+    """A fingerprint of a run's checkpoint: its weights, the recipe (heads may be clamped) and the tokenizer."""
     files = _model_files(checkpoint_folder(folder, step))
     return _fingerprint([*files, folder / RECIPE, *_model_files(folder / TOKENIZER)])
 

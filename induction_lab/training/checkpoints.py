@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import load_model
+from induction_lab.training.runs import Run, is_run
 
 # Biderman et al. (2023), https://arxiv.org/abs/2304.01373: the same for all models of the suite.
 PYTHIA_STEPS = (0, *(2**n for n in range(10)), *range(1000, 143_001, 1000))
@@ -68,7 +70,40 @@ class Revisions:
         return load_model(self.name, revision=f"step{step}", device=self.device, dtype=self.dtype)
 
 
+def find_checkpoints(
+    name: str, steps: Sequence[int] = (), *, device: str | None = None, dtype: str | None = None
+) -> Checkpoints | None:
+    """The training that a person means by a name; None where the name is a model's alone.
+
+    Args:
+        name: The folder of a training run, or a Hugging Face id.
+        steps: Of a Hugging Face model, the revisions `step{n}`; a run has its own.
+        device: As for `load_model`; a run's models are on the CPU.
+        dtype: As for `load_model`; a run's models are float32.
+    """
+    if is_run(name):
+        return Run(name)
+    return Revisions(name, steps, device=device, dtype=dtype) if steps and not Path(name).exists() else None
+
+
+def open_by_name(
+    name: str,
+    steps: Sequence[int] = (),
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> HookedModel | Checkpoints:
+    """What a person means by a name: the training that `find_checkpoints` finds, or else the model that is loaded.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    found = find_checkpoints(name, steps, device=device, dtype=dtype)
+    return load_model(name, revision=revision, device=device, dtype=dtype) if found is None else found
+
+
 def steps_in_words(steps: Sequence[int]) -> str:
-    """All of a few, the ends of many."""
+    """Steps for a message: all where they are few, the first and last where they are many."""
     some = [str(step) for step in steps]
     return ", ".join(some if len(some) <= 8 else [*some[:4], "…", *some[-2:]])

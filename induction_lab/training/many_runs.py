@@ -2,7 +2,7 @@
 
 On a CPU each run has a process of its own, with the threads of its recipe: small matrices gain little from a second
 thread and nothing from being stacked. On a GPU, where starting a kernel costs more than its work, runs that differ in
-their seed alone are stacked and trained as one (`induction_lab.stacked_runs`).
+their seed alone are stacked and trained as one (`training.stacked_runs`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from induction_lab.runtime.machine import find_device
+from induction_lab.runtime.machine import cores, find_device
 from induction_lab.runtime.progress import Ticker, progress_bar
 from induction_lab.training.one_run import train_run
 from induction_lab.training.recipes import Recipe
 from induction_lab.training.runs import Run
 from induction_lab.training.stacked_runs import train_stacked
 
-_news: Any = None  # in a worker: where to tell of updates
+_news: Any = None  # in a worker: where to tell of updates; set as the process starts
 
 
 def train_runs(
@@ -93,7 +93,7 @@ def _in_processes(
     if not recipes:
         return {}
     threads = max(recipe.training.threads for recipe in recipes.values())
-    n_workers = min(workers or max(1, _cores() // threads), len(recipes))
+    n_workers = min(workers or max(1, cores() // threads), len(recipes))
     if n_workers == 1:
         return _one_after_another(recipes, folder, torch.device("cpu"), tick)
     context = multiprocessing.get_context("spawn")  # forked threads of torch would hang
@@ -169,7 +169,3 @@ def _listening(news: Any, tick: Ticker) -> Iterator[None]:
     finally:
         news.put(None)
         listener.join()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

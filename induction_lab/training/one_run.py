@@ -1,4 +1,4 @@
-"""`train_run`: train what a recipe says into a folder, and go on where it was left (see `induction_lab.runs`)."""
+"""`train_run`: train what a recipe says into a folder, and go on where it was left (see `training.runs`)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ from induction_lab.training.runs import (
     begin,
     checkpoint_folder,
     locked,
-    new_network,
-    open_stream,
     writes,
 )
 from induction_lab.training.trainer import Trainer, Update
@@ -70,8 +68,8 @@ def train_run(
         run = begin(recipe, folder)
         if run.finished:
             return run
-        network = new_network(recipe).to(chosen)
-        trainer = Trainer(network, open_stream(recipe, run), recipe.training, seed=recipe.seed)
+        network = recipe.network().to(chosen)
+        trainer = Trainer(network, run.stream(), recipe.training, seed=recipe.seed)
         keeper = Keeper(run, trainer.state, plot=plot)
         keeper.resume(trainer)
         with ExitStack() as stack:

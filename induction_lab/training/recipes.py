@@ -27,9 +27,10 @@ import torch
 
 from induction_lab.data.corpora import TextFiles
 from induction_lab.data.occurrences import IDEAL_PATTERNS
-from induction_lab.data.token_streams import STREAMS
+from induction_lab.data.token_streams import STREAMS, Stream
 from induction_lab.models.attention_only.clamping import check_clamps
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.runtime.settings import built
 from induction_lab.training.trainer import TrainingPlan
 
@@ -69,7 +70,7 @@ class Recipe:
             raise ValueError(f"`bos_token_id` must be 0, as in all data, got {self.model.bos_token_id}.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"`seed` must be a whole number, 0 or more, got {self.seed!r}.")
-        if not hasattr(self.data, "open"):  # text would have to be read first
+        if not self.is_text:
             self.data.draw(torch.Generator(), n_prompts=1, n_ctx=self.model.n_ctx)
         chosen = check_clamps(self.clamps, n_layers=self.model.n_layers, n_heads=self.model.n_heads)
         object.__setattr__(self, "clamps", {str(head): kind for head, kind in sorted(chosen.items())})
@@ -80,6 +81,19 @@ class Recipe:
     def kind(self) -> str:
         """The name of its data."""
         return next(name for name, kind in KINDS.items() if isinstance(self.data, kind))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the data are text, which has to be read and tokenized before it is a stream."""
+        return isinstance(self.data, TextFiles)
+
+    def network(self) -> AttentionOnlyTransformer:
+        """The network that training starts from."""
+        return AttentionOnlyTransformer(self.model, seed=self.seed, scale=self.training.initial_scale)
+
+    def stream(self) -> Stream:
+        """The stream of tokens that the data are, or become where they are text."""
+        return self.data.open() if self.is_text else self.data
 
     def to_toml(self) -> str:
         """The recipe as a file, everything spelt out."""

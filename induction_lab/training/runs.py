@@ -46,8 +46,8 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         """Read its recipe."""
-        self.folder = Path(folder)
-        if not (self.folder / RECIPE).is_file():
+        self.folder = Path(folder).expanduser()
+        if not is_run(self.folder):
             raise ValueError(f"{folder} is no training run: it has no {RECIPE}. Make one: induction-lab train minute.")
         self.recipe = load_recipe(self.folder / RECIPE)
         self.name = self.folder.name
@@ -87,6 +87,17 @@ class Run:
         clamp_for_good(network, self.recipe.clamps)
         return HookedModel(network, self._tokenizer(), name=self.name, revision=f"step{step}")
 
+    def stream(self) -> Stream:
+        """The tokens that it is trained on; the tokenizer of its text is kept in its folder.
+
+        Raises:
+            ValueError: If the text cannot be read, or has changed since.
+        """
+        stream = self.recipe.stream()
+        if self.recipe.is_text:
+            _keep_tokenizer(self.folder, stream)
+        return stream
+
     def _tokenizer(self) -> Any:
         if not (self.folder / TOKENIZER).is_dir():
             return None
@@ -95,18 +106,13 @@ class Run:
         return PreTrainedTokenizerFast.from_pretrained(self.folder / TOKENIZER)
 
 
-def open_stream(recipe: Recipe, run: Run | None = None) -> Stream:
-    """The stream that a recipe's data become; for a run's text its tokenizer is kept with it."""
-    if not hasattr(recipe.data, "open"):
-        return recipe.data
-    text = recipe.data.open()
-    if run is not None:
-        _keep_tokenizer(run.folder, text)
-    return text
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is one that `train_run` made."""
+    return (Path(folder).expanduser() / RECIPE).is_file()
 
 
 def _keep_tokenizer(folder: Path, text: Any) -> None:
-    """With the text's hash: another text has another vocabulary, whose tokens say nothing to these weights."""
+    """Keep it with the text's hash: another text has another vocabulary, whose tokens say nothing to these weights."""
     kept, digest = folder / TOKENIZER, text.facts["sha256"]
     if not kept.is_dir():
         with writes(folder, 0), tempfile.TemporaryDirectory(dir=folder, prefix=f".{TOKENIZER}-") as part:
@@ -115,11 +121,6 @@ def _keep_tokenizer(folder: Path, text: Any) -> None:
             (Path(part) / TOKENIZER).rename(kept)
     elif (kept / DIGEST).is_file() and (kept / DIGEST).read_text() != digest:
         raise ValueError(f"The text that {folder} was trained on has changed. Bring it back, or give another folder.")
-
-
-def new_network(recipe: Recipe) -> AttentionOnlyTransformer:
-    """The network that a recipe starts from."""
-    return AttentionOnlyTransformer(recipe.model, seed=recipe.seed, scale=recipe.training.initial_scale)
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:

@@ -18,7 +18,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from induction_lab.runtime.machine import using_threads
 from induction_lab.training.one_run import Keeper
 from induction_lab.training.recipes import Recipe
-from induction_lab.training.runs import begin, locked, new_network, open_stream
+from induction_lab.training.runs import begin, locked
 from induction_lab.training.trainer import BETAS, Trainer, Update, narrow
 
 
@@ -49,8 +49,8 @@ def train_stacked(
         runs = [begin(recipe, folder / name) for name, recipe in recipes.items()]
         trainers = []
         for run in runs:
-            network = new_network(run.recipe).to(device)
-            trainers.append(Trainer(network, open_stream(run.recipe, run), plan, seed=run.recipe.seed))
+            network = run.recipe.network().to(device)
+            trainers.append(Trainer(network, run.stream(), plan, seed=run.recipe.seed))
         keepers = [Keeper(run, trainer.state) for run, trainer in zip(runs, trainers, strict=True)]
         for keeper, trainer in zip(keepers, trainers, strict=True):
             keeper.resume(trainer)

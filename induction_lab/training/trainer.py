@@ -1,7 +1,7 @@
 """Train an `AttentionOnlyTransformer`, or a network like it, on a stream of tokens, one step at a time.
 
 AdamW, warm-up, flat, then linear decay; on one machine and one number of threads the same seed gives the same weights,
-bit for bit, whether or not the training was cut off in between. What a run leaves on disk: `induction_lab.runs`.
+bit for bit, whether or not the training was cut off in between. What a run leaves on disk: `training.runs`.
 """
 
 from __future__ import annotations

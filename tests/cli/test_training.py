@@ -81,7 +81,7 @@ MISTAKES = {
     "plot of several": (["train", "tiny.toml", "--seeds", "2", "--plot"], "--plot goes with one run"),
     "unknown device": (["train", "tiny.toml", "--device", "tpu"], "There is no device 'tpu'"),
     "output is a file": (["train", "tiny.toml", "--out", "tiny.toml"], "cannot be written"),
-    "no run": (["follow", "runs/none"], "There is no run folder runs/none"),
+    "no run": (["follow", "runs/none"], "runs/none is no training run"),
     "a folder that is no run": (["follow", "."], "is no training run"),
     "unknown score": (["follow", "runs/none", "--score", "prefix"], "there are prefix_matching"),
     "a probe without probes": (["follow", "x", "--score", "key_memory", "--no-probes"], "There is no score"),
