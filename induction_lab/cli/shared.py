@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from induction_lab.runtime.dtypes import DTYPES
+
 ModelName = Annotated[
     str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")]
+Dtype = Annotated[str, typer.Option(help=f"{', '.join(DTYPES)} or auto.")]
 Revision = Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")]
 Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
 

@@ -51,7 +51,7 @@ def sweep(
     not stop the others; the exit code is 1 then.
     """
     say("loading libraries …")
-    from induction_lab.sweeps.plan import load_sweep_plan
+    from induction_lab.sweeps.plan_file import load_sweep_plan
     from induction_lab.sweeps.sweeping import dry_run as costs_of
     from induction_lab.sweeps.sweeping import sweep as run_sweep
 

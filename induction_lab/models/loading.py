@@ -10,6 +10,7 @@ import torch
 from induction_lab.models import store
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.runtime.dtypes import DTYPES
 from induction_lab.runtime.machine import find_device
 
 
@@ -64,8 +65,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | Literal["auto"]:
         return torch.float32
     if dtype == "auto":
         return "auto"
-    names = {"float32": torch.float32, "float64": torch.float64}
-    names |= {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    names = {name: getattr(torch, name) for name in DTYPES}
     found = names.get(dtype) if isinstance(dtype, str) else dtype if dtype in names.values() else None
     if found is None:
         raise ValueError(f"`dtype` must be one of {', '.join(names)} or auto, got {dtype!r}.")

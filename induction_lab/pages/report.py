@@ -12,7 +12,7 @@ from induction_lab.development.following import follow_training
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.html import check_libraries, page
-from induction_lab.pages.subject import STEPS, TEXT, Plan, measure
+from induction_lab.pages.subject import TEXT, ReportPlan, measure
 from induction_lab.results.tables import writing
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.training.checkpoints import Checkpoints
@@ -73,7 +73,7 @@ def write_report(
     _check_names(several, explained, "an explanation", followed, "a trajectory")
     loaded = [_last(shown) for shown in several]
     period = min(_room(model) for model in loaded) if period is None else period
-    plan = Plan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate)
+    plan = ReportPlan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate)
     subjects = []
     for shown, model, label in zip(several, loaded, labels(several), strict=True):
         trajectory, explanation = followed.get(str(shown.name)), explained.get(str(shown.name))
@@ -83,7 +83,7 @@ def write_report(
         if explanation is None and with_explanation:
             prompts = repeated_tokens(model, n_prompts=max(2, min(8, n_prompts)), period=period, seed=seed)
             explanation = explain(model, prompts, seed=seed, progress=progress)
-        with progress_bar(STEPS, f"measuring {label}", shown=progress) as tick:
+        with progress_bar(len(plan.attempts), f"measuring {label}", shown=progress) as tick:
             found = {"label": label, "explanation": explanation, "trajectory": trajectory, "tick": tick}
             subjects.append(measure(model, plan, **found))
     title = "Induction heads in " + " and ".join(subject.label for subject in subjects)

@@ -40,12 +40,15 @@ TEXT = (
 SHORT_PERIOD, TEXT_TOKENS = 20, 65
 ABLATION_PROMPTS, REFERENCE_PROMPTS = 4, 32
 PARTNERS = 5
-STEPS = 8  # of `measure`, for a progress bar
+_ABLATION = "ablation"
+_ATTEMPTS = (  # what `measure` measures, in order
+    "scores", "expected tokens", "profiles", "OV eigenvalues", "composition", "circuit", "patterns", _ABLATION,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure on.
+class ReportPlan:
+    """What a report measures of each model, and on what.
 
     Attributes:
         period, n_prompts, seed: Of the repeated random tokens.
@@ -60,6 +63,11 @@ class Plan:
     text: str = TEXT
     all_heads: bool = False
     ablate: bool = True
+
+    @property
+    def attempts(self) -> tuple[str, ...]:
+        """Names of all that `measure` measures by this plan: so many steps a progress bar has."""
+        return tuple(name for name in _ATTEMPTS if self.ablate or name != _ABLATION)
 
 
 @dataclass(frozen=True)
@@ -104,20 +112,20 @@ class Subject:
 
 def measure(
     model: HookedModel,
-    plan: Plan,
+    plan: ReportPlan,
     *,
     label: str | None = None,
     explanation: Explanation | None = None,
     trajectory: Trajectory | None = None,
     tick: Ticker = lambda n, note="": None,
 ) -> Subject:
-    """Measure a model for a report; `tick` hears of each of the `STEPS`.
+    """Measure a model for a report; `tick` hears of each of the plan's `attempts`.
 
     Raises:
         ValueError: If the prompts do not fit the model, or its attention cannot be read at all.
     """
     prompts = repeated_tokens(model, n_prompts=plan.n_prompts, period=plan.period, seed=plan.seed)
-    attempt = _Attempt(tick)
+    attempt = _Attempt(plan.attempts, tick)
     scores = attempt("scores", lambda: score_heads(model, prompts, chance_test=plan.n_prompts > 1), needed=True)
     attempt.left_out |= scores.provenance["left_out"]
     expected = attempt("expected tokens", lambda: lag_profile(model, prompts))
@@ -128,9 +136,9 @@ def measure(
     shown = chosen_heads(scores, plan, circuit, explanation)
     short = _short_prompts(model, plan, attempt.left_out)
     views = attempt("patterns", lambda: head_views(model, shown, {name: each[0] for name, each in short.items()})) or {}
-    ablation = attempt("ablation", lambda: _ablated(model, shown, plan)) if plan.ablate else None
+    ablation = attempt(_ABLATION, lambda: _ablated(model, shown, plan)) if plan.ablate else None
     if not plan.ablate:
-        attempt.left_out["ablation"] = "not asked for"
+        attempt.left_out[_ABLATION] = "not asked for"
     sizes = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab", "n_ctx")
     return Subject(
         label or model.name,
@@ -155,7 +163,7 @@ def measure(
 
 
 def chosen_heads(
-    scores: HeadScores, plan: Plan, circuit: InductionCircuit | None, explanation: Explanation | None
+    scores: HeadScores, plan: ReportPlan, circuit: InductionCircuit | None, explanation: Explanation | None
 ) -> list[Head]:
     """Heads to show in full, the best induction head first."""
     if plan.all_heads:
@@ -190,10 +198,11 @@ def partners(
 class _Attempt:
     """Runs one measurement after another; those that a model does not allow leave their reason behind."""
 
-    def __init__(self, tick: Ticker) -> None:
-        self.tick, self.left_out = tick, {}
+    def __init__(self, announced: Sequence[str], tick: Ticker) -> None:
+        self.announced, self.tick, self.left_out = announced, tick, {}
 
     def __call__(self, what: str, work: Callable[[], Any], *, needed: bool = False) -> Any:
+        assert what in self.announced
         self.tick(0, note=what)
         try:
             return work()
@@ -206,7 +215,9 @@ class _Attempt:
             self.tick(1, note=what)
 
 
-def _short_prompts(model: HookedModel, plan: Plan, left_out: dict[str, str]) -> dict[str, tuple[Prompts, list[str]]]:
+def _short_prompts(
+    model: HookedModel, plan: ReportPlan, left_out: dict[str, str]
+) -> dict[str, tuple[Prompts, list[str]]]:
     """What heads are shown on: few tokens, so that each can be read."""
     period = min(SHORT_PERIOD, plan.period)
     found = {"repeated": repeated_tokens(model, n_prompts=1, period=period, seed=plan.seed + 1)}
@@ -218,7 +229,7 @@ def _short_prompts(model: HookedModel, plan: Plan, left_out: dict[str, str]) -> 
     return {name: (prompts, token_names(model, prompts)) for name, prompts in found.items()}
 
 
-def _ablated(model: HookedModel, heads: Sequence[Head], plan: Plan) -> Effects:
+def _ablated(model: HookedModel, heads: Sequence[Head], plan: ReportPlan) -> Effects:
     """What is lost without each of the heads, on a few prompts."""
     few = {"period": plan.period}
     prompts = repeated_tokens(model, n_prompts=min(ABLATION_PROMPTS, plan.n_prompts), seed=plan.seed, **few)

@@ -1,7 +1,7 @@
 from .plan import (
     SweepPlan as SweepPlan,
 )
-from .plan import (
+from .plan_file import (
     load_sweep_plan as load_sweep_plan,
 )
 from .summaries import (

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from induction_lab.models import store
-from induction_lab.sweeps.measurements import kind_of
 from induction_lab.sweeps.plan import Cell
 from induction_lab.sweeps.snapshots import Snapshot, weight_files
 from induction_lab.training.runs import checkpoint_folder
@@ -20,8 +20,7 @@ from induction_lab.training.runs import checkpoint_folder
 RATE = 2e10  # floating-point operations a second that a core does, about
 LOADED = 0.7e9  # bytes of a process with its libraries
 DISK = 5e8  # bytes a second that weights are read at
-_FORWARDS = {"head_scores": 2.0, "losses": 1.0, "circuit": 3.0, "ablation": 5.0, "function": 1.0}
-_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+_AS_STORED = 2  # bytes a parameter, where the model's own dtype is taken
 
 
 class Need(NamedTuple):
@@ -61,7 +60,8 @@ class Estimates:
     def need(self, cell: Cell) -> Need:
         """What a worker must have for it."""
         parameters = self.parameters(cell.snapshot)
-        memory = LOADED + 1.2 * parameters * _BYTES[cell.dtype] if parameters else 0
+        each = _AS_STORED if cell.dtype == "auto" else getattr(torch, cell.dtype).itemsize
+        memory = LOADED + 1.2 * parameters * each if parameters else 0
         return Need(parameters, min(8, 1 + parameters // 10**9), int(memory))
 
     def seconds(self, cell: Cell) -> float:
@@ -70,7 +70,7 @@ class Estimates:
         if alike in self._medians:
             return self._medians[alike]
         parameters = self.parameters(cell.snapshot)
-        operations = 2 * parameters * cell.prompts.n_tokens * _FORWARDS[kind_of(cell.measurement)]
+        operations = 2 * parameters * cell.prompts.n_tokens * cell.measurement.forwards
         return 0.02 + operations / RATE if parameters else math.nan
 
     def loading(self, cell: Cell) -> float:

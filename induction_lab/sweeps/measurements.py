@@ -6,7 +6,8 @@
     ablation      what mean ablation of the induction heads, the previous-token head, random heads does to a metric
     function      rows that a function of your own makes of model, prompts and seed
 
-Every measurement is a frozen dataclass of its settings: two that compare equal measure the same.
+Every measurement is a frozen dataclass of its settings: two that compare equal measure the same. A kind that is added
+to `MEASUREMENTS` is known to plans, to the sweep and to what a dry run estimates.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import random
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,23 @@ from induction_lab.scores.scoring import SCORES, score_heads
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
 
 
+@runtime_checkable
+class Measurement(Protocol):
+    """What a sweep asks of a measurement, which is a frozen dataclass of its settings.
+
+    Attributes:
+        repeats_only: Whether it can be had on repeated tokens alone.
+        forwards: What it costs, in forward passes of the model over the prompts, about.
+    """
+
+    repeats_only: ClassVar[bool]
+    forwards: ClassVar[float]
+
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> Any:
+        """A table of rows with at least `metric` and `value`; the others of `COLUMNS` where they mean something."""
+        ...
+
+
 @dataclass(frozen=True)
 class HeadScoresSettings:
     """Every head's scores. A row: `metric` the score, `layer`, `head`, `label` (L1H3).
@@ -49,6 +67,7 @@ class HeadScoresSettings:
 
     scores: tuple[str, ...] = ()
     repeats_only: ClassVar[bool] = False
+    forwards: ClassVar[float] = 2.0
 
     def __post_init__(self) -> None:
         """Refuse scores that there are not."""
@@ -71,6 +90,7 @@ class LossesSettings:
     """
 
     repeats_only: ClassVar[bool] = False
+    forwards: ClassVar[float] = 1.0
 
     def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
         """The rows of one model on some prompts."""
@@ -96,6 +116,7 @@ class CircuitSettings:
 
     edges: int = 20
     repeats_only: ClassVar[bool] = True
+    forwards: ClassVar[float] = 3.0
 
     def __post_init__(self) -> None:
         """Refuse none."""
@@ -130,6 +151,7 @@ class AblationSettings:
     metric: str = "copy_loss"
     most: int = 8
     repeats_only: ClassVar[bool] = False
+    forwards: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
@@ -166,6 +188,7 @@ class FunctionSettings:
 
     function: str
     repeats_only: ClassVar[bool] = False
+    forwards: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what is not there."""
@@ -190,8 +213,7 @@ class FunctionSettings:
         return getattr(importlib.import_module(module), name)(model, prompts, seed)
 
 
-Measurement = HeadScoresSettings | LossesSettings | CircuitSettings | AblationSettings | FunctionSettings
-MEASUREMENTS: dict[str, type[Measurement]] = {
+MEASUREMENTS: dict[str, type[Any]] = {
     "head_scores": HeadScoresSettings,
     "losses": LossesSettings,
     "circuit": CircuitSettings,
@@ -208,7 +230,8 @@ def kind_of(measurement: Measurement) -> str:
 def identity(measurement: Measurement) -> dict[str, Any]:
     """All that determines what it measures."""
     own = {"source": measurement.source} if isinstance(measurement, FunctionSettings) else {}
-    return {"kind": kind_of(measurement), **asdict(measurement), **own}
+    settings: Any = measurement
+    return {"kind": kind_of(measurement), **asdict(settings), **own}
 
 
 def _loss_row(metric: str, index: int, per_prompt: Tensor) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _LONGEST = 200  # characters of a folder's name
 
 
 @dataclass(frozen=True)
-class Source:
+class SweepModel:
     """A model of a sweep, with those of its snapshots that are wanted.
 
     Attributes:

@@ -26,7 +26,8 @@ from induction_lab.runtime.progress import progress_bar
 from induction_lab.sweeps.dataset import CellFiles, facts_of, latest, mark_as_asked_for, read_cell
 from induction_lab.sweeps.estimates import Estimates
 from induction_lab.sweeps.executors import Chunk, OnFlight, run_here, run_in_processes
-from induction_lab.sweeps.plan import Cell, SweepPlan, load_sweep_plan
+from induction_lab.sweeps.plan import Cell, SweepPlan
+from induction_lab.sweeps.plan_file import load_sweep_plan
 from induction_lab.sweeps.ray_cluster import run_on_ray
 from induction_lab.sweeps.worker import Outcome
 
@@ -75,7 +76,7 @@ def sweep(
     >>> load_sweep("sweeps/mine")                                                        # doctest: +SKIP
 
     Args:
-        plan: A `SweepPlan`, a TOML file (see `induction_lab.sweeps.plan`), or what it would hold.
+        plan: A `SweepPlan`, a TOML file (see `sweeps.plan_file`), or what it would hold.
         path: The dataset's folder, new or gone on with; several sweeps may write there, at once too.
         executor: `local`: in this process; `pool`: in processes of one thread each; `ray`: on a Ray cluster. The
             numbers are the same, to the last bit where the number of threads is.
@@ -99,15 +100,15 @@ def sweep(
         finished = set(done)
         left = [cell for cell in cells if cell not in finished]
         with progress_bar(len(cells), "sweeping cells", shown=progress, done=len(done)) as tick:
+            running = 0
 
-            def note(running: int, n: int = 0) -> None:
+            def note(n: int = 0) -> None:
                 tick(n, f"{running} running, {len(failed)} failed")
 
-            running = [0]
-
             def on_flight(now: int) -> None:
-                running[0] = now
-                note(now)
+                nonlocal running
+                running = now
+                note()
 
             with closing(_outcomes(left, files, executor, workers, address, on_flight)) as stream:
                 for outcome in stream:
@@ -115,7 +116,7 @@ def sweep(
                     computed += outcome.table is not None
                     if outcome.error:
                         failed[str(outcome.cell)] = outcome.error
-                    note(running[0], 1)
+                    note(1)
     seconds = time.monotonic() - start
     return SweepSummary(files.path, len(cells), len(done), computed, failed, damaged, plan.left_out, seconds)
 

@@ -35,7 +35,7 @@ from induction_lab.pages.head_views import head_views, token_names, worth_showin
 from induction_lab.pages.html import as_script
 from induction_lab.pages.packing import lower_triangle, pack, unpack
 from induction_lab.pages.report import labels
-from induction_lab.pages.subject import Plan, measure, partners
+from induction_lab.pages.subject import ReportPlan, measure, partners
 from induction_lab.pages.subject_data import kinds_of_heads, page_data
 from induction_lab.results.cards import cell_text, html_card
 from induction_lab.results.heads import Head
@@ -45,7 +45,7 @@ from induction_lab.scores.scoring import SCORES
 
 COMMAND = [str(Path(sys.executable).with_name("induction-lab"))]
 EXPLAINED = Explanation.load(ROOT / "figures" / "smollm2-135m_explained.json")
-PLAN = Plan(period=12, n_prompts=4)
+PLAN = ReportPlan(period=12, n_prompts=4)
 
 
 @pytest.fixture(scope="module")
@@ -227,14 +227,14 @@ def test_what_a_model_does_not_allow_is_left_out_with_the_reason():
     from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer
 
     one_layer = HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(n_layers=1, d_vocab=80)), name="one")
-    found = measure(one_layer, Plan(period=10, n_prompts=2, ablate=False))
+    found = measure(one_layer, ReportPlan(period=10, n_prompts=2, ablate=False))
     assert found.circuit is None and found.ablation is None
     assert "no head can feed another" in found.left_out["circuit"] and "no tokenizer" in found.left_out["text"]
     assert page_data(found)["circuit"] is None
 
 
 def test_every_head_is_shown_where_that_is_asked_for(bundled):
-    found = measure(bundled, Plan(period=8, n_prompts=2, all_heads=True, ablate=False))
+    found = measure(bundled, ReportPlan(period=8, n_prompts=2, all_heads=True, ablate=False))
     assert len(found.views) == 8 and all(found.views.values())
 
 
@@ -309,3 +309,11 @@ def test_a_report_that_cannot_be_written_is_one_message(tmp_path, command, argum
 
 def test_the_public_name_is_there():
     assert induction_lab.write_report is write_report
+
+
+@pytest.mark.parametrize("ablate", [True, False])
+def test_the_progress_bar_of_a_report_ends_when_all_is_measured(bundled, ablate):
+    plan, ticks = ReportPlan(period=8, n_prompts=2, ablate=ablate), []
+    found = measure(bundled, plan, tick=lambda n, note="": ticks.append((n, note)))
+    assert [note for n, note in ticks if n] == list(plan.attempts)
+    assert ("ablation" in plan.attempts) == ablate == (found.ablation is not None)

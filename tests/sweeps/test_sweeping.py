@@ -3,7 +3,9 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.sweeps.dataset import CellFiles
 from induction_lab.sweeps.estimates import Estimates
 from induction_lab.sweeps.executors import try_again
+from induction_lab.sweeps.measurements import MEASUREMENTS
 from induction_lab.sweeps.sweeping import CHUNK, chunks_of, dry_run
 
 EVERYTHING = {
@@ -303,6 +306,32 @@ def test_a_dry_run_learns_from_what_is_finished(tmp_path):
     one, other = ("attn-only-2l", "losses", 0), ("attn-only-2l", "losses", 1)
     assert after.loc[one, "done"] and after["done"].sum() == 1 and after.loc[one, "seconds"] == 0
     assert after.loc[other, "seconds"] != before.loc[other, "seconds"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A measurement of one number: how many tokens the prompts have, times a factor."""
+
+    factor: int = 1
+    repeats_only: ClassVar[bool] = False
+    forwards: ClassVar[float] = 7.0
+
+    def measure(self, model, prompts, seed):
+        return pd.DataFrame({"metric": ["tokens"], "value": [float(self.factor * prompts.tokens.numel())]})
+
+
+def test_a_measurement_of_one_s_own_kind_is_estimated_and_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(MEASUREMENTS, "tokens", Tokens)
+    prompts = {"short": {"kind": "repeats", "period": 5, "n_prompts": 2}}
+    asked = {"models": ["attn-only-2l"], "prompts": prompts, "measurements": {"tokens": {"factor": 3}, "losses": {}}}
+    seconds = dry_run(load_sweep_plan(asked), tmp_path / "data").set_index("measurement")["seconds"]
+    (own, usual), fixed = load_sweep_plan(asked).cells(), 0.02
+    loading = Estimates().loading(own) / 2
+    assert seconds["tokens"] - loading - fixed == pytest.approx(7 * (seconds["losses"] - loading - fixed))
+    assert (own.measurement, usual.measurement.forwards) == (Tokens(3), 1.0)
+    assert not sweep(asked, tmp_path / "data").failed
+    rows = load_sweep(tmp_path / "data").set_index("metric")
+    assert rows.loc["tokens", "value"] == 3 * 2 * 11
 
 
 MISTAKES = {
