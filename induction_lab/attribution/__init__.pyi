@@ -16,9 +16,9 @@ from .paths import (
 from .paths import (
     virtual_pattern as virtual_pattern,
 )
-from .score_parts import (
-    score_shares as score_shares,
-)
 from .shares import (
     input_shares as input_shares,
+)
+from .shares import (
+    score_shares as score_shares,
 )

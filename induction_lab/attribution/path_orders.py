@@ -14,8 +14,8 @@ and the norms before them are run on the stream as it is in each pass: where the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -51,7 +51,7 @@ def term_importance(
     Args:
         model: Any whose attention goes through transformers' interface, or an `AttentionOnlyTransformer`.
         prompts: What to measure on.
-        metric: As in `ablation_sweep`.
+        metric: What is measured, as in `ablation_sweep`.
         orders: Highest order; by default the number of layers, which is the whole model.
         freeze_norms: Hold the scales of the heads' norms and of the final one as well.
         progress: A progress bar on standard error.
@@ -72,9 +72,7 @@ def term_importance(
         for batch in prepared:
             refuse_hooked_patterns(batch.streams)
             written: dict[int, Tensor] = {}
-            with ExitStack() as stack:
-                if freeze_norms:
-                    stack.enter_context(frozen_norms(model, batch.streams))
+            with frozen_norms(model, batch.streams) if freeze_norms else nullcontext():
                 for order in range(highest + 1):
                     hidden, written = _next_order(batch.streams, written)
                     values[order].append(batch.measure.clean(hidden))
@@ -85,9 +83,8 @@ def term_importance(
 @contextmanager
 def frozen_norms(model: HookedModel, streams: Streams) -> Iterator[None]:
     """Hold the norms of heads and the final one at the scale that they have on these prompts."""
-    modules = norms_of(model)
     scales: dict[nn.Module, Tensor] = {}
-    frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in modules}
+    frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in norms_of(model)}
 
     def note(module: nn.Module, args: Any, output: Tensor) -> None:
         scales[module] = frozen[module].scale(args[0].to(model.wide), output.to(model.wide))[..., None]
@@ -96,14 +93,19 @@ def frozen_norms(model: HookedModel, streams: Streams) -> Iterator[None]:
         norm = frozen[module]
         return (norm.apply(args[0].to(model.wide)) / scales[module] + norm.bias).to(output.dtype)
 
-    for hook in (note, hold):
-        with ExitStack() as stack:
-            for module in modules:
-                stack.callback(module.register_forward_hook(hook).remove)
-            if hook is note:
-                streams.run(0)
-            else:
-                yield
+    with _hooked(frozen, note):
+        streams.run(0)
+    with _hooked(frozen, hold):
+        yield
+
+
+@contextmanager
+def _hooked(modules: Iterable[nn.Module], hook: Callable[..., Tensor | None]) -> Iterator[None]:
+    """Forward hooks on these modules inside the context."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
 
 
 def _next_order(streams: Streams, written: dict[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:

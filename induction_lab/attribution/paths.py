@@ -27,11 +27,11 @@ from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.statistics import number_and_error
 from induction_lab.weights.stream_sources import stream_rows
 
-Path = tuple[Head, ...]
+HeadPath = tuple[Head, ...]  # the heads that information passes, first to last; none: the direct way
 MOST_PATHS = 4096
 
 
-class PathTerms(Mapping[Path, Tensor]):
+class PathTerms(Mapping[HeadPath, Tensor]):
     """Each path's share of the logits: `terms[()]` is direct, `terms[Head(0, 3), Head(1, 2)]` a virtual head.
 
     Attributes:
@@ -42,7 +42,7 @@ class PathTerms(Mapping[Path, Tensor]):
     def __init__(
         self,
         prompts: Prompts,
-        streams: dict[Path, Tensor],
+        streams: dict[HeadPath, Tensor],
         constant: Tensor,
         norm: FrozenNorm,
         scale: Tensor,
@@ -53,7 +53,7 @@ class PathTerms(Mapping[Path, Tensor]):
         self._norm, self._scale, self._W_U = norm, scale[..., None], W_U
         self.constant = (norm.apply(constant) / self._scale + norm.bias) @ W_U
 
-    def __getitem__(self, path: Path) -> Float[Tensor, "batch pos d_vocab"]:
+    def __getitem__(self, path: HeadPath) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits that one path adds."""
         return self._norm.apply(self._streams[path]) / self._scale @ self._W_U
 
@@ -93,7 +93,7 @@ class PathTerms(Mapping[Path, Tensor]):
         return table.sort_values("logits", ascending=False, ignore_index=True)
 
 
-def name_of(path: Path) -> str:
+def name_of(path: HeadPath) -> str:
     """`direct`, `L1H2`, or `L0H3 > L1H2`."""
     return " > ".join(map(str, path)) or "direct"
 
@@ -117,14 +117,14 @@ def expand_paths(model: HookedModel, tokens: PromptsLike) -> PathTerms:
     prompts = as_prompts(model, tokens)
     start = stream_rows(model)[prompts.tokens.to(model.device)] + _position_rows(network, prompts)
     acts = capture(model, prompts, ["pattern", "resid_pre", "resid_post"]) if model.n_layers else {}
-    streams: dict[Path, Tensor] = {(): start}
+    streams: dict[HeadPath, Tensor] = {(): start}
     constant = torch.zeros_like(start)
     for layer in range(model.n_layers):
         norm = attention_norm(model, layer)
         x, patterns = acts["resid_pre", layer], acts["pattern", layer].to(model.wide)
         scale = norm.scale(x.to(model.wide), model.hooked.blocks[layer].ln1(x).to(model.wide))[..., None].detach()
         W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer)[2:])
-        added: dict[Path, Tensor] = {}
+        added: dict[HeadPath, Tensor] = {}
         for head in range(model.n_heads):
             pattern, OV = patterns[:, head], W_V[head] @ W_O[head]
             for path, stream in streams.items():

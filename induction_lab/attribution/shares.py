@@ -1,24 +1,41 @@
-"""Of what a head's queries, keys and values are made: the share of everything that writes into what it reads."""
+"""Of what a head's input is made, and its attention: the share of everything that writes into the stream it reads.
+
+`input_shares` splits the change of its queries, keys or values when all that writes is replaced; `score_shares` splits
+how far the score of its induction targets stands above that of other keys. Both hold the norm's scale at what it is, so
+that what is split is linear in what embedding, heads and MLPs wrote. Source of the split: Elhage et al. (2021),
+"K-composition", https://transformer-circuits.pub/2021/framework.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from induction_lab.data.prompts import PromptsLike
+from induction_lab.attention.grouped import key_head
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
+from induction_lab.internals.residual_stream import Streams
 from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.interventions.senders import (
     Component,
+    Sender,
     changes_of_stream,
     check_patchable,
     find_receivers,
     find_senders,
+    written_by,
 )
+from induction_lab.models.anatomy import goes_through_interface
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import attention_scale, folded_weights
-from induction_lab.results.heads import HeadLike
+from induction_lab.models.norms import attention_scale, folded_weights, head_norm, output_norm
+from induction_lab.results.heads import Head, HeadLike, parse_heads
 from induction_lab.results.statistics import mean_and_error
+from induction_lab.scores.targets import attention_targets
+from induction_lab.weights.rotary import relative_rotations
 
 
 def input_shares(
@@ -33,33 +50,110 @@ def input_shares(
 ) -> pd.DataFrame:
     """How much of the change of a receiver's query, key or value each sender brings, when all of them are replaced.
 
-    With the norm's scale held at what it is on the clean run, the change is linear in the senders: a sender's share is
-    the inner product of its part with the whole change over the whole change's square, summed over positions. Shares
-    add up to 1 and may be negative. Queries and keys are taken before rotation.
+    A sender's share is the inner product of its part with the whole change over the whole change's square, summed over
+    positions. Shares add up to 1 and may be negative. Queries and keys are taken before rotation.
+
+    Args:
+        model: Any whose attention goes through transformers' interface, or an `AttentionOnlyTransformer`.
+        prompts: What the model reads.
+        receiver: The head whose input is split.
+        component: `q`, `k` or `v` of it.
+        method: What senders put out instead, `mean`, `resample` or `zero`, as in `ablate`.
+        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+        seed: Of the choice that `resample` makes.
 
     Returns:
-        A table of `sender`, `layer`, `head`, `share` (mean over prompts) and `standard_error`, greatest first.
+        A table of `sender` (`embed`, heads, `MLP3`), `layer`, `head`, `share` (mean over prompts) and `standard_error`,
+        greatest first.
 
     Raises:
-        ValueError: As in `patch_paths`, and for an own model with smeared keys or `shortformer` positions.
+        ValueError: If the head is not there, has no sender below it or reads more than the stream (smeared keys,
+            `shortformer` positions), or the model's attention or what its heads write cannot be reached.
     """
     _refuse_mixed_inputs(model)
     (head,), _ = find_receivers(model, receiver, component)
-    every = find_senders(model, None, [head])
+    senders = find_senders(model, None, [head])
     check_patchable(model, method)
     weights = getattr(folded_weights(model, head.layer), f"W_{component.upper()}")
-    W = weights[head.head // (model.n_heads // len(weights))]
+    W = weights[key_head(head.head, model.n_heads, len(weights))]
     shares = []
     for batch in PreparedPrompts(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
         scale = attention_scale(model, head.layer, batch.streams.before[head.layer])
-        parts = {sender: change / scale @ W for sender, change in changes_of_stream(model, batch, every)}
-        whole = sum(parts.values(), torch.zeros(()))
+        parts = [change / scale @ W for _, change in changes_of_stream(model, batch, senders)]
+        whole = sum(parts, torch.zeros(()))
         size = whole.square().sum((1, 2))
-        shares.append(torch.stack([(part * whole).sum((1, 2)) / size for part in parts.values()], 1).cpu())
-    share, error = mean_and_error(torch.cat(shares))
-    table = pd.DataFrame(
-        {"sender": map(str, every), "layer": [s.layer for s in every], "head": [s.head for s in every]}
-    )
+        shares.append(torch.stack([(part * whole).sum((1, 2)) / size for part in parts], 1).cpu())
+    return _table([(str(sender), sender) for sender in senders], torch.cat(shares))
+
+
+def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -> pd.DataFrame:
+    """The share of each sender in how far a head's score at its induction targets stands above its other keys.
+
+    A softmax sees differences alone, so what counts is how far a target's score stands above the mean of the query's
+    other keys (BOS left out, where heads rest).
+
+    >>> model = load_model()                                                            # doctest: +SKIP
+    >>> score_shares(model, repeated_tokens(model), "L1H2")["sender"][0]                 # doctest: +SKIP
+    'L0H3'
+
+    Args:
+        model: Any whose attention goes through transformers' interface, or an `AttentionOnlyTransformer`.
+        prompts: Tokens of which some occur twice, such as `repeated_tokens`.
+        receiver: The head whose keys are read. Queries are its own, whole.
+
+    Returns:
+        A table of `sender` (`embed`, heads, `MLP3`, and `bias`: of keys and norm), `layer`, `head`, `share` (mean over
+        prompts; shares add up to 1 and may be negative) and `standard_error`, greatest first.
+
+    Raises:
+        ValueError: If the head is not there, nothing recurs, or the model's scores are no sum of what was written.
+    """
+    (head,) = parse_heads(receiver, n_layers=model.n_layers, n_heads=model.n_heads)
+    prompts = as_prompts(model, prompts)
+    _check_scores(model, prompts, head)
+    senders = find_senders(model, None, [head])
+    found = []
+    for row in range(len(prompts)):  # one at a time: all that was written, at once, is large
+        tokens = prompts.tokens[row : row + 1]
+        targets = attention_targets(tokens, ["prefix_matching"])
+        if len(targets.query):
+            streams = Streams(model, tokens)
+            found.append(_score_shares(streams, senders, head, targets.query, targets.key).cpu())
+    named = [(str(sender), sender) for sender in senders]
+    return _table([*named, ("bias", Sender(-1, -1))], torch.stack(found))
+
+
+def _score_shares(
+    streams: Streams, senders: Sequence[Sender], head: Head, query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+) -> Float[Tensor, " part"]:
+    """On one prompt; the last part is the bias."""
+    model, written = streams.model, torch.cat([part for _, part in written_by(streams, senders)])
+    attention = streams.attention[head.layer]
+    R = relative_rotations(model, range(written.shape[1]))[head.layer]
+    weights = folded_weights(model, head.layer).W_K
+    W_K = weights[key_head(head.head, model.n_heads, len(weights))]
+    with torch.inference_mode():
+        scale = attention_scale(model, head.layer, streams.before[head.layer])
+        read = torch.einsum("cpd,pde->cpe", written.to(model.wide) / scale[0] @ W_K, R)
+        own = attention.k[:, key_head(head.head, model.n_heads, attention.k.shape[1])]  # rotated, biases in
+        every = torch.cat([read, own.to(model.wide)])
+        above = every[:, key] - _mean_of_others(every, query, key)
+        scores = (above * attention.q[0, head.head, query].to(model.wide)).sum((1, 2))
+        return torch.cat([scores[:-1], scores[-1:] - scores[:-1].sum()]) / scores[-1]
+
+
+def _mean_of_others(
+    rows: Float[Tensor, "part pos d_head"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+) -> Float[Tensor, "part pair d_head"]:
+    """Over the query's keys without BOS and the target."""
+    upto = rows[:, 1:].cumsum(1)[:, query - 1]
+    return (upto - rows[:, key]) / (query - 1)[:, None]
+
+
+def _table(named: Sequence[tuple[str, Sender]], per_prompt: Float[Tensor, "prompt part"]) -> pd.DataFrame:
+    """One row a part, the greatest share first."""
+    share, error = mean_and_error(per_prompt)
+    table = pd.DataFrame([(name, *sender) for name, sender in named], columns=pd.Index(["sender", "layer", "head"]))
     table = table.assign(share=share.tolist(), standard_error=error.tolist())
     return table.sort_values("share", ascending=False, ignore_index=True)
 
@@ -70,3 +164,16 @@ def _refuse_mixed_inputs(model: HookedModel) -> None:
     if config is not None and (config.smeared_keys or config.positions == "shortformer"):
         what = "smeared keys" if config.smeared_keys else "positions in queries and keys alone"
         raise ValueError(f"{model.name} has {what}, so what its heads read is not the stream: use patch_paths.")
+
+
+def _check_scores(model: HookedModel, prompts: Prompts, head: Head) -> None:
+    if not goes_through_interface(model) or output_norm(model, 0) is not None:
+        raise ValueError(
+            f"{model.name} attends out of sight of transformers' attention interface or normalises what its heads "
+            "write together, so its scores cannot be split by head."
+        )
+    if head_norm(model, head.layer, "k_norm") is not None:
+        raise ValueError(f"{model.name} normalises its keys, so they are no sum of what they read: use input_shares.")
+    _refuse_mixed_inputs(model)
+    if not len(attention_targets(prompts.tokens, ["prefix_matching"]).query):
+        raise ValueError("No token occurs a second time, so there is no induction target: use repeated_tokens(model).")

@@ -1,8 +1,8 @@
-from .explanation import (
-    Explanation as Explanation,
+from .explaining import (
+    explain as explain,
 )
 from .explanation import (
-    explain as explain,
+    Explanation as Explanation,
 )
 from .search import (
     InductionCircuit as InductionCircuit,

@@ -140,7 +140,7 @@ def explain(
     The sweep is kept in the folder; a run that was cut off goes on from there.
     """
     say("loading libraries and the model …")
-    from induction_lab.circuits.explanation import explain as explain_model
+    from induction_lab.circuits.explaining import explain as explain_model
     from induction_lab.cli.terminal import show_explanation
     from induction_lab.data.prompts import repeated_tokens
     from induction_lab.models.loading import load_model

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from induction_lab.circuits.explanation import VERDICTS, Explanation
+from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.search import InductionCircuit
+from induction_lab.circuits.verdicts import VERDICTS
 from induction_lab.development.phase_change import Rise, onset, rise
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.models.store import NAMED, is_here

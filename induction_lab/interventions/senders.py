@@ -7,14 +7,14 @@ what they contribute adds up to the whole change of its input.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.internals.residual_stream import refuse_hooked_patterns
+from induction_lab.internals.residual_stream import Streams, refuse_hooked_patterns
 from induction_lab.interventions.prepared import PreparedBatch
 from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
 from induction_lab.models.anatomy import goes_through_interface
@@ -103,22 +103,39 @@ def check_patchable(model: HookedModel, method: str) -> None:
 def changes_of_stream(
     model: HookedModel, batch: PreparedBatch, senders: Sequence[Sender]
 ) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
-    """What each sender adds to the stream when it is replaced, less what it adds on its own."""
+    """What each sender adds to the stream when it is replaced, minus what it adds on its own."""
     streams, instead = batch.streams, batch.outputs
+    nothing = torch.zeros((), device=model.device)
+    return _parts(
+        streams,
+        senders,
+        lambda layer: instead.heads.get(layer, nothing) - streams.attention[layer].z,
+        lambda layer: instead.streams.get(layer, nothing) - streams.before[layer],
+    )
+
+
+def written_by(
+    streams: Streams, senders: Sequence[Sender]
+) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
+    """What each sender adds to the stream; an MLP's part has the biases of its layer in it."""
+    return _parts(streams, senders, lambda layer: streams.attention[layer].z, lambda layer: streams.before[layer])
+
+
+def _parts(
+    streams: Streams,
+    senders: Sequence[Sender],
+    outputs: Callable[[int], Float[Tensor, "prompt head pos d_head"]],
+    before: Callable[[int], Float[Tensor, "prompt pos d_model"]],
+) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
+    """Split the stream before each layer, or a change of it, into senders; `outputs` are those of a layer's heads."""
     refuse_hooked_patterns(streams)
-
-    def heads(layer: int) -> Float[Tensor, "prompt head pos d_model"]:
-        z = streams.attention[layer].z
-        W_O = head_weights(model, layer).W_O
-        return (instead.heads.get(layer, torch.zeros((), device=z.device)) - z) @ W_O * residual_factor(model)
-
-    def stream(layer: int) -> Tensor:
-        before = streams.before[layer]
-        return instead.streams.get(layer, torch.zeros((), device=before.device)) - before
-
+    model = streams.model
     for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
         with torch.inference_mode():  # never across a `yield`
-            by_head = heads(layer) if layer >= 0 else stream(0)[:, None]
-            rest = stream(layer + 1) - stream(layer) - by_head.sum(1) if layer >= 0 else by_head[:, 0]
+            if layer >= 0:
+                by_head = outputs(layer) @ head_weights(model, layer).W_O * residual_factor(model)
+                rest = before(layer + 1) - before(layer) - by_head.sum(1)
+            else:
+                by_head, rest = before(0)[:, :0], before(0)
         for sender in same:
             yield sender, by_head[:, sender.head] if sender.head >= 0 else rest

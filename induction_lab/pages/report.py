@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from induction_lab.circuits.explanation import Explanation, explain
+from induction_lab.circuits.explaining import explain
+from induction_lab.circuits.explanation import Explanation
 from induction_lab.data.prompts import ordinary_tokens, repeated_tokens
 from induction_lab.development.following import follow_training
 from induction_lab.development.trajectory import Trajectory

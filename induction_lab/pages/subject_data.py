@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from induction_lab.circuits.explanation import VERDICTS, Explanation
+from induction_lab.circuits.explanation import Explanation
+from induction_lab.circuits.verdicts import LEAST_WRITTEN, VERDICTS
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.pages.packing import lower_triangle, pack
 from induction_lab.pages.subject import Subject, partners
@@ -21,7 +22,6 @@ from induction_lab.scores.profiles import PLACES
 from induction_lab.scores.results import HeadScores
 
 DIGITS = 5
-WRITES = 0.05  # of all that heads write for the right token
 _KINDS = (
     ("induction heads", "prefix_matching", "attend to what followed the current token before"),
     ("previous-token heads", "previous_token", "attend to the token before"),
@@ -77,8 +77,8 @@ def kinds_of_heads(scores: HeadScores) -> list[dict[str, Any]]:
         ):
             order = (sign * values).flatten().argsort(descending=True).tolist()
             heads = [Head(*divmod(int(i), scores.n_heads)) for i in order]
-            heads = [head for head in heads if written > 0 and sign * float(values[head]) >= WRITES * written]
-            meaning = f"write {which} next token with at least {WRITES:.0%} of all that heads write for it"
+            heads = [head for head in heads if written > 0 and sign * float(values[head]) >= LEAST_WRITTEN * written]
+            meaning = f"write {which} next token with at least {LEAST_WRITTEN:.0%} of all that heads write for it"
             found.append(_kind(title, meaning, heads, scores.n_layers))
     return found
 

@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from induction_lab.circuits.explanation import CIRCUIT, Explanation
+from induction_lab.circuits.explanation import Explanation
+from induction_lab.circuits.verdicts import CIRCUIT, LEAST_WRITTEN
 from induction_lab.interventions.effects import Effects
 from induction_lab.plots.style import ACCENT, ARROW, EMPTY, INDUCTION, INK, PREVIOUS, QUIET, bare
 from induction_lab.results.heads import parse_head
@@ -100,7 +101,7 @@ def _draw_circuit(explanation: Explanation, ax: Axes) -> None:
     largest = max((abs(row["effect"]) for row in rows), default=1.0) or 1.0
     for row in rows:
         at, colour = (row["head"], row["layer"]), _VERDICT_COLOURS[row["verdict"]]
-        if row["verdict"] in CIRCUIT and row["logit_attribution"] >= 0.05 * most:
+        if row["verdict"] in CIRCUIT and row["logit_attribution"] >= LEAST_WRITTEN * most:
             _arrow(ax, at, (at[0], top), row["logit_attribution"] / most, _VERDICT_COLOURS["copy"])
         named = row["verdict"] != "bystander"
         size = 3 + (9 * (abs(row["effect"]) / largest) ** 0.5 if named else 0)

@@ -98,17 +98,6 @@ def shared(model, head):
     return head // (model.n_heads // model.n_kv_heads)
 
 
-def test_score_shares_refuse_what_they_cannot_split(llama):
-    with pytest.raises(ValueError, match="no induction target"):
-        score_shares(llama, torch.arange(1, 12)[None], "L1H0")
-    with pytest.raises(ValueError, match="normalises its keys"):
-        model = HookedModel(random_network("qwen3"), name="qwen3")
-        score_shares(model, tokens_of(model), "L1H0")
-    with pytest.raises(ValueError, match="normalise"):
-        model = HookedModel(random_network("gemma2"), name="gemma2")
-        score_shares(model, tokens_of(model), "L1H0")
-
-
 def test_in_the_circuit_by_hand_keys_read_the_previous_token_head_alone(module, circuit):
     one = module.subject(circuit, n_prompts=3)
     shares = module.shares_of(one, 0).assign(model="circuit")

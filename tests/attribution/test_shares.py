@@ -1,0 +1,93 @@
+import pytest
+import torch
+from by_hand import model_of, own_model, tokens_of, z_of
+from families import random_network
+
+from induction_lab import HookedModel, input_shares, patch_paths, score_shares
+from induction_lab.internals.residual_stream import Streams
+from induction_lab.interventions.senders import find_senders, written_by
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+@pytest.mark.parametrize("name", ["plain", "mlp", "llama", "gpt2", "phi", "cohere"])
+def test_shares_add_up_to_one(name, component):
+    shape = {"plain": dict(layer_norm=False), "mlp": dict(layer_norm=True, d_mlp=32)}
+    model = own_model(n_layers=3, **shape[name]) if name in shape else model_of(name)
+    tokens = tokens_of(model)
+    shares = input_shares(model, tokens, (model.n_layers - 1, 1), component, method="mean")
+    assert shares["share"].sum() == pytest.approx(1.0, abs=1e-4)
+    assert shares["share"].is_monotonic_decreasing and shares["share"].abs().max() < 50
+    assert len(shares) == 1 + (model.n_layers - 1) * (model.n_heads + has_mlps(model))
+
+
+def has_mlps(model):
+    return not getattr(model.hooked.cfg, "attn_only", False)
+
+
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+def test_shares_are_inner_products_with_the_whole_change_of_the_input(component):
+    """Without LayerNorm the input is linear in the stream: its change is that of the whole stream, sender by sender."""
+    model = own_model(layer_norm=False, positions="none", n_layers=2)
+    tokens, others = tokens_of(model), tokens_of(model, seed=1)
+    z, other = z_of(model, tokens), z_of(model, others)
+    network = model.network
+    W = getattr(network.blocks[1].attn, f"W_{component.upper()}")[2].detach()
+    found = {}
+
+    def keep(x, hook):
+        found.setdefault(hook.name, []).append(x[:, :, 2])
+
+    with torch.no_grad():
+        for prompts in (tokens, others):
+            network.run_with_hooks(prompts, fwd_hooks=[(f"blocks.1.attn.hook_{component}", keep)])
+    before, after = found[f"blocks.1.attn.hook_{component}"]
+    whole = after - before
+    with torch.no_grad():
+        parts = {"embed": (network.W_E[others] - network.W_E[tokens]) @ W}
+        for head in range(3):
+            parts[f"L0H{head}"] = (other[0] - z[0])[:, :, head] @ network.blocks[0].attn.W_O[head] @ W
+    torch.testing.assert_close(sum(parts.values()), whole, atol=1e-4, rtol=1e-4)
+    shares = input_shares(model, tokens, "L1H2", component, method="resample", reference=others).set_index("sender")
+    for sender, part in parts.items():
+        per_prompt = (part * whole).sum((1, 2)) / whole.square().sum((1, 2))
+        assert shares.loc[sender, "share"] == pytest.approx(float(per_prompt.mean()), abs=1e-4)
+        assert shares.loc[sender, "standard_error"] == pytest.approx(float(per_prompt.std()) / 3**0.5, abs=1e-4)
+    assert "MLP0" not in shares.index  # there is none
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "granite", "bundled"])
+def test_what_all_senders_wrote_is_the_stream(name):
+    model = model_of(name)
+    streams = Streams(model, tokens_of(model))
+    written = dict(written_by(streams, find_senders(model, None, [])))
+    torch.testing.assert_close(sum(written.values()), streams.before[-1], atol=1e-5, rtol=1e-5)
+    assert len(written) == 1 + model.n_layers * (model.n_heads + has_mlps(model))
+
+
+@pytest.mark.parametrize("name", ["llama", "bundled"])
+def test_scores_have_a_row_for_each_sender_and_one_for_the_biases(name):
+    model = model_of(name)
+    shares = score_shares(model, tokens_of(model), "L1H2")
+    expected = {"embed", "bias", *(f"L0H{head}" for head in range(model.n_heads)), *(["MLP0"] * has_mlps(model))}
+    assert set(shares["sender"]) == expected and len(shares) == len(expected)
+    assert shares["share"].sum() == pytest.approx(1.0, abs=1e-6) and shares["share"].is_monotonic_decreasing
+
+
+def test_score_shares_refuse_what_they_cannot_split(llama):
+    with pytest.raises(ValueError, match="no induction target"):
+        score_shares(llama, torch.arange(1, 12)[None], "L1H0")
+    with pytest.raises(ValueError, match="normalises its keys"):
+        model = HookedModel(random_network("qwen3"), name="qwen3")
+        score_shares(model, tokens_of(model), "L1H0")
+    with pytest.raises(ValueError, match="normalise"):
+        model = HookedModel(random_network("gemma2"), name="gemma2")
+        score_shares(model, tokens_of(model), "L1H0")
+
+
+@pytest.mark.parametrize("shape", [dict(smeared_keys=True), dict(positions="shortformer")])
+def test_shares_are_refused_where_heads_read_more_than_the_stream(shape):
+    model = own_model(**shape)
+    for function in (input_shares, score_shares):
+        with pytest.raises(ValueError, match="so what its heads read is not the stream: use patch_paths"):
+            function(model, tokens_of(model), "L1H0")
+    assert len(patch_paths(model, tokens_of(model), "L1H0").table)
