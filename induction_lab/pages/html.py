@@ -18,6 +18,11 @@ from induction_lab.runtime.optional import library
 from induction_lab.scores.definitions import words
 
 FOLDER = Path(__file__).parent / "assets"
+# Files of assets/js, a panel each, in the order in which they are joined: what runs at once needs what stands above it.
+SCRIPTS = (
+    "data", "state", "drawing", "losses", "map", "table", "head", "attention", "circuit", "training", "comparison",
+    "download", "start",
+)  # fmt: skip
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 SOURCES = (
     ("N. Elhage et al. (2021), A Mathematical Framework for Transformer Circuits",
@@ -51,7 +56,6 @@ def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
     import plotly.offline
     from markupsafe import Markup
 
-    files = {name: (FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -63,11 +67,17 @@ def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
         models=[_summary(subject) for subject in subjects],
         words={name: words(name) for subject in subjects for name in subject.scores.scores},
         sources=SOURCES,
-        style=Markup(files["report.css"]),
-        script=Markup(files["report.js"]),
+        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script()),
         plotly=Markup(plotly.offline.get_plotlyjs().replace("</script", "<\\/script")),
         data=Markup(as_script(data)),
     )
+
+
+def script() -> str:
+    """The files of `SCRIPTS` joined in one closure: they share their names, and a page from disk needs no server."""
+    panels = [(FOLDER / "js" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return "\n".join(['(() => {\n"use strict";\n', *panels, "})();\n"])
 
 
 def as_script(data: Any) -> str:

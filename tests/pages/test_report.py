@@ -32,7 +32,7 @@ from induction_lab import (
     write_report,
 )
 from induction_lab.pages.head_views import head_views, token_names, worth_showing
-from induction_lab.pages.html import as_script
+from induction_lab.pages.html import FOLDER, SCRIPTS, as_script, script
 from induction_lab.pages.packing import lower_triangle, pack, unpack
 from induction_lab.pages.report import labels
 from induction_lab.pages.subject import ReportPlan, measure, partners
@@ -182,6 +182,13 @@ def test_kinds_count_heads_and_say_where_they_are(subject):
 def test_data_may_stand_in_a_script_element_whatever_they_hold():
     text = as_script({"a": "</script><!-- & \u2028 \u2029 é"})
     assert not set("<>&\u2028\u2029") & set(text) and json.loads(text)["a"].endswith("é")
+
+
+def test_every_script_is_joined_once_and_none_takes_another_s_name():
+    assert sorted(SCRIPTS) == sorted(path.stem for path in (FOLDER / "js").iterdir())
+    names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", script(), re.MULTILINE)
+    assert "drawMap" in names and len(names) == len(set(names))
+    assert script().startswith("(() => {") and script().endswith("})();\n")
 
 
 def test_a_page_is_one_file_that_names_models_and_tokens_as_text(tmp_path, bundled):
