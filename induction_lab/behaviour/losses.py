@@ -95,7 +95,7 @@ def token_losses(
 
 
 def losses_on(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt predicted"]:
-    """The same of any number of prompts, a few at a time."""
+    """Loss per predicted token of any number of prompts in nats, read a few prompts at a time; NaN at padding."""
     size = max(1, TOKENS_A_BATCH // prompts.tokens.shape[1])
     batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     return torch.cat([token_losses(model, batch, model.hidden(batch.tokens)) for batch in batches])

@@ -1,4 +1,4 @@
-"""The right next tokens of prompts: which they are, where copying gives them, and means over such positions."""
+"""The right next tokens of prompts: which they are, and where copying gives them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def next_tokens(prompts: Prompts) -> Int[Tensor, "prompt pos"]:
 
 
 def check_answers(model: HookedModel, prompts: Prompts, answers: Tensor) -> Int[Tensor, "prompt pos"]:
-    """Answers as a user gives them.
+    """Check answers that a user gives, one a position, and bring them to the CPU.
 
     Raises:
         ValueError: If they are no token ids in the shape of the prompts' tokens, or `NO_ANSWER` everywhere.

@@ -1,6 +1,6 @@
 """The command `induction-lab`: score a model, find and explain its circuit, list and bring models, draw scores.
 
-Training and following it: `cli_training`; the page to look at: `cli_report`; sweeps over models: `cli_sweep`.
+Each module beside this one holds some of the commands.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Format(StrEnum):
 
 
 def stem(name: str) -> str:
-    """A name as files can be called."""
+    """A name with all characters replaced that a file's name should not have."""
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
 
 
@@ -81,7 +81,7 @@ def deliver(
 
 
 def counted(n: int, noun: str) -> str:
-    """`1 cell`, `2 cells`."""
+    """A number with its noun: `1 cell`, `2 cells`."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 

@@ -139,7 +139,7 @@ def _show_costs(costs: Any, left_out: list[str], *, each: bool) -> None:
 
 
 def _by_measurement(costs: Any) -> Any:
-    """The same, one row a model and measurement."""
+    """Costs added up to one row a model and measurement."""
     return costs.groupby(["model", "measurement"], as_index=False).agg(
         snapshots=("snapshot", "nunique"),
         cells=("done", "size"),

@@ -177,7 +177,7 @@ def show_trajectory(trajectory: Trajectory, score: str, *, rows: int = 14) -> No
 
 
 def show_files(paths: Sequence[Path], *, err: bool = False) -> None:
-    """Where the files went; on standard error where standard output carries data."""
+    """List the files that were written; on standard error where standard output carries data."""
     out = Console(stderr=err, highlight=False)
     out.print("\nwritten:")
     for path in paths:
@@ -185,7 +185,7 @@ def show_files(paths: Sequence[Path], *, err: bool = False) -> None:
 
 
 def show_line(text: str) -> None:
-    """One line for people."""
+    """Print one line of text."""
     Console(highlight=False).print(escape(text), soft_wrap=True)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from induction_lab.behaviour.losses import loss_derivative, losses_on
 from induction_lab.behaviour.metrics import Metric, icl_score
 from induction_lab.data.prompts import Prompts, ordinary_tokens, repeated_tokens
-from induction_lab.development.trajectory import Rows
+from induction_lab.development.rows import Rows
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import DEFINITIONS_VERSION, about_prompts
 from induction_lab.results.statistics import error_where_known
@@ -165,7 +165,7 @@ class Evaluation:
         }
 
     def measure(self, model: HookedModel, rows: Rows) -> Rows:
-        """Add all that is measured of a model; what it has not, or what is not finite, to `rows.left_out`."""
+        """Add all measurements of a model; what it does not allow, or is not finite, goes to `rows.left_out`."""
         if not all(bool(parameter.isfinite().all()) for parameter in model.network.parameters()):
             rows.left_out["everything"] = "its weights are not finite"
             return rows

@@ -15,7 +15,8 @@ import pandas as pd
 
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.development.evaluation import Evaluation, TextLosses, default_prompts
-from induction_lab.development.trajectory import Rows, Trajectory, empty_table
+from induction_lab.development.rows import Rows, empty_table
+from induction_lab.development.trajectory import Trajectory
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import versions, weights_sha256
 from induction_lab.results.tables import check_suffix

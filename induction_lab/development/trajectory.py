@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.development.rows import COLUMNS, typed
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable
-
-COLUMNS = ("run", "step", "prompts", "metric", "layer", "head", "index", "value", "standard_error")
-_WHOLE, _NAMES = ("layer", "head", "index"), ("run", "prompts", "metric")
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,7 +143,7 @@ class Trajectory(Loadable):
 
     @classmethod
     def _from_table(cls, table: pd.DataFrame, facts: dict[str, Any]) -> Trajectory:
-        return super()._from_table(_typed(table), facts)
+        return super()._from_table(typed(table), facts)
 
     @staticmethod
     def join(trajectories: Sequence[Trajectory]) -> Trajectory:
@@ -184,77 +182,8 @@ class Trajectory(Loadable):
         return int(largest) + 1
 
 
-class Rows:
-    """Rows of one checkpoint, gathered and then made a table at once; numbers that are not finite become no row."""
-
-    def __init__(self, run: str, step: int) -> None:
-        """Nothing yet."""
-        self.run, self.step = run, step
-        self.left_out: dict[str, str] = {}
-        self._parts: list[tuple[str, str, Any, Any, Any, Any, Any]] = []
-
-    def add_heads(
-        self,
-        prompts: str,
-        metric: str,
-        values: Float[Tensor, "layer head"],
-        errors: Float[Tensor, "layer head"] | float = float("nan"),
-    ) -> None:
-        """A number for each head."""
-        layer, head = np.indices(values.shape)
-        self._add(prompts, metric, layer, head, np.full(values.shape, -1), values, errors)
-
-    def add_indexed(
-        self,
-        prompts: str,
-        metric: str,
-        index: Int[Tensor, " index"],
-        values: Float[Tensor, " index"],
-        errors: Float[Tensor, " index"] | float = float("nan"),
-    ) -> None:
-        """A number for each index."""
-        none = np.full(values.shape, -1)
-        self._add(prompts, metric, none, none, index.numpy(), values, errors)
-
-    def add_one(self, prompts: str, metric: str, value: float, error: float = float("nan")) -> None:
-        """A number for the whole model."""
-        none = np.full(1, -1)
-        self._add(prompts, metric, none, none, none, torch.tensor([value]), error)
-
-    def table(self) -> pd.DataFrame:
-        """All of them, typed."""
-        if not self._parts:
-            return empty_table()
-        counts = [len(part[-1]) for part in self._parts]
-        columns: dict[str, Any] = {"run": self.run, "step": self.step}
-        for name, parts in zip(COLUMNS[2:], zip(*self._parts, strict=True), strict=True):
-            joined = np.repeat(parts, counts) if name in _NAMES else np.concatenate(parts)
-            columns[name] = pd.arrays.IntegerArray(joined, joined < 0) if name in _WHOLE else joined
-        return pd.DataFrame(columns)
-
-    def _add(self, prompts: str, metric: str, layer: Any, head: Any, index: Any, values: Tensor, errors: Any) -> None:
-        value = values.detach().double().cpu().numpy().ravel()
-        spread = errors.detach().double().cpu().numpy() if isinstance(errors, Tensor) else np.full(value.shape, errors)
-        keep = np.isfinite(value)
-        if not keep.any():
-            self.left_out[f"{metric} on {prompts}"] = "no finite number"
-            return
-        whole = (x.ravel()[keep].astype(np.int64) for x in (layer, head, index))
-        self._parts.append((prompts, metric, *whole, value[keep], spread.ravel()[keep]))
-
-
-def empty_table() -> pd.DataFrame:
-    """No rows, and the right columns."""
-    return _typed(pd.DataFrame({name: [] for name in COLUMNS}))
-
-
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    types: Any = {name: "Int64" for name in _WHOLE} | {name: "str" for name in _NAMES}
-    return table.astype(types | {"step": "int64", "value": "float64", "standard_error": "float64"})
-
-
 def _which(metric: str, name: str, rows: Any) -> str:
-    """What to ask for, where a number a head or an index was asked for wrongly."""
+    """The message for `series` asked without a head or index that it needs, or with one that it has not."""
     if rows[name].isna().all():
         return f"{metric} has no number for each {'head' if name == 'layer' else 'index'}."
     if name == "index":

@@ -71,7 +71,7 @@ def write_report(
     if not several:
         raise ValueError("At least one model is wanted, got none.")
     explained, followed = dict(explanations or {}), dict(trajectories or {})
-    _check_names(several, explained, "an explanation", followed, "a trajectory")
+    _check_names(several, {"an explanation": explained, "a trajectory": followed})
     loaded = [_last(shown) for shown in several]
     period = min(_room(model) for model in loaded) if period is None else period
     plan = ReportPlan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate)
@@ -124,9 +124,10 @@ def _room(model: HookedModel) -> int:
     return max(1, min(PERIOD, tokens, PERIOD if model.n_ctx is None else (model.n_ctx - 1) // 2))
 
 
-def _check_names(models: Sequence[Shown], *given: Any) -> None:
+def _check_names(models: Sequence[Shown], given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse results (by kind, then by model name) of models that the report is not on."""
     names = {str(model.name) for model in models}
-    for found, what in zip(given[::2], given[1::2], strict=True):
+    for what, found in given.items():
         other = sorted(set(found) - names)
         if other:
             raise ValueError(f"There is {what} of {', '.join(other)}; the report is on {', '.join(sorted(names))}.")

@@ -61,7 +61,7 @@ def plot_effects(
 
 
 def plot_explanation(explanation: Explanation) -> Figure:
-    """The circuit on the left: who tells whose keys what, who writes the answer; how much it explains on the right."""
+    """The circuit: paths into keys, and heads that write the right token; beside it how much the circuit explains."""
     height = 3.0 + min(4.0, 0.19 * explanation.n_layers)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, height), layout="constrained", width_ratios=(2.4, 1))
     _draw_circuit(explanation, left)

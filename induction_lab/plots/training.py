@@ -217,7 +217,7 @@ def group_runs(runs: Sequence[str], groups: Mapping[str, str] | None = None) -> 
 def values_over_training(
     trajectory: Trajectory, metric: str, *, prompts: str | None = None, index: int | None = None
 ) -> pd.Series:
-    """A metric by step: of the best head where each has one."""
+    """A metric by step; of the best head where each head has a number."""
     if _is_of_heads(trajectory, metric) and index is None:
         return trajectory.best(metric, prompts=prompts)
     return trajectory.series(metric, prompts=prompts, index=index)
@@ -240,7 +240,7 @@ def _draw_path(ax: Axes, path: pd.DataFrame, colour: str, *, above: int = 2, lw:
 
 
 def _edges(ax: Axes, steps: np.ndarray) -> np.ndarray:
-    """Between the steps as they are drawn, and the first and last themselves."""
+    """Edges of cells around steps: halfway between two on the drawn scale, and the first and last step themselves."""
     scale = ax.xaxis.get_transform()
     places = scale.transform(steps)
     inner = scale.inverted().transform((places[1:] + places[:-1]) / 2)

@@ -58,7 +58,7 @@ def step_axis(ax: Axes, steps: Any) -> None:
 
 
 def value_axis(ax: Axes, metric: str, values: np.ndarray) -> None:
-    """The metric's own range where the values stay within it."""
+    """Give y the metric's own range where all values lie within it."""
     low, high = score_range(metric, values)
     if metric not in _UNITS and not metric.startswith("composition"):
         if np.nanmin(values) >= low - 0.02 and np.nanmax(values) <= high + 0.02:

@@ -158,7 +158,7 @@ def note(ax: Axes, text: str) -> None:
 
 
 def _name_cells(figure: Figure, axes: Any, rows: list[str], columns: list[str], cells: Mapping[Any, Any]) -> None:
-    """Columns and rows are told above each cell."""
+    """Write its row, column and number of runs above each cell."""
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             n = len(cells.get((row, column), []))

@@ -11,7 +11,7 @@ import torch
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """So many threads of the processor inside, as many as before after."""
+    """Let torch use so many threads inside the block; afterwards as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

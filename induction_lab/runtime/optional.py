@@ -1,4 +1,4 @@
-"""Packages that only some of this needs: imported when they are, with what to install where they are not there."""
+"""Optional packages: imported when they are first needed; an error says what to install where one is missing."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def progress_bar(total: int, description: str, *, shown: bool, done: int = 0) ->
     from rich.text import Text
 
     class TimeLeft(ProgressColumn):
-        """At the mean speed so far: what comes in bursts would mislead an estimate from the last seconds."""
+        """Time left at the mean speed since the start: bursts of work mislead estimates from the last seconds."""
 
         def render(self, task: Task) -> Text:
             steps, left = task.completed - done, (task.total or 0) - task.completed

@@ -122,11 +122,11 @@ class CellFiles:
         return self.path / f"model={folder_name(cell.snapshot.model)}" / f"{cell.key}.parquet"
 
     def failure_file(self, cell: Cell) -> Path:
-        """Where it is kept what went wrong with it."""
+        """Where a cell's error is kept."""
         return self.path / FAILED / f"{cell.place_key}.json"
 
     def finished(self, cells: Iterable[Cell]) -> tuple[list[Cell], list[Path]]:
-        """Those cells whose files are whole, to the last page, and files under the names of others that are not."""
+        """Cells whose files are whole to the last page, and the files of the other cells that are damaged."""
         done, damaged = [], []
         there = [(cell, path) for cell in cells if (path := self.file(cell)).exists()]
         with ThreadPoolExecutor() as pool:
@@ -181,7 +181,7 @@ class CellFiles:
 
 
 def mark_as_asked_for(paths: Iterable[Path]) -> None:
-    """Where one place of a sweep was measured in several ways, the last asked for counts (see `latest`)."""
+    """Give files the time of now: of several measurements of one place in a sweep the newest counts (see `latest`)."""
     for path in paths:
         try:
             os.utime(path)
@@ -190,7 +190,7 @@ def mark_as_asked_for(paths: Iterable[Path]) -> None:
 
 
 def latest(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Of the files of each place the one last asked for, and files that are damaged or not a sweep's."""
+    """For each place in a sweep the file last asked for; and the files that are damaged or of something else."""
     newest: dict[str, tuple[int, Path]] = {}
     damaged = []
     for path in paths:

@@ -52,20 +52,20 @@ class Estimates:
         self._medians = {alike: statistics.median(each) for alike, each in seconds.items()}
 
     def parameters(self, snapshot: Snapshot) -> int:
-        """How many it has, about; 0 where nothing tells."""
+        """How many parameters a snapshot has, about; 0 where nothing tells."""
         if snapshot.model not in self._parameters:
             self._parameters[snapshot.model] = _counted(snapshot) or _as_named(snapshot.source)
         return self._parameters[snapshot.model]
 
     def need(self, cell: Cell) -> Need:
-        """What a worker must have for it."""
+        """What a worker must have to measure a cell."""
         parameters = self.parameters(cell.snapshot)
         each = _AS_STORED if cell.dtype == "auto" else getattr(torch, cell.dtype).itemsize
         memory = LOADED + 1.2 * parameters * each if parameters else 0
         return Need(parameters, min(8, 1 + parameters // 10**9), int(memory))
 
     def seconds(self, cell: Cell) -> float:
-        """How long it takes once the model is there; NaN where nothing tells."""
+        """Seconds to measure a cell once its model is loaded, about; NaN where nothing tells."""
         alike = (cell.snapshot.model, cell.name, cell.prompts_name)
         if alike in self._medians:
             return self._medians[alike]
@@ -74,13 +74,13 @@ class Estimates:
         return 0.02 + operations / RATE if parameters else math.nan
 
     def loading(self, cell: Cell) -> float:
-        """How long its model takes to come from the disk; NaN where nothing tells."""
+        """Seconds to load a cell's model from the disk, about; NaN where nothing tells."""
         parameters = self.parameters(cell.snapshot)
         return 4 * parameters / DISK if parameters else math.nan
 
 
 def _counted(snapshot: Snapshot) -> int:
-    """From weights that are here."""
+    """Parameters of a snapshot, counted in weight files on this disk; 0 where there are none."""
     if snapshot.is_run:
         files = weight_files(checkpoint_folder(Path(snapshot.source), snapshot.step or 0))
     else:
@@ -100,6 +100,6 @@ def _in_file(path: Path) -> int:
 
 
 def _as_named(name: str) -> int:
-    """Names such as pythia-70m and Llama-3-8B tell."""
+    """Parameters by a name such as pythia-70m or Llama-3-8B; 0 where the name says nothing."""
     found = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)([mb])(?![a-z])", name.lower())
     return int(float(found[-1][0]) * {"m": 1e6, "b": 1e9}[found[-1][1]]) if found else 0

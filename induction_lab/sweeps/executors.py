@@ -1,4 +1,4 @@
-"""Where the cells of a sweep are measured: here, or in processes of this machine. On many machines: `ray_executor`.
+"""Where the cells of a sweep are measured: here, or in processes of this machine. On many machines: `ray_cluster`.
 
 An executor takes chunks (cells of one snapshot, which are worth being together because its weights come once) and
 yields what becomes of each cell, in any order. Closing it early stops the work.
@@ -72,7 +72,7 @@ def run_in_processes(chunks: Sequence[Chunk], *, workers: int, on_flight: OnFlig
 
 
 def try_again(chunk: Chunk, lost: Counter[str]) -> tuple[list[Outcome], list[Chunk]]:
-    """Of cells whose worker died: those that have had their tries, as failures, and each other one by itself."""
+    """Cells whose worker died: failures of those tried too often, and the others to try again, one a chunk."""
     lost.update(cell.key for cell in chunk)
     reason = f"its worker died {TRIES_AGAIN + 1} times: killed, or out of memory"
     failed = [Outcome(cell, None, {}, reason) for cell in chunk if lost[cell.key] > TRIES_AGAIN]
@@ -94,7 +94,7 @@ def _submit(
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes that are started here do not hear Ctrl-C, not even before they have read what they are to do."""
+    """Processes started inside the block ignore Ctrl-C from the first moment; the one that starts them hears it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -106,7 +106,7 @@ def _deaf() -> Iterator[None]:
 
 
 def _start_worker(watched: Any) -> None:
-    """One thread for the numbers; another that ends the process when nobody wants them any more."""
+    """Compute with one thread; another ends the process when the one that started it lets go of the pipe, or dies."""
     import torch
 
     torch.set_num_threads(1)

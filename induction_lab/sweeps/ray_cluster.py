@@ -90,7 +90,7 @@ def resources(need: Need, device: str | None, nodes: Sequence[Mapping[str, Any]]
 
 
 def _after(error: Exception, chunk: Chunk, lost: Counter[str]) -> tuple[list[Outcome], list[Chunk]]:
-    """Ray has tried as often as it was to: cells that were together are tried one by one, then given up."""
+    """After Ray's own retries: cells of a chunk are tried one by one, then given up."""
     if len(chunk) > 1:
         return try_again(chunk, lost)
     said = " ".join(str(error).split())

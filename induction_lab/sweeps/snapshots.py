@@ -40,7 +40,7 @@ class SweepModel:
     steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Refuse labels, revisions and steps that no model can have."""
         label = self.label or (Path(self.name).name if Path(self.name).exists() else self.name)
         object.__setattr__(self, "label", label)
         if not 0 < len(folder_name(label)) <= _LONGEST:
@@ -62,11 +62,11 @@ class SweepModel:
 
     @property
     def is_local(self) -> bool:
-        """Whether its weights are on this disk and no other's to change."""
+        """Whether its weights are on this disk, and not on a hub where they may change."""
         return self.is_run or isinstance(store.locate(self.name), Path)
 
     def snapshots(self) -> list[Snapshot]:
-        """What it comes down to, with the fingerprints of weights that are here."""
+        """Its snapshots, each one set of weights, with fingerprints of weights on this disk."""
         if self.is_run:
             folder = Path(self.name).expanduser().absolute()
             steps = self.steps or tuple(Run(folder).steps)

@@ -127,7 +127,7 @@ class Keeper:
             self._look()
 
     def keep(self, step: int) -> None:
-        """Write what this step calls for: the weights at checkpoints, and at times the means to go on."""
+        """Write what is due at this step: weights at checkpoints; from time to time all that resuming takes."""
         checkpoint = step in self.wanted
         if not checkpoint and time.monotonic() - self.kept_at < _RESUME_SECONDS:
             return

@@ -107,7 +107,7 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen letters that differ where anything in it does."""
+        """A hash of the whole recipe, 16 letters."""
         return hashlib.sha256(self.to_toml().encode()).hexdigest()[:16]
 
 

@@ -130,7 +130,7 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 @contextmanager
 def writes(folder: Path, step: int) -> Iterator[None]:
-    """Anything that goes wrong in writing is one error that says where the run can go on from."""
+    """Turn any error in writing a run into one that says at which step, and how to go on."""
     try:
         yield
     except (OSError, SafetensorError, ValueError) as error:
@@ -142,7 +142,7 @@ def writes(folder: Path, step: int) -> Iterator[None]:
 
 
 def begin(recipe: Recipe, folder: Path) -> Run:
-    """The run in this folder, new or of the same recipe."""
+    """Begin a run in a folder, or open the one of the same recipe that is there."""
     path = folder / RECIPE
     _sweep(folder)
     if path.exists():
@@ -170,7 +170,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _part_of(name: str) -> str:
-    """Files under the names that `writing` gives them until they are whole."""
+    """A pattern for the temporary names that `writing` gives a file until it is whole."""
     return f".{Path(name).stem}-*{Path(name).suffix}"
 
 
@@ -188,7 +188,7 @@ def _difference(one: Recipe, other: Recipe) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else trains into this folder meanwhile; the lock dies with its process."""
+    """Keep other processes from training into this folder inside the block; the lock dies with its process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=0):

@@ -90,7 +90,7 @@ class TrainingPlan:
 
 
 class Update(NamedTuple):
-    """What one update saw, still on the device."""
+    """Loss and gradient norm of one update, still on the device."""
 
     loss: Tensor
     gradient_norm: Tensor

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from induction_lab.development.loss_space import loss_paths, pivot
-from induction_lab.development.trajectory import COLUMNS, Trajectory
+from induction_lab.development.rows import COLUMNS
+from induction_lab.development.trajectory import Trajectory
 
 TEXTS = {"tokens_sha256": "a", "n_token_losses": 30, "seed": 0}
 

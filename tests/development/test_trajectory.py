@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from induction_lab.development.trajectory import COLUMNS, Rows, Trajectory, empty_table
+from induction_lab.development.rows import COLUMNS, Rows, empty_table
+from induction_lab.development.trajectory import Trajectory
 
 
 def checkpoint(run, step, *, scale=1.0):

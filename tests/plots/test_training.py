@@ -20,7 +20,7 @@ from induction_lab import (
     save_animation,
 )
 from induction_lab.development.phase_change import Rise, rise, rise_time
-from induction_lab.development.trajectory import Rows
+from induction_lab.development.rows import Rows
 from induction_lab.plots.style import LINES
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 100, 128)

@@ -3,7 +3,7 @@
 import torch
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel, Trajectory
-from induction_lab.development.trajectory import Rows
+from induction_lab.development.rows import Rows
 
 HOSTILE = "<script>document.title='taken'</script>"
 
