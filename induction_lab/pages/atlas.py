@@ -1,4 +1,4 @@
-"""The atlas of a sweep: one HTML page that works offline, drawn with Plotly from what `load_sweep` gives."""
+"""The atlas of a sweep: one HTML page that works offline, with Plotly figures of what `load_sweep` returns."""
 
 from __future__ import annotations
 
@@ -17,32 +17,7 @@ from induction_lab.sweeps.summaries import formation, head_map, head_rows, induc
 
 _COLUMNS = 4
 _COLOURS = (*OKABE_ITO, "#7f7f7f", "#000000")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
-h1 { overflow-wrap: anywhere } .wide { overflow-x: auto } .wide > div { min-width: 620px }
-table { border-collapse: collapse } th, td { text-align: right; padding: .2em .8em; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>{{ n_cells }} cell{{ "s" if n_cells != 1 }} of {{ n_models }} model{{ "s" if n_models != 1 }}. Score: {{ score }};
-a head counts from {{ threshold }} on. Means over prompts ({{ prompts | join(", ") }}) and seeds; bars reach from the
-lowest to the highest of them.</p>
-{% for heading, words, figure in figures %}
-<h2>{{ heading }}</h2><p>{{ words }}</p>
-{% if figure %}
-<div class="wide" tabindex="0" role="group" aria-label="{{ heading }}">{{ figure | safe }}</div>
-{% endif %}
-{% endfor %}
-<h2>In numbers</h2>
-<div class="wide" tabindex="0" role="group" aria-label="In numbers">
-<table><tr>{% for name in table[0] %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in table[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-</body></html>
-"""
+_TEMPLATE = Path(__file__).parent / "assets" / "atlas.html.j2"
 
 
 def write_atlas(
@@ -56,14 +31,15 @@ def write_atlas(
     """Draw the head map of each model, score against depth, induction heads against size and step, when they form.
 
     Args:
-        frame: What `load_sweep` gives.
-        path: The page, `.html`.
-        score: Of heads.
-        threshold: From where on a head counts as an induction head.
-        title: Of the page.
+        frame: The table that `load_sweep` returns.
+        path: File to write, `.html`.
+        score: Name of the head score that is drawn and counted by.
+        threshold: Least score at which a head counts as an induction head.
+        title: Heading of the page.
 
     Raises:
-        ValueError: If the score was not measured, Plotly or Jinja is not installed, or the page cannot be written.
+        ValueError: If `path` is no `.html` file or cannot be written, `threshold` is not finite, the score was not
+            measured, or Plotly or Jinja is not installed.
     """
     path = Path(path)
     if path.suffix != ".html":
@@ -88,7 +64,7 @@ def write_atlas(
     if len(formed):
         drawn.append(("Over training", "Induction heads at each snapshot.", _training(go, counts, look)))
         drawn.append(("When they form", _formed_in_words(formed, threshold), _formation(go, formed)))
-    template = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(
         title=title,
         n_cells=frame["cell"].nunique(),
@@ -105,7 +81,7 @@ def write_atlas(
 
 
 def _formed_in_words(formed: pd.DataFrame, threshold: float) -> str:
-    """What the figure shows, and who is missing from it."""
+    """The words above the formation figure: what a dot and its bar are, and which models formed no such head."""
     never = formed.loc[formed["formed"] == 0, "model"].tolist()
     said = []
     if len(never) < len(formed):
@@ -118,7 +94,7 @@ def _formed_in_words(formed: pd.DataFrame, threshold: float) -> str:
 
 
 def _div(figure: Any, i: int) -> str:
-    """A figure as HTML, the first with Plotly itself. Data go in as JSON in which no tag can end the script."""
+    """Figure `i` as HTML, the first with Plotly's own code. Data are escaped JSON: no tag in them ends the script."""
     below = {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0}
     figure.update_layout(template="plotly_white", margin={"l": 60, "r": 20, "t": 40, "b": 50}, legend=below)
     how = {"responsive": True, "displayModeBar": False}
@@ -126,7 +102,7 @@ def _div(figure: Any, i: int) -> str:
 
 
 def _text(name: Any, most: int = 60) -> str:
-    """A name as Plotly shows it letter by letter: its texts are read as HTML."""
+    """A name escaped, because Plotly reads texts as HTML, and shortened in its middle to `most` characters."""
     text = str(name)
     return html.escape(text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}")
 
@@ -196,13 +172,13 @@ def _training(go: Any, counts: pd.DataFrame, look: dict[str, str]) -> Any:
 
 
 def _whole(highest: Any) -> dict[str, Any]:
-    """An axis of counts, from 0, with whole numbers."""
+    """A y axis for counts of induction heads: from 0 to just above the largest, ticks at whole numbers."""
     most = max(1.0, float(highest.max()))
     return {"title": "induction heads", "range": [-0.04 * most, 1.08 * most], "tick0": 0, "dtick": 1 + int(most) // 8}
 
 
 def _formation(go: Any, formed: pd.DataFrame) -> Any:
-    """None where nothing formed."""
+    """The step at which each model's induction heads form, with its range; None if none formed in any model."""
     known: Any = formed.dropna(subset=["step"])
     if known.empty:
         return None
@@ -215,6 +191,7 @@ def _formation(go: Any, formed: pd.DataFrame) -> Any:
 
 
 def _bars(table: pd.DataFrame, middle: str) -> dict[str, Any]:
+    """Plotly's error bars from column `lowest` to column `highest` around column `middle`."""
     up, down = (table["highest"] - table[middle]).tolist(), (table[middle] - table["lowest"]).tolist()
     return {"type": "data", "array": up, "arrayminus": down}
 
@@ -233,7 +210,7 @@ def _numbers(counts: pd.DataFrame, formed: pd.DataFrame) -> list[list[str]]:
 
 
 def _first_step(when: Any) -> str:
-    """From the snapshot before the first draw that formed to the last that did."""
+    """The steps between which induction heads form: the snapshot before the earliest draw, to that of the latest."""
     if not when["formed"]:
         return "–"
     if math.isnan(when["after"]):

@@ -1,6 +1,6 @@
-"""What there is to see of single heads: their patterns on two prompts, how much each source could say, their names.
+"""Single heads on short prompts: attention patterns, how much a head could write from each source, tokens as text.
 
-Patterns are materialised here, so for the heads that are looked at, on short prompts.
+Whole patterns are held in memory here, so only those of the heads that are shown, on prompts of a few dozen tokens.
 """
 
 from __future__ import annotations
@@ -36,9 +36,15 @@ class HeadView(NamedTuple):
 
 
 def worth_showing(scores: HeadScores, *, also: Sequence[Head] = (), each: int = EACH, most: int = MOST) -> list[Head]:
-    """The `each` best heads of each kind, the best of every kind first, then those in `also`; `most` in all.
+    """The heads with the highest scores of each kind in `KINDS`, then those in `also`.
 
-    Of logit attribution the largest either way: heads that write against the right token are worth a look too.
+    By logit attribution heads rank by absolute value: those that write against the right token are shown too.
+
+    Args:
+        scores: Scores of every head; where none of `KINDS` is among them, their first score ranks the heads.
+        also: Heads to append, such as those of a circuit.
+        each: How many heads each kind contributes; the best of every kind come before the second-best of any.
+        most: How many heads are returned at most.
     """
     ranked: list[list[Head]] = []
     for kind in KINDS:
@@ -55,10 +61,13 @@ def worth_showing(scores: HeadScores, *, also: Sequence[Head] = (), each: int = 
 def head_views(
     model: HookedModel, heads: Sequence[Head], prompts: Mapping[str, Prompts]
 ) -> dict[Head, dict[str, HeadView]]:
-    """Patterns of some heads on the first of each of some prompts.
+    """Patterns of `heads` on the first prompt of each of the named `prompts`.
+
+    Returns:
+        By head, then by the prompts' name.
 
     Raises:
-        ValueError: If this architecture's patterns, values or weights cannot be had.
+        ValueError: If this architecture's patterns, values or weights cannot be read.
     """
     found: dict[Head, dict[str, HeadView]] = {head: {} for head in heads}
     for name, several in prompts.items():
@@ -74,7 +83,7 @@ def head_views(
 
 
 def token_names(model: HookedModel, prompts: Prompts) -> list[str]:
-    """The first prompt's tokens as a person reads them; their numbers where the model has no tokenizer."""
+    """The first prompt's tokens as text, `BOS` for the first; token ids where the model has no tokenizer."""
     ids = prompts.tokens[0, : prompts.real_lengths[0]].tolist()
     if model.tokenizer is None:
         return ["BOS", *map(str, ids[1:])]

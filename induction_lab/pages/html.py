@@ -18,7 +18,8 @@ from induction_lab.runtime.optional import library
 from induction_lab.scores.definitions import words
 
 FOLDER = Path(__file__).parent / "assets"
-# Files of assets/js, a panel each, in the order in which they are joined: what runs at once needs what stands above it.
+# Files of assets/js, a panel each, in the order in which they are joined: what runs outside functions may use only
+# constants of its own or an earlier file.
 SCRIPTS = (
     "data", "state", "drawing", "losses", "map", "table", "head", "attention", "circuit", "training", "comparison",
     "download", "start",
@@ -45,12 +46,12 @@ def check_libraries() -> None:
 
 
 def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
-    """The whole file.
+    """The report's HTML, complete.
 
     Args:
-        subjects: What was measured of each model.
-        title: Of the page.
-        command: That writes it again, for people to repeat it.
+        subjects: The measurements, one `Subject` a model.
+        title: Heading and title of the page.
+        command: Command line that writes the page again; the page states it.
     """
     import jinja2
     import plotly.offline
@@ -86,10 +87,11 @@ def as_script(data: Any) -> str:
 
 
 def _summary(subject: Subject) -> dict[str, Any]:
-    """What stands in the page before any script runs."""
+    """One model's part of the template: the text that is readable before any script runs."""
     scores, facts = subject.scores, subject.provenance
     best = scores.top("prefix_matching", 1) if "prefix_matching" in scores.scores else []
-    next_token = [row for row in _records(subject.expected) if row["lag"] == 1]
+    lags = subject.expected
+    next_token = [] if lags is None else lags.loc[lags["lag"] == 1, "probability"].tolist()
     tested = "prefix_matching" in scores.q_values
     return {
         "label": subject.label,
@@ -99,7 +101,7 @@ def _summary(subject: Subject) -> dict[str, Any]:
         "n_all": scores.n_layers * scores.n_heads,
         "first_loss": scores.loss_by_copy[0] if scores.loss_by_copy else None,
         "second_loss": scores.loss_by_copy[-1] if scores.loss_by_copy else None,
-        "expects": next_token[0]["probability"] if next_token else None,
+        "expects": next_token[0] if next_token else None,
         "best": best[0] if best else None,
         "above_chance": len(scores.significant("prefix_matching")) if tested else None,
         "kinds": kinds_of_heads(scores),
@@ -113,7 +115,3 @@ def _summary(subject: Subject) -> dict[str, Any]:
         "explanation": subject.explanation,
         "steps": [] if subject.trajectory is None else subject.trajectory.steps,
     }
-
-
-def _records(table: Any) -> list[dict[str, Any]]:
-    return [] if table is None else table.to_dict("records")

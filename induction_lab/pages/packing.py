@@ -18,10 +18,10 @@ def pack(values: Any, *, bits: Bits = 8, low: float | None = None, high: float |
     """An array as `{bits, shape, low, high, data}`; little-endian, rows first.
 
     Args:
-        values: Whatever numpy makes an array of; NaN and infinities become "not defined".
-        bits: 8: 255 levels. 16: 65,535.
-        low: The value of code 1; by default the least there is.
-        high: The value of the last code; by default the greatest there is. Values outside are moved to the ends.
+        values: Anything that numpy can convert to an array; NaN and infinities become "not defined".
+        bits: Bits of a code: 8 give 255 levels, 16 give 65,535.
+        low: The value of code 1; by default the smallest finite value. Smaller ones are clipped to it.
+        high: The value of the last code; by default the largest finite value. Larger ones are clipped to it.
     """
     array = np.asarray(values, dtype=np.float64)
     known = np.isfinite(array)
@@ -42,7 +42,7 @@ def pack(values: Any, *, bits: Bits = 8, low: float | None = None, high: float |
 
 
 def unpack(packed: dict[str, Any]) -> np.ndarray:
-    """The array again, float64, NaN where it was not defined."""
+    """The array that `pack` packed, as float64, NaN where it was not defined."""
     codes = np.frombuffer(base64.b64decode(packed["data"]), dtype="<u1" if packed["bits"] == 8 else "<u2")
     step = (packed["high"] - packed["low"]) / (2 ** packed["bits"] - 2)
     values = packed["low"] + (codes.astype(np.float64) - 1) * step
@@ -50,5 +50,5 @@ def unpack(packed: dict[str, Any]) -> np.ndarray:
 
 
 def lower_triangle(matrix: np.ndarray) -> np.ndarray:
-    """Entries on and below the diagonal, row by row: all that causal attention has."""
+    """Entries of a square matrix on and below the diagonal, row by row: all that causal attention fills."""
     return matrix[np.tril_indices(matrix.shape[-1])]

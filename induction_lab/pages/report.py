@@ -48,15 +48,16 @@ def write_report(
             with a slider.
         path: The file, `.html`. Nothing else is needed to open it.
         period: Tokens of the repeated block that heads are scored on; by default 50, fewer where a model has no room.
-        n_prompts: Prompts of such blocks.
-        seed: Of the random tokens.
-        text: What the heads are shown reading; its first 64 tokens. One of our own by default.
+        n_prompts: How many prompts of such blocks the scores are means over.
+        seed: Seed of the random tokens.
+        text: Text on which heads are shown, its first 64 tokens; by default a short story that comes with the library.
         all_heads: Show every head's patterns; by default those of the 24 most worth it.
         ablate: Ablate each head that is shown in full.
         with_explanation: Also `explain` each model: causes by ablation and path patching, which takes long.
         explanations: Finished ones by model name, shown in place of that.
         trajectories: Finished measurements of training by run name, shown in place of measuring the checkpoints.
-        command: What to give to write the page again; for the page to say.
+        command: Command line that writes the page again, which the page states; by default one made of the models'
+            names and the file's.
         progress: Progress bars on standard error.
 
     Raises:
@@ -95,7 +96,7 @@ def write_report(
 
 
 def labels(models: Sequence[Shown]) -> list[str]:
-    """What to call each, with its revision or a number where names alone do not tell them apart."""
+    """A label for each model: its name, with its revision or a number where several have the same name."""
     names = [str(model.name) for model in models]
     revised = [
         f"{name} {model.revision}"
@@ -119,7 +120,7 @@ def _last(shown: Shown) -> HookedModel:
 
 
 def _room(model: HookedModel) -> int:
-    """50 tokens, or as many as can be written twice."""
+    """The model's default period: 50 tokens, or as many as its context and its vocabulary allow to repeat."""
     tokens = len(ordinary_tokens(model))
     return max(1, min(PERIOD, tokens, PERIOD if model.n_ctx is None else (model.n_ctx - 1) // 2))
 

@@ -51,10 +51,10 @@ class ReportPlan:
     """What a report measures of each model, and on what.
 
     Attributes:
-        period, n_prompts, seed: Of the repeated random tokens.
-        text: What the heads are shown reading; one of our own by default.
-        all_heads: Show every head in full, not only those worth it.
-        ablate: Ablate the heads that are shown in full, each by itself.
+        period, n_prompts, seed: Length of the repeated block, number of prompts, seed of their random tokens.
+        text: Text on which heads are shown; by default `TEXT`.
+        all_heads: Show every head in full, not only those that `worth_showing` chooses.
+        ablate: Ablate the heads that are shown in full, one at a time.
     """
 
     period: int = 50
@@ -72,21 +72,24 @@ class ReportPlan:
 
 @dataclass(frozen=True)
 class Subject:
-    """One model as a report shows it; None is what could not be had, see `left_out`.
+    """The measurements of one model that a report shows; None where one was not possible, see `left_out`.
 
     Attributes:
-        label: What the page calls it.
-        model, revision, shape: Its name, revision, and sizes.
-        scores: Of every head.
-        expected: What the model expects around an earlier occurrence (`lag_profile`).
-        profiles: Where every head looks, by position and around the earlier occurrence.
-        prompts: The two prompts that heads are shown on, and their tokens in words.
-        views: Of the heads that are shown in full, on each of those prompts.
-        eigenvalues: Of every head's output circuit.
-        composition: By kind, which earlier head's output each later head reads, above random matrices.
-        baseline: What random matrices score in composition.
-        circuit, ablation, explanation, trajectory: Where there are any.
-        left_out: What is not shown, and why.
+        label: The model's name on the page.
+        model, revision, shape: The model's name, revision, and sizes.
+        scores: Scores of every head.
+        expected: Probability of the tokens around the earlier occurrence, by lag (`lag_profile`).
+        profiles: Attention of every head, by position and around the earlier occurrence.
+        prompts: By name, the prompts that heads are shown on, and the text of their tokens.
+        views: Patterns of the heads that are shown in full, on each of those prompts.
+        eigenvalues: Eigenvalues of every head's OV circuit, `[layer, head, d_head]`, complex.
+        composition: Composition scores by kind (K, Q, V), above what random matrices score.
+        baseline: Composition score of random matrices of the same sizes.
+        circuit: Edges from previous-token heads to induction heads.
+        ablation: Effect on the loss of ablating each head that is shown in full.
+        explanation: What `explain` found, where it was asked for or given.
+        trajectory: Scores and losses at the checkpoints of training.
+        left_out: Why a measurement is missing, by its name.
         provenance: Model, prompts, versions.
     """
 
@@ -218,7 +221,7 @@ class _Attempt:
 def _short_prompts(
     model: HookedModel, plan: ReportPlan, left_out: dict[str, str]
 ) -> dict[str, tuple[Prompts, list[str]]]:
-    """What heads are shown on: few tokens, so that each can be read."""
+    """The prompts that heads are shown on, short enough to read each token, and the text of their tokens."""
     period = min(SHORT_PERIOD, plan.period)
     found = {"repeated": repeated_tokens(model, n_prompts=1, period=period, seed=plan.seed + 1)}
     try:
@@ -230,7 +233,7 @@ def _short_prompts(
 
 
 def _ablated(model: HookedModel, heads: Sequence[Head], plan: ReportPlan) -> Effects:
-    """What is lost without each of the heads, on a few prompts."""
+    """The effect on the loss of ablating each head by itself, on a few prompts."""
     few = {"period": plan.period}
     prompts = repeated_tokens(model, n_prompts=min(ABLATION_PROMPTS, plan.n_prompts), seed=plan.seed, **few)
     others = repeated_tokens(model, n_prompts=REFERENCE_PROMPTS, seed=plan.seed + 1, **few)

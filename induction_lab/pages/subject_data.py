@@ -30,7 +30,7 @@ _KINDS = (
 
 
 def page_data(subject: Subject) -> dict[str, Any]:
-    """All that the page's script reads of one model."""
+    """What the page's script reads of one model, as JSON values."""
     scores = subject.scores
     reads = {kind: partners(matrix) for kind, matrix in subject.composition.items()}
     return {
@@ -53,7 +53,7 @@ def page_data(subject: Subject) -> dict[str, Any]:
         "reads": {kind: [_pairs(row) for row in both[0]] for kind, both in reads.items()},
         "read_by": {kind: [_pairs(row) for row in both[1]] for kind, both in reads.items()},
         "baseline": rounded(subject.baseline),
-        "circuit": None if subject.circuit is None else _records(subject.circuit.edges),
+        "circuit": None if subject.circuit is None else _rows(subject.circuit.edges),
         "ablation": _effects(subject),
         "explanation": _explanation(subject.explanation),
         "training": _training(subject.trajectory),
@@ -62,7 +62,7 @@ def page_data(subject: Subject) -> dict[str, Any]:
 
 
 def kinds_of_heads(scores: HeadScores) -> list[dict[str, Any]]:
-    """How many heads there are of each kind, which, and how many in each layer."""
+    """The heads of each kind (induction, previous-token, …) with the kind's meaning, and their number in each layer."""
     found = []
     for title, score, meaning in _KINDS:
         if score in scores.scores:
@@ -84,14 +84,14 @@ def kinds_of_heads(scores: HeadScores) -> list[dict[str, Any]]:
 
 
 def rounded(value: float) -> float | None:
-    """To as many digits as are read; None for what is no finite number."""
+    """A number to five significant digits; None if it is not finite."""
     if not math.isfinite(value):
         return None
     return float(f"{value:.{DIGITS}g}")
 
 
 def numbers(values: Any) -> list[float | None]:
-    """A row of them."""
+    """The values of a tensor of any shape, flattened, or of a list, `rounded` one by one."""
     flat = values.flatten().tolist() if isinstance(values, Tensor) else values
     return [rounded(float(value)) for value in flat]
 
@@ -137,7 +137,7 @@ def _view(views: dict[str, Any]) -> dict[str, Any]:
 
 
 def _eigenvalues(values: Tensor | None) -> dict[str, Any] | None:
-    """Each head's as shares of its largest modulus, and that modulus."""
+    """Eigenvalues of every head's OV circuit, divided by the head's largest modulus; and that modulus."""
     if values is None:
         return None
     flat = values.flatten(0, 1)
@@ -167,8 +167,8 @@ def _explanation(explanation: Explanation | None) -> dict[str, Any] | None:
     return {
         "behaviour": {name: rounded(value) for name, value in explanation.behaviour.items()},
         "heads": {row["label"]: row for row in _rows(explanation.heads, columns)},
-        "edges": _records(explanation.edges),
-        "tests": _records(explanation.tests),
+        "edges": _rows(explanation.edges),
+        "tests": _rows(explanation.tests),
         "verdicts": VERDICTS,
     }
 
@@ -198,14 +198,11 @@ def _by_step(trajectory: Trajectory, series: Any) -> list[float | None]:
     return [rounded(float(series.get(step, math.nan))) for step in trajectory.steps]
 
 
-def _records(table: Any) -> list[dict[str, Any]]:
-    return _rows(table, [str(name) for name in table.columns])
-
-
-def _rows(table: Any, columns: list[str]) -> list[dict[str, Any]]:
+def _rows(table: Any, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """A data frame as JSON records of all or some columns, numbers `rounded`; no record if it is None."""
     if table is None:
         return []
-    records: Any = table[columns].to_dict("records")
+    records: Any = (table if columns is None else table[columns]).to_dict("records")
     return [{name: _plain(value) for name, value in row.items()} for row in records]
 
 
