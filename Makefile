@@ -3,12 +3,13 @@
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes)
+# make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make bench  the side-by-side comparisons of benchmarks/, and RESULTS.md of them
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-browser lint types bench claims essay figures clean
+.PHONY: demo test test-browser lint types bench claims essay figures tour clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -79,6 +80,9 @@ figures: $(READY)
 	$(BIN)/python experiments/find_induction_heads.py --model smollm2-135m
 	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
 	$(BIN)/python experiments/report_picture.py
+
+tour:
+	$(PYTHON) docs/tour.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
