@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lab.attention.exact import Attention, MaterialisedAttention
+from induction_lab.attention.exact import Attention, AttentionReading, MaterialisedAttention
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class ForcedAttention(Attention):
         return [(place, head) for place, head in enumerate(every) if head in self.forced]
 
 
-def show_forced(attention: Any, forced: Mapping[int, Float[Tensor, "prompt query key"]]) -> Any:
+def show_forced(
+    attention: AttentionReading, forced: Mapping[int, Float[Tensor, "prompt query key"]]
+) -> AttentionReading:
     """The same attention, its output as it is, with the patterns that some heads are held to."""
     if isinstance(attention, MaterialisedAttention):
         matrix = attention.matrix.clone()

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.editing import edit_attention
@@ -112,7 +113,7 @@ def _next_order(streams: Streams, written: dict[int, Tensor]) -> tuple[Tensor, d
     """The end of the stream when heads write `written`, and what they would write having read that."""
     noted: dict[int, Tensor] = {}
 
-    def edit(attention: Any) -> Any:
+    def edit(attention: LayerAttention) -> LayerAttention:
         noted[attention.layer] = streams.attention[attention.layer].mix(v=attention.v)
         instead = written.get(attention.layer)
         return replace(attention, z=torch.zeros_like(attention.z) if instead is None else instead)

@@ -1,10 +1,10 @@
 """What an intervention is measured by: one number a prompt, from the end of the residual stream or from logits.
 
-    copy_loss   loss in nats on the tokens that copying predicts (`targets.copyable`), those that followed the current
+    copy_loss   loss in nats on the tokens that copying predicts (`copyable`), those that followed the current
                 token before: of a block written twice the second copy without its first token
     loss        loss in nats, mean over all tokens
-    icl_score   loss late in the prompt less loss early in it (Olsson et al. 2022: at index 500 and at index 50)
-    copy_logit  the right token's logit less the mean over the vocabulary, where copying is right: needs no logits
+    icl_score   loss late in the prompt minus loss early in it (Olsson et al. 2022: at index 500 and at index 50)
+    copy_logit  the right token's logit minus the mean over the vocabulary, where copying is right: needs no logits
 
 Only the positions that a metric reads are unembedded. Any function of one prompt's logits and tokens serves as well.
 """
@@ -39,7 +39,7 @@ class Metric:
         name: How tables call it.
         weights: What the token after each query counts for, 0 where it is not read; a prompt of nothing but zeros has
             no value.
-        reads: `loss` in nats, or `logit`, less its mean over the vocabulary.
+        reads: `loss` in nats, or `logit`, minus its mean over the vocabulary.
     """
 
     name: str
@@ -47,8 +47,11 @@ class Metric:
     reads: Literal["loss", "logit"] = "loss"
 
 
+MetricLike = str | Metric | Function
+
+
 def before_and_after(before: HookedModel, after: HookedModel, prompts: Prompts) -> Metric:
-    """Before-and-after attribution: along which way the loss went between two snapshots does an ablation push it.
+    """Before-and-after attribution: how far an ablation pushes losses along the way they went between two snapshots.
 
     With `L` the losses of all tokens of all prompts as one vector, the metric is its product with
     `(L_after - L_before) / |L_after - L_before|`, in nats. Sweep `after` with it: a head whose ablation undoes what
@@ -80,11 +83,8 @@ def before_and_after(before: HookedModel, after: HookedModel, prompts: Prompts) 
     return Metric("before_and_after", weights_of)
 
 
-MetricLike = str | Metric | Function
-
-
 def icl_score(early: int = 50, late: int = 500, *, window: int = 0) -> Metric:
-    """In-context-learning score: loss on token `late` less loss on token `early`; negative where context helps.
+    """In-context-learning score: loss on token `late` minus loss on token `early`; negative where context helps.
 
     Args:
         early: Index of the early token; BOS is 0.
@@ -99,7 +99,7 @@ def icl_score(early: int = 50, late: int = 500, *, window: int = 0) -> Metric:
             f"The early tokens must lie in 1 … and before the late ones, got {early=}, {late=}, {window=}."
         )
     name = f"icl_score_{early}_{late}" + (f"_window_{window}" if window else "")
-    return Metric(name, partial(_late_less_early, early, late, window))
+    return Metric(name, partial(_late_minus_early, early, late, window))
 
 
 def as_metric(metric: MetricLike) -> Metric | Function:
@@ -154,7 +154,7 @@ class Measure:
             self.weights = weights.to(model.device)
 
     def of(self, some: slice) -> Measure:
-        """The same for some of the prompts, of which none need have a value."""
+        """This metric made ready for some of the prompts, of which none need have a value."""
         part = copy.copy(self)
         part.tokens, part.defined = self.tokens[some], self.defined[some]
         part.lengths = self.lengths[some]
@@ -180,7 +180,7 @@ class Measure:
         return values.masked_fill(~self.defined, torch.nan)
 
     def from_logits(self, logits: Float[Tensor, "row pos d_vocab"], rows: slice) -> Float[Tensor, " row"]:
-        """The same of some prompts from their logits, differentiable; NaN where there is none."""
+        """The metric of some prompts from their logits, differentiable; NaN where it has no value."""
         if not isinstance(self.metric, Metric):
             prompts = range(len(self.tokens))[rows]
             return torch.stack([self._called(each, prompt) for each, prompt in zip(logits, prompts, strict=True)])
@@ -252,7 +252,7 @@ def _everywhere(prompts: Prompts) -> Tensor:
     return mask / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def _late_less_early(early: int, late: int, window: int, prompts: Prompts) -> Tensor:
+def _late_minus_early(early: int, late: int, window: int, prompts: Prompts) -> Tensor:
     lengths = prompts.real_lengths
     long = lengths > late + window
     if not long.any():

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import Prompts, PromptsLike
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
@@ -99,7 +100,9 @@ def _swept(prepared: PreparedPrompts, groups: Mapping[str, Group], tick: Ticker)
             members = [groups[name] for name in together]
             start, rows = _start(members[0]), every.repeat(len(members))
 
-            def edit(attention: Any, members: list[Group] = members, batch: PreparedBatch = batch) -> Any:
+            def edit(
+                attention: LayerAttention, members: list[Group] = members, batch: PreparedBatch = batch
+            ) -> LayerAttention:
                 return batch.substitute.edit(attention, members)
 
             with torch.inference_mode():

@@ -11,7 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.attention.exact import Attention, HeadOutputs, LayerAttention, MaterialisedAttention
+from induction_lab.attention.exact import (
+    Attention,
+    AttentionReading,
+    HeadOutputs,
+    LayerAttention,
+    MaterialisedAttention,
+)
 from induction_lab.attention.forced_patterns import show_forced
 from induction_lab.attention.grouped import key_head
 from induction_lab.interventions.outputs import Outputs
@@ -64,7 +70,7 @@ class Substitute(ABC):
         """How many prompts, of how many tokens, where these have to be the same as in the run."""
         return None
 
-    def _shown(self, attention: LayerAttention, heads: list[int]) -> LayerAttention:
+    def _shown(self, attention: AttentionReading, heads: list[int]) -> AttentionReading:
         """The edited attention as whoever reads it shall see it."""
         return attention
 
@@ -143,7 +149,7 @@ class OtherPattern(Substitute):
     def _made_for(self, layer: int) -> tuple[int, int] | None:
         return self.pattern.shape[0], self.pattern.shape[1]
 
-    def _shown(self, attention: LayerAttention, heads: list[int]) -> LayerAttention:
+    def _shown(self, attention: AttentionReading, heads: list[int]) -> AttentionReading:
         return show_forced(attention, dict.fromkeys(heads, self.pattern))
 
 
@@ -179,8 +185,7 @@ class HeldPatterns(Substitute):
     def _instead(self, layer: int, heads: list[int], z: Tensor, v: Tensor | None) -> Tensor:
         return z.new_zeros(())
 
-    def _shown(self, attention: LayerAttention, heads: list[int]) -> LayerAttention:
-        assert attention.v is not None
+    def _shown(self, attention: AttentionReading, heads: list[int]) -> AttentionReading:
         clean = replace(self._of(attention.layer), v=attention.v, z=attention.z)
         if isinstance(attention, MaterialisedAttention):
             return MaterialisedAttention(attention.layer, clean.pattern(), attention.v, attention.z)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lab.attention.exact import Attention, LayerAttention
+from induction_lab.attention.grouped import key_head
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.reading import Enough
@@ -129,9 +130,10 @@ def _run_patched(
         layer: _component(streams, rows, layer, change, heads, component) for layer, heads in sorted(by_layer.items())
     }
 
-    def tell(attention: Any) -> Any:
+    def tell(attention: LayerAttention) -> LayerAttention:
         if attention.layer not in told:
             return attention
+        assert isinstance(attention, Attention)  # other models are refused
         heads = torch.tensor(by_layer[attention.layer], device=attention.z.device)
         z = attention.z.clone()
         z[:, heads] = attention.mix(heads=heads, **{component: told[attention.layer]})
@@ -146,11 +148,12 @@ def _component(
     """The heads' queries, keys or values in a layer whose input has changed; the layers below are left out."""
     found: list[Tensor] = []
 
-    def look(attention: Any) -> Any:
+    def look(attention: LayerAttention) -> LayerAttention:
         if attention.layer != layer:
             return attention
+        assert isinstance(attention, Attention)
         own = getattr(attention, component)
-        shared = torch.tensor(heads, device=own.device) // (attention.q.shape[1] // own.shape[1])
+        shared = key_head(torch.tensor(heads, device=own.device), attention.q.shape[1], own.shape[1])
         found.append(own.index_select(1, shared).clone())
         raise Enough
 

@@ -18,8 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.attention.exact import Attention, MaterialisedAttention
+from induction_lab.attention.exact import (
+    Attention,
+    AttentionReading,
+    HeadOutputs,
+    LayerAttention,
+    MaterialisedAttention,
+)
 from induction_lab.attention.forced_patterns import ForcedAttention, show_forced
+from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse
 from induction_lab.internals.editing import edit_attention
 from induction_lab.models.anatomy import goes_through_interface
@@ -69,8 +76,11 @@ def temper(model: HookedModel, heads: HeadLike | Iterable[HeadLike], beta: float
     for head in chosen:
         by_layer.setdefault(head.layer, []).append(head.head)
 
-    def edit(attention: Any) -> Any:
-        return _tempered(attention, by_layer[attention.layer], beta) if attention.layer in by_layer else attention
+    def edit(attention: LayerAttention) -> LayerAttention:
+        if attention.layer not in by_layer:
+            return attention
+        assert not isinstance(attention, HeadOutputs)  # such models are refused above
+        return _tempered(attention, by_layer[attention.layer], beta)
 
     _ = model.unembeds_by_parts  # found out once and kept: not on the tempered model
     with ExitStack() as stack:
@@ -99,15 +109,15 @@ def sharpened(
     return (beta * log_p.masked_fill(out, 0.0)).masked_fill(out, -torch.inf).softmax(-1)
 
 
-def _tempered(attention: Any, heads: list[int], beta: float | int) -> Any:
+def _tempered(attention: AttentionReading, heads: list[int], beta: float | int) -> AttentionReading:
     """One layer's attention with some heads tempered; whoever reads it sees the tempered patterns."""
-    plain = type(attention) is Attention and attention.softcap is None and beta < math.inf
-    if plain and (attention.mask is None or attention.mask.dtype == torch.bool):
-        return _by_queries(attention, heads, beta)
+    if type(attention) is Attention and attention.softcap is None and beta < math.inf:
+        if attention.mask is None or attention.mask.dtype == torch.bool:
+            return _by_queries(attention, heads, beta)
     index = torch.tensor(heads, device=attention.z.device)
     pattern = _pattern(attention, index, beta).to(attention.v)
     z = attention.z.clone()
-    z[:, heads] = pattern @ attention.v[:, index // (attention.z.shape[1] // attention.v.shape[1])]
+    z[:, heads] = pattern @ attention.v[:, key_head(index, attention.z.shape[1], attention.v.shape[1])]
     forced = {head: pattern[:, place] for place, head in enumerate(heads)}
     return show_forced(replace(attention, z=z), forced)
 
@@ -115,7 +125,7 @@ def _tempered(attention: Any, heads: list[int], beta: float | int) -> Any:
 def _by_queries(attention: Attention, heads: list[int], beta: float | int) -> Attention:
     """Queries times `beta`: the kernel does the rest, and so does everybody who reads probabilities."""
     index = torch.tensor(heads, device=attention.z.device)
-    shared = index // (attention.q.shape[1] // attention.k.shape[1])
+    shared = key_head(index, attention.q.shape[1], attention.k.shape[1])
     q, z, lse, sinks, mask = (
         attention.q.clone(), attention.z.clone(), attention.lse.clone(), attention.sinks, attention.mask,
     )  # fmt: skip
@@ -131,7 +141,7 @@ def _by_queries(attention: Attention, heads: list[int], beta: float | int) -> At
     return replace(attention, q=q, z=z, lse=lse, sinks=sinks)
 
 
-def _pattern(attention: Any, heads: Tensor, beta: float | int) -> Float[Tensor, "batch head query key"]:
+def _pattern(attention: AttentionReading, heads: Tensor, beta: float | int) -> Float[Tensor, "batch head query key"]:
     if isinstance(attention, MaterialisedAttention | ForcedAttention):
         return sharpened(attention.pattern(heads=heads).log(), beta)
     scores = attention.scores(heads=heads)
@@ -145,7 +155,6 @@ def _pattern(attention: Any, heads: Tensor, beta: float | int) -> Float[Tensor, 
 def _bridge_hooks(model: HookedModel, heads: list[int], beta: float | int) -> tuple[Callable[..., Any], ...]:
     """Hooks for a TransformerLens layer's values, pattern and outputs, which it may show side by side or by head."""
     seen: dict[str, Tensor] = {}
-    group = model.n_heads // model.n_kv_heads
 
     def keep(module: Any, args: Any, v: Tensor) -> None:
         seen["v"] = v.flatten(2).unflatten(2, (model.n_kv_heads, -1)).transpose(1, 2)
@@ -158,7 +167,7 @@ def _bridge_hooks(model: HookedModel, heads: list[int], beta: float | int) -> tu
 
     def change_outputs(module: Any, args: Any, z: Tensor) -> Tensor:
         by_head = z.flatten(2).unflatten(2, (model.n_heads, -1)).clone()
-        v = seen["v"][:, [head // group for head in heads]]
+        v = seen["v"][:, [key_head(head, model.n_heads, model.n_kv_heads) for head in heads]]
         by_head[:, :, heads] = (seen.pop("pattern").to(v) @ v).transpose(1, 2)
         return by_head.reshape(z.shape)
 

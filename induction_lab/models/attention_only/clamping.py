@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from induction_lab.attention.exact import HeadOutputs, LayerAttention
 from induction_lab.attention.forced_patterns import show_forced
 from induction_lab.attention.hooks import edit_for_good, editing
 from induction_lab.data.occurrences import IDEAL_PATTERNS, ideal_pattern
@@ -71,7 +72,8 @@ class _Clamp:
         self.tokens = inputs[0] if inputs else named["tokens"]
         self.patterns = {}
 
-    def edit(self, attention: Any) -> Any:
+    def edit(self, attention: LayerAttention) -> LayerAttention:
+        assert not isinstance(attention, HeadOutputs)  # these networks show theirs
         held = {head.head: kind for head, kind in self.chosen.items() if head.layer == attention.layer}
         z = attention.z.clone()
         forced = {head: self._pattern(kind, z) for head, kind in held.items()}
