@@ -62,7 +62,7 @@ class LogitAttributions(Saved):
         """Logits that each head adds: the mean over each prompt's positions, then over prompts.
 
         Args:
-            where: Positions to average over; by default where copying is right (`targets.copyable`).
+            where: Positions to average over; by default where copying is right (`occurrences.copyable`).
 
         Raises:
             ValueError: If there is no such position with an answer.

@@ -81,7 +81,7 @@ def read_layers(
     """The logit lens at every token: see `logit_lens`, which takes means over these.
 
     Returns:
-        Row 0 is the embedding, row `l + 1` what stands after layer `l`; `answers.next_tokens` says where an answer is.
+        Row 0 is the embedding, row `l + 1` what stands after layer `l`; `next_tokens` says where an answer is.
     """
     prompts = as_prompts(model, prompts)
     answers = next_tokens(prompts)
