@@ -11,7 +11,7 @@ from induction_lab.training import many_runs
 @pytest.fixture
 def few(tmp_path, monkeypatch):
     """Runs of their own, in this process, and a folder for what the scripts write."""
-    monkeypatch.setattr(many_runs, "_cores", lambda: 1)
+    monkeypatch.setattr(many_runs, "cores", lambda: 1)
     monkeypatch.setattr(script("phase_runs"), "RUNS", tmp_path / "runs")
     out = tmp_path / "figures"
     return ["--seeds", "1", "--steps", "30", "--out", str(out)], out

@@ -7,7 +7,7 @@ from induction_lab.training import many_runs
 
 
 def test_the_sweep_over_checkpoints_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(many_runs, "_cores", lambda: 1)
+    monkeypatch.setattr(many_runs, "cores", lambda: 1)
     arguments = ["--seeds", "2", "--steps", "20", "--out", str(tmp_path / "figures")]
     script("sweep_minute").main([*arguments, "--runs", str(tmp_path / "runs"), "--data", str(tmp_path / "data")])
     formed = pd.read_csv(tmp_path / "figures" / "sweep_minute.csv")
