@@ -32,7 +32,6 @@ from experiments.separation import centroid_accuracy, even_splits, pair_cosines,
 from induction_lab import Head, HookedModel, load_model
 from induction_lab.cli.terminal import show_files
 from induction_lab.models.head_weights import head_weights
-from induction_lab.models.norms import residual_factor
 
 TURNED = 30.0  # degrees, in the middle layer, from the static embedding and from the word in no particular sense
 ERRORS = 2.0  # standard errors over words
@@ -192,7 +191,7 @@ def head_outputs(
     model: HookedModel, z: Float[Tensor, "layer sentence head d_head"]
 ) -> Float[Tensor, "part sentence d_model"]:
     """What each head adds to the stream, layer by layer."""
-    W_O = [head_weights(model, layer).W_O.float().cpu() * residual_factor(model) for layer in range(len(z))]
+    W_O = [head_weights(model, layer).W_O.float().cpu() * model.anatomy.output_factor for layer in range(len(z))]
     return torch.cat([torch.einsum("she,hed->hsd", each, W) for each, W in zip(z, W_O, strict=True)])
 
 

@@ -32,7 +32,6 @@ from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Head, HookedModel, Prompts, capture, input_shares, load_model, score_shares
 from induction_lab.cli.terminal import show_files
-from induction_lab.models.anatomy import is_rotary
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.weights.queries_keys import read_from_stream
 from induction_lab.weights.rotary import relative_rotations
@@ -93,9 +92,9 @@ def load(name: str, n_prompts: int) -> Subject:
 
 def errors_by_layer(model: HookedModel, prompts: Prompts) -> pd.DataFrame:
     """For every layer: relative errors, the greatest over positions; of controls the median over positions."""
-    learned = ["pos_embed"] if "hook_pos_embed" in model.hooked.hook_dict and not is_rotary(model) else []
+    learned = ["pos_embed"] if "hook_pos_embed" in model.hooked.hook_dict and not model.anatomy.is_rotary else []
     outputs = ["attn_out"] + ["mlp_out"] * (not model.hooked.cfg.attn_only)
-    rotary = is_rotary(model)
+    rotary = model.anatomy.is_rotary
     turned = ["rot_q", "rot_k", "v"] if rotary else ["q", "k", "v"]
     acts = capture(model, prompts, ["embed", *learned, "resid_pre", "resid_post", *outputs, *turned])
     R = relative_rotations(model, range(prompts.tokens.shape[1])) if rotary else None

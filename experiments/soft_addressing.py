@@ -47,7 +47,6 @@ from induction_lab.behaviour.losses import token_losses
 from induction_lab.cli.terminal import show_files
 from induction_lab.data.occurrences import copyable
 from induction_lab.internals.reading import read_attention
-from induction_lab.models.anatomy import goes_through_interface, is_rotary, output_projection
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.spread import queries_read, spread_per_query
 
@@ -63,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     matplotlib.use("agg")
     model = load_model(args.model)
-    if not goes_through_interface(model):
+    if not model.anatomy.goes_through_interface:
         raise SystemExit(f"{model.name} attends out of sight: choose a model of transformers' attention interface.")
     one = subject(model, n_prompts=args.prompts)
     groups = head_groups(one, seed=args.seed)
@@ -116,7 +115,7 @@ def own_outputs(model: HookedModel, tokens: Tensor) -> dict[int, Tensor]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], layer: int = layer) -> None:
             kept[layer] = inputs[0].unflatten(-1, (model.n_heads, -1)).transpose(1, 2).clone()
 
-        handles.append(output_projection(model, layer).register_forward_pre_hook(keep))
+        handles.append(model.anatomy.output_projection(layer).register_forward_pre_hook(keep))
     try:
         model.hidden(tokens)
     finally:
@@ -135,7 +134,7 @@ def by_formula(q: Tensor, k: Tensor, v: Tensor, *, scale: float, group: int) -> 
 def formula(model: HookedModel, tokens: Tensor) -> pd.DataFrame:
     """How far the formula is from the model's own heads: the worst head of each layer, relative to its length."""
     own, rows, group = own_outputs(model, tokens), [], model.n_heads // model.n_kv_heads
-    turned = is_rotary(model)
+    turned = model.anatomy.is_rotary
     before: Any = capture(model, tokens, ["q", "k"]) if turned else None
 
     def read(attention: AttentionReading) -> None:

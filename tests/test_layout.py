@@ -86,6 +86,24 @@ def test_every_function_fits_on_a_screen():
     assert not long
 
 
+OWN_MODEL_ASKED = {"models/hooked_model.py", "attribution/paths.py"}  # which makes the anatomy, and which is about it
+
+
+def test_what_kind_of_network_it_is_is_asked_in_few_files():
+    """Everybody else asks `HookedModel.anatomy`: no classes of networks, and no entries of configurations."""
+    asked, read = set(), set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+                words = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+                if node.func.id == "isinstance" and words & {"AttentionOnlyTransformer", "PreTrainedModel"}:
+                    asked.add(str(path.relative_to(PACKAGE)))
+                if node.func.id == "getattr" and ("config" in ast.unparse(node) or "cfg" in ast.unparse(node)):
+                    read.add(path.relative_to(PACKAGE).parts[0])
+    assert asked == OWN_MODEL_ASKED
+    assert read <= {"models"}
+
+
 def stub(folder: Path) -> dict[str, str]:
     """Public names of a package's stub, and the module that each comes from."""
     path = folder / "__init__.pyi"

@@ -20,10 +20,9 @@ from induction_lab.behaviour.next_tokens import NO_ANSWER, check_answers, next_t
 from induction_lab.data.occurrences import copyable
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import batches
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel, evaluating
-from induction_lab.models.norms import final_norm, output_norm, residual_factor
+from induction_lab.models.norms import final_norm, output_norm
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import Head, parse_head
 from induction_lab.results.saved import Saved
@@ -135,7 +134,7 @@ def attribute_logits(
     prompts = as_prompts(model, prompts)
     if model.n_layers == 0:
         raise ValueError(f"{model.name} has no layers, so there is nothing to split.")
-    if model.unembedding.shape[1] != model.d_model:
+    if model.anatomy.projects_stream:
         raise ValueError(f"{model.name} projects its stream before the unembedding, so its parts have no logits.")
     answers = next_tokens(prompts) if answers is None else check_answers(model, prompts, answers)
     parts, labels = [], _labels(model)
@@ -186,7 +185,7 @@ def _attribute_heads(
     z, W_O = cache["z", layer].to(model.wide), head_weights(model, layer).W_O.to(model.wide)
     b_O = getattr(model.hooked.blocks[layer].attn, "b_O", None)
     b_O = torch.zeros_like(W_O[0, 0]) if b_O is None else b_O.to(model.wide)
-    norm, factor = output_norm(model, layer), residual_factor(model)
+    norm, factor = output_norm(model, layer), model.anatomy.output_factor
     directions, bias = directions * factor, 0.0
     if norm is not None:
         written = z.flatten(2) @ W_O.flatten(0, 1) + b_O
@@ -200,8 +199,8 @@ def _attribute_heads(
 def _run(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> ActivationCache:
     """What the components write, and as few logits as can be: none, or the last position's."""
     hooked, last = model.hooked, model.n_layers - 1
-    short: dict[str, Any] = {"return_type": "hidden"} if isinstance(hooked, AttentionOnlyTransformer) else {}
-    kept = ["attn.hook_z"] + ["hook_mlp_out"] * (not hooked.cfg.attn_only)
+    short: dict[str, Any] = {"return_type": "hidden"} if model.bridge is None else {}
+    kept = ["attn.hook_z"] + ["hook_mlp_out"] * (model.anatomy.has_mlps)
     kept += ["hook_attn_out"] * (output_norm(model, 0) is not None)
     names = ["hook_embed", "blocks.0.hook_resid_pre", f"blocks.{last}.hook_resid_post"]
     names += [f"blocks.{layer}.{name}" for layer in range(model.n_layers) for name in kept]
@@ -230,7 +229,7 @@ def _labels(model: HookedModel) -> tuple[str, ...]:
     labels = ["embedding", "positions"]
     for layer in range(model.n_layers):
         labels += [str(Head(layer, head)) for head in range(model.n_heads)]
-        labels += [f"MLP{layer}"] * (not model.hooked.cfg.attn_only)
+        labels += [f"MLP{layer}"] * (model.anatomy.has_mlps)
     return (*labels, "bias")
 
 

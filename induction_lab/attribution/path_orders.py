@@ -29,7 +29,6 @@ from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.editing import edit_attention
 from induction_lab.internals.residual_stream import Streams, refuse_hooked_patterns
 from induction_lab.interventions.prepared import PreparedPrompts
-from induction_lab.models.anatomy import norms_of
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import frozen_norm
 from induction_lab.results.statistics import number_and_error
@@ -85,7 +84,7 @@ def term_importance(
 def frozen_norms(model: HookedModel, streams: Streams) -> Iterator[None]:
     """Hold the norms of heads and the final one at the scale that they have on these prompts."""
     scales: dict[nn.Module, Tensor] = {}
-    frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in norms_of(model)}
+    frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in model.anatomy.norms}
 
     def note(module: nn.Module, args: Any, output: Tensor) -> None:
         scales[module] = frozen[module].scale(args[0].to(model.wide), output.to(model.wide))[..., None]

@@ -28,10 +28,8 @@ from induction_lab.interventions.senders import (
     find_senders,
     written_by,
 )
-from induction_lab.models.anatomy import goes_through_interface
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import attention_scale, folded_weights, head_norm, output_norm
+from induction_lab.models.norms import attention_scale, folded_weights, output_norm
 from induction_lab.results.heads import Head, HeadLike, parse_heads
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.scores.targets import attention_targets
@@ -160,19 +158,18 @@ def _table(named: Sequence[tuple[str, Sender]], per_prompt: Float[Tensor, "promp
 
 def _refuse_mixed_inputs(model: HookedModel) -> None:
     """Keys that are no linear function of the stream where they stand have no shares of its parts."""
-    config = model.network.cfg if isinstance(model.network, AttentionOnlyTransformer) else None
-    if config is not None and (config.smeared_keys or config.positions == "shortformer"):
-        what = "smeared keys" if config.smeared_keys else "positions in queries and keys alone"
+    if not model.anatomy.keys_read_stream_only:
+        what = "smeared keys" if model.anatomy.smeared_keys else "positions in queries and keys alone"
         raise ValueError(f"{model.name} has {what}, so what its heads read is not the stream: use patch_paths.")
 
 
 def _check_scores(model: HookedModel, prompts: Prompts, head: Head) -> None:
-    if not goes_through_interface(model) or output_norm(model, 0) is not None:
+    if not model.anatomy.goes_through_interface or output_norm(model, 0) is not None:
         raise ValueError(
             f"{model.name} attends out of sight of transformers' attention interface or normalises what its heads "
             "write together, so its scores cannot be split by head."
         )
-    if head_norm(model, head.layer, "k_norm") is not None:
+    if model.anatomy.head_norm(head.layer, "k") is not None:
         raise ValueError(f"{model.name} normalises its keys, so they are no sum of what they read: use input_shares.")
     _refuse_mixed_inputs(model)
     if not len(attention_targets(prompts.tokens, ["prefix_matching"]).query):

@@ -196,7 +196,7 @@ class Measure:
         row, query = weights.nonzero(as_tuple=True)
         answer = self.tokens[prompts[row], query + 1]
         asked = hidden[row, query]
-        read = self._logits_of if metric.reads == "logit" and self._linear else self._by_logits
+        read = self._logits_of if metric.reads == "logit" and self.model.anatomy.logit_cap is None else self._by_logits
         step = max(1, LOGIT_BYTES // (4 * self.model.d_vocab))
         parts = [read(x, a, metric.reads) for x, a in zip(asked.split(step), answer.split(step), strict=True)]
         counted = torch.cat(parts) * weights[row, query]
@@ -211,19 +211,8 @@ class Measure:
         """One row of the unembedding a token, and its mean."""
         rows = self.model.unembedding
         scaled = (x * (rows[answer] - rows.mean(0))).sum(-1) * self.model.logit_scale
-        bias = self._bias
+        bias = self.model.anatomy.unembedding_bias
         return (scaled if bias is None else scaled + bias[answer] - bias.mean()).float()
-
-    @property
-    def _bias(self) -> Tensor | None:
-        outputs = getattr(self.model.network, "get_output_embeddings", None)
-        return None if outputs is None else getattr(outputs(), "bias", None)
-
-    @property
-    def _linear(self) -> bool:
-        config = getattr(self.model.network, "config", None)
-        text = None if config is None else config.get_text_config(decoder=True)
-        return getattr(text, "final_logit_softcapping", None) is None
 
     def _called(self, logits: Tensor, prompt: int) -> Tensor:
         n_tokens = int(self.lengths[prompt])

@@ -16,8 +16,6 @@ from torch import Tensor
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.reading import Enough, read_attention
-from induction_lab.models.anatomy import goes_through_interface, is_rotary
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel, evaluating
 from induction_lab.results.heads import Head, HeadLike, parse_heads
@@ -111,7 +109,7 @@ def capture(
     keys: list[Key] = [name for name in asked if name in GLOBAL_NAMES]
     keys += [(name, layer) for layer in wanted_layers for name in asked if name not in GLOBAL_NAMES]
 
-    engine = goes_through_interface(model) and not isinstance(model.network, AttentionOnlyTransformer)
+    engine = model.anatomy.goes_through_interface and not model.anatomy.calls_engine
     found: dict[Key, Tensor] = {}
     if engine and not all(_name(key) in _BY_ENGINE for key in keys):
         # A bridge that leaves attention to transformers (OPT) shows the pattern as hook_attn_scores: not asked.
@@ -217,7 +215,7 @@ def _by_engine(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -
         if attention.layer == last:
             raise Enough
 
-    rotary = is_rotary(model)
+    rotary = model.anatomy.is_rotary
     keys = [key for key in keys if rotary or _name(key) not in ("rot_q", "rot_k")]
     last = max((key[1] for key in keys if isinstance(key, tuple) and key[0] in _BY_ENGINE), default=None)
     if last is not None:

@@ -7,7 +7,6 @@ computed again: `Streams` stores the residual stream before every layer and lets
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,9 +16,6 @@ from torch import Tensor, nn
 from induction_lab.attention.exact import HeadOutputs
 from induction_lab.attention.hooks import Edit, editing, has_edits
 from induction_lab.internals.reading import on_engine
-from induction_lab.models.anatomy import goes_through_interface, output_projection
-from induction_lab.models.attention_only.clamping import clamp_for_good
-from induction_lab.models.attention_only.network import AttentionLayer, AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -31,16 +27,12 @@ def edit_attention(model: HookedModel, edit: Edit) -> Iterator[None]:
     `HeadOutputs` where an architecture attends out of sight, and returns what goes on.
     """
     with ExitStack() as stack:
-        if isinstance(model.network, AttentionOnlyTransformer):
-            layers = [module for module in model.network.modules() if isinstance(module, AttentionLayer)]
-            stack.enter_context(editing(layers, edit))
-        elif goes_through_interface(model):
-            layers = [module for module in model.network.modules() if hasattr(module, "layer_idx")]
-            stack.enter_context(editing(layers, edit))
+        if model.anatomy.goes_through_interface:
+            stack.enter_context(editing(model.anatomy.attention_modules, edit))
             stack.enter_context(on_engine(model))
         else:
             for layer in range(model.n_layers):
-                projection = output_projection(model, layer)
+                projection = model.anatomy.output_projection(layer)
                 handle = projection.register_forward_pre_hook(_before_projection(model, layer, edit))
                 stack.callback(handle.remove)
         yield
@@ -53,15 +45,8 @@ def is_edited(model: HookedModel) -> bool:
 
 def unhooked(model: HookedModel) -> HookedModel:
     """The same parameters as a model of its own, which nobody has hooked or edited."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.network.parameters(), *model.network.buffers())}
-    for module in model.network.modules():  # hooks may hold on to much: they are not even copied
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
-            memo[id(hooks)] = type(hooks)()
-    network = copy.deepcopy(model.network, memo=memo)
-    if isinstance(network, AttentionOnlyTransformer):
-        network.reset_hooks(including_permanent=True)
-        clamp_for_good(network, getattr(network, "clamps", {}))  # what it was trained with is part of it
-    return HookedModel(network.eval(), model.tokenizer, name=model.name, revision=model.revision)
+    network = model.anatomy.copy_without_hooks()
+    return HookedModel(network, model.tokenizer, name=model.name, revision=model.revision)
 
 
 def _before_projection(model: HookedModel, layer: int, edit: Edit) -> Callable[..., Any]:

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading, MaterialisedAttention
 from induction_lab.attention.hooks import Reader, attend, reading
-from induction_lab.models.anatomy import goes_through_interface
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
 
 ENGINE = "induction_lab"
@@ -61,7 +59,7 @@ def read_attention(
         seen.append(attention.layer)
         reader(attention)
 
-    run = _by_engine if goes_through_interface(model) else _by_hooks
+    run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
     try:
         stream = run(model, tokens, counting, final)
         n_layers = model.n_layers
@@ -79,12 +77,9 @@ def read_attention(
 @contextmanager
 def on_engine(model: HookedModel) -> Iterator[None]:
     """Let a transformers model attend with the engine inside the context, and as before afterwards."""
-    if isinstance(model.network, AttentionOnlyTransformer):
-        yield
-        return
-    _register()
-    network: Any = model.network
-    configs = _configs(network)
+    configs = model.anatomy.attention_configs
+    if configs:
+        _register()
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:
@@ -93,12 +88,6 @@ def on_engine(model: HookedModel) -> Iterator[None]:
     finally:
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation
-
-
-def _configs(network: Any) -> list[Any]:
-    """Every distinct configuration object that a module of the network looks up its attention in."""
-    found = {id(config): config for module in network.modules() if (config := getattr(module, "config", None))}
-    return [config for config in found.values() if hasattr(config, "_attn_implementation")]
 
 
 def _register() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import Edit
 from induction_lab.internals.editing import edit_attention
-from induction_lab.models.anatomy import block_modules
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -33,7 +32,7 @@ class Streams:
     def __init__(self, model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> None:
         """Run the model once."""
         self.model, self.tokens = model, tokens.to(model.device)
-        self.blocks = block_modules(model)
+        self.blocks = model.anatomy.blocks
         self.before: list[Float[Tensor, "prompt pos d_model"]] = []
         self.attention: dict[int, Any] = {}
         self._tuples: list[int] = []

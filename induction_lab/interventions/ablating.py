@@ -7,7 +7,7 @@ it is bit for bit what it was. How heads are replaced: see `induction_lab.interv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from induction_lab.internals.editing import edit_attention, unhooked
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs, clean_run
 from induction_lab.interventions.substitutes import Method, find_method
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike, parse_heads
 
@@ -68,8 +67,7 @@ def ablate(
     kind = find_method(model, method)
     given = None if reference is None else as_prompts(model, reference)
     _ = model.unembeds_by_parts  # both are found out once and kept: not on the ablated model
-    with suppress(ValueError):
-        _ = model.hooked
+    _ = model.bridge
     runs = _UnhookedRuns(model, {head.layer for head in chosen})
     ablation = _Ablation(model, chosen, kind(runs, reference=given, seed=seed))
     with ExitStack() as stack:
@@ -124,21 +122,18 @@ class _Ablation:
     def hooks(self) -> list[Any]:
         """Watch which tokens come, on the network and its TransformerLens surface, and edit the latter too."""
         model, handles = self.model, []
-        own = isinstance(model.network, AttentionOnlyTransformer)
-        embedding = model.network.embed if own else model.network.get_input_embeddings()
-        handles.append((model.network if own else model.network.base_model).register_forward_pre_hook(self._forget))
-        handles.append(embedding.register_forward_pre_hook(self._see))
-        with suppress(ValueError):  # where TransformerLens has no bridge, there is no `hooked` to ablate
-            bridge = None if own else model.hooked
-            if bridge is not None:
-                handles.append(bridge.register_forward_pre_hook(self._forget))
-                handles.append(bridge.embed.register_forward_pre_hook(self._see))
-                for layer in range(model.n_layers):
-                    attention = bridge.blocks[layer].attn
-                    keep, change = self._bridge_outputs(layer)
-                    handles.append(attention.hook_v.register_forward_hook(keep))
-                    handles.append(attention.hook_pattern.register_forward_hook(self._bridge_pattern(layer)))
-                    handles.append(attention.hook_z.register_forward_hook(change))
+        handles.append(model.anatomy.body.register_forward_pre_hook(self._forget))
+        handles.append(model.anatomy.embedding.register_forward_pre_hook(self._see))
+        bridge = model.bridge
+        if bridge is not None:
+            handles.append(bridge.register_forward_pre_hook(self._forget))
+            handles.append(bridge.embed.register_forward_pre_hook(self._see))
+            for layer in range(model.n_layers):
+                attention = bridge.blocks[layer].attn
+                keep, change = self._bridge_outputs(layer)
+                handles.append(attention.hook_v.register_forward_hook(keep))
+                handles.append(attention.hook_pattern.register_forward_hook(self._bridge_pattern(layer)))
+                handles.append(attention.hook_z.register_forward_hook(change))
         return handles
 
     def _forget(self, module: Any, args: tuple[Any, ...]) -> None:

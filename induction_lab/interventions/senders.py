@@ -17,11 +17,9 @@ from torch import Tensor
 from induction_lab.internals.residual_stream import Streams, refuse_hooked_patterns
 from induction_lab.interventions.prepared import PreparedBatch
 from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
-from induction_lab.models.anatomy import goes_through_interface
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import output_norm, residual_factor
+from induction_lab.models.norms import output_norm
 from induction_lab.results.heads import Head, HeadLike, parse_heads
 
 Component = Literal["q", "k", "v"]
@@ -68,10 +66,10 @@ def find_senders(
     """
     top = max((head.layer for head in receivers), default=model.n_layers)
     if senders is None:
-        has_mlps = not (isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.attn_only)
         every = [Sender(-1, -1)]
         for layer in range(top):
-            every += [Sender(layer, head) for head in range(model.n_heads)] + [Sender(layer, -1)] * has_mlps
+            every += [Sender(layer, head) for head in range(model.n_heads)]
+            every += [Sender(layer, -1)] * model.anatomy.has_mlps
         return every
     asked = parse_heads(senders, n_layers=model.n_layers, n_heads=model.n_heads)
     above = [str(head) for head in asked if head.layer >= top]
@@ -88,7 +86,7 @@ def check_patchable(model: HookedModel, method: str) -> None:
     """
     if method not in OUTPUT_METHODS:
         raise ValueError(f"Senders are replaced by {listed(OUTPUT_METHODS)}, got {method!r}.")
-    if not goes_through_interface(model):
+    if not model.anatomy.goes_through_interface:
         raise ValueError(
             f"{model.name} ({type(model.network).__name__}) attends out of sight of transformers' attention interface, "
             "so single paths cannot be patched; `ablate` works."
@@ -133,7 +131,7 @@ def _parts(
     for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
         with torch.inference_mode():  # never across a `yield`
             if layer >= 0:
-                by_head = outputs(layer) @ head_weights(model, layer).W_O * residual_factor(model)
+                by_head = outputs(layer) @ head_weights(model, layer).W_O * model.anatomy.output_factor
                 rest = before(layer + 1) - before(layer) - by_head.sum(1)
             else:
                 by_head, rest = before(0)[:, :0], before(0)

@@ -36,7 +36,6 @@ from induction_lab.data.prompts import Prompts
 from induction_lab.internals.editing import is_edited
 from induction_lab.interventions.edits import HeldPatterns, OtherOutputs, OtherPattern, Substitute
 from induction_lab.interventions.outputs import Outputs, Sums, sums_over
-from induction_lab.models.anatomy import goes_through_interface
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -91,7 +90,7 @@ class Method(ABC):
         Raises:
             ValueError: With the reason.
         """
-        if cls.of_patterns and not goes_through_interface(model):
+        if cls.of_patterns and not model.anatomy.goes_through_interface:
             raise ValueError(
                 f"Patterns can be neither held nor changed in {model.name} ({type(model.network).__name__}), which "
                 f"attends out of sight of transformers' attention interface. {listed(OUTPUT_METHODS, 'and')} ablation "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +29,6 @@ from induction_lab.attention.forced_patterns import ForcedAttention, show_forced
 from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse
 from induction_lab.internals.editing import edit_attention
-from induction_lab.models.anatomy import goes_through_interface
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import HeadLike, parse_heads
 
@@ -64,7 +62,7 @@ def temper(model: HookedModel, heads: HeadLike | Iterable[HeadLike], beta: float
         raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
     if not beta >= 0:
         raise ValueError(f"`beta` is a number of at least 0, math.inf for hard addressing, got {beta!r}.")
-    if not goes_through_interface(model):
+    if not model.anatomy.goes_through_interface:
         raise ValueError(
             f"{model.name} ({type(model.network).__name__}) attends out of sight of transformers' attention interface: "
             "its heads cannot be tempered."
@@ -84,9 +82,7 @@ def temper(model: HookedModel, heads: HeadLike | Iterable[HeadLike], beta: float
 
     _ = model.unembeds_by_parts  # found out once and kept: not on the tempered model
     with ExitStack() as stack:
-        bridge = None
-        with suppress(ValueError):  # where TransformerLens has no bridge, there is no `hooked` to temper
-            bridge = None if isinstance(model.network, AttentionOnlyTransformer) else model.hooked
+        bridge = model.bridge
         stack.enter_context(edit_attention(model, edit))
         for layer, here in by_layer.items():
             if bridge is None:

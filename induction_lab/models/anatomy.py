@@ -1,64 +1,150 @@
-"""Where a network keeps its parts: blocks, norms, projections, and what kind of attention it has."""
+"""Where a network keeps its parts, and what kind of network it is.
+
+Whatever depends on the architecture is asked of `HookedModel.anatomy`. There are two kinds: `OwnAnatomy` of our
+`AttentionOnlyTransformer` (`models/attention_only/anatomy.py`), and `TransformersAnatomy` of causal language models.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
-from induction_lab.models.hooked_model import HookedModel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Component = Literal["q", "k", "v"]
 
 
-def block_modules(model: HookedModel) -> list[nn.Module]:
-    """The network's own blocks, one a layer.
+class Shape(NamedTuple):
+    """How many of each there are, and how wide; `n_ctx` is None where nothing bounds the length of a prompt."""
 
-    Raises:
-        ValueError: If TransformerLens cannot say where they are.
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+    n_ctx: int | None
+    bos_token_id: int
+
+
+class Anatomy(ABC):
+    """One network's parts and kind.
+
+    Attributes:
+        network: The network itself.
+        name: What it calls itself.
+        shape: Its numbers of layers and heads, its widths.
+        hooked: Its TransformerLens surface, the network itself or a bridge that is built when first asked for.
+        blocks: Its blocks, one a layer.
+        attention_modules: The modules that attend, by which edits of attention find them.
+        attention_configs: Every configuration object in which one of its modules looks up how to attend.
+        embedding: The module that embeds tokens.
+        body: The module that runs everything before the unembedding.
+        final_norm: The normalisation before the unembedding; `nn.Identity` where there is none.
+        unembedding: `W_U` as rows, one a token.
+        unembedding_bias: What is added to each token's logit, or None.
+        logit_scale: What logits are multiplied by (Cohere, Granite); usually 1.
+        logit_cap: The soft cap of logits (Gemma 2), or None.
+        output_factor: What a layer's output is multiplied by before it enters the stream (Granite); usually 1.
+        goes_through_interface: Whether the engine computes its attention, by transformers' attention interface or
+            because the network calls the engine itself; if not, layers' matrices are read through hooks.
+        calls_engine: Whether the network calls the engine itself, so that its own hooks show all there is.
+        is_rotary: Whether queries and keys are rotated by their position.
+        rotate: Rotates vectors `[batch, pos, head, d_head]` as the network does; None where only a run can tell.
+        has_mlps: Whether MLPs write into the residual stream beside the heads.
+        smeared_keys: Whether each key is mixed with the key of the position before.
+        positions_beside_stream: Whether position vectors are added to what queries and keys read, not to the stream.
+        commit: The commit of the Hugging Face hub that it was loaded from, or None.
     """
-    if isinstance(model.network, AttentionOnlyTransformer):
-        return list(model.network.blocks)
-    return [model.network.get_submodule(block.name) for block in model.hooked.blocks]
 
+    hooked: Any
+    shape: Shape
+    blocks: list[nn.Module]
+    attention_modules: list[nn.Module]
+    attention_configs: Sequence[Any]
+    embedding: nn.Module
+    body: nn.Module
+    final_norm: nn.Module
+    unembedding: Float[Tensor, "d_vocab d_model"]
+    unembedding_bias: Float[Tensor, " d_vocab"] | None
+    logit_scale: float
+    logit_cap: float | None
+    output_factor: float
+    goes_through_interface: bool
+    calls_engine: bool
+    is_rotary: bool
+    rotate: Callable[[Tensor], Tensor] | None
+    has_mlps: bool
+    smeared_keys: bool
+    positions_beside_stream: bool
+    commit: str | None
 
-def output_projection(model: HookedModel, layer: int) -> nn.Module:
-    """The module of a transformers network that reads a layer's heads, side by side."""
-    block = model.hooked.blocks[layer]
-    return model.network.get_submodule(".".join((block.name, block.attn.name, block.attn.o.name)))
+    def __init__(self, network: nn.Module, name: str) -> None:
+        """Hold a network."""
+        self.network: Any = network
+        self.name = name
 
+    @abstractmethod
+    def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The normalised stream before the unembedding, which is not run."""
 
-def goes_through_interface(model: HookedModel) -> bool:
-    """Whether the engine can serve this model; if not, its layers' matrices are read through hooks."""
-    if isinstance(model.network, AttentionOnlyTransformer):
-        return True
-    return bool(model.network._can_set_attn_implementation())
+    @abstractmethod
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """What the whole network gives."""
 
+    @abstractmethod
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits from the normalised stream, scaled and capped as the architecture does it."""
 
-def is_rotary(model: HookedModel) -> bool:
-    """Whether queries and keys are turned by their position."""
-    if isinstance(model.network, AttentionOnlyTransformer):
-        return model.network.cfg.positions == "rotary"
-    config = model.network.config.get_text_config(decoder=True)
-    return bool(getattr(config, "rope_parameters", None) or getattr(config, "rotary_dim", None))
+    @abstractmethod
+    def norm_before(self, layer: int) -> nn.Module:
+        """The normalisation before a layer's queries, keys and values; `nn.Identity` where there is none."""
 
+    @abstractmethod
+    def norm_after(self, layer: int) -> nn.Module | None:
+        """The normalisation of what a layer's heads write together, before it enters the stream, if there is one."""
 
-def has_mlps(model: HookedModel) -> bool:
-    """Whether MLPs write into the residual stream beside the heads."""
-    return "blocks.0.hook_mlp_out" in model.hooked.hook_dict
+    @abstractmethod
+    def head_norm(self, layer: int, component: Component) -> nn.Module | None:
+        """The normalisation of a layer's queries or keys (Qwen 3, Gemma 3, OLMo-2), if there is one."""
 
+    @abstractmethod
+    def output_projection(self, layer: int) -> nn.Module:
+        """The module that reads a layer's heads, side by side.
 
-_BLOCK_NORMS = ("ln1", "ln1_post")
+        Raises:
+            ValueError: If the network has no such module.
+        """
 
+    @property
+    def norms(self) -> list[nn.Module]:
+        """All normalisations that heads read or write through, and the final one, those that do nothing left out."""
+        layers = range(self.shape.n_layers)
+        found = [norm for layer in layers for norm in (self.norm_before(layer), self.norm_after(layer))]
+        return [norm for norm in (*found, self.final_norm) if norm is not None and not isinstance(norm, nn.Identity)]
 
-def norms_of(model: HookedModel) -> list[nn.Module]:
-    """The network's own normalisations that heads read or write through, and the final one."""
-    network = model.network
-    if isinstance(network, AttentionOnlyTransformer):
-        found = [getattr(block, name, None) for block in network.blocks for name in _BLOCK_NORMS]
-    else:
-        paths = [
-            f"{block.name}.{norm.name}"
-            for block in model.hooked.blocks
-            for name in _BLOCK_NORMS
-            if (norm := getattr(block, name, None)) is not None and getattr(norm, "name", None)
-        ]
-        found = [network.get_submodule(path) for path in dict.fromkeys(paths)]
-    return [norm for norm in (*found, model.final_norm) if norm is not None and not isinstance(norm, nn.Identity)]
+    @property
+    def keys_read_stream_only(self) -> bool:
+        """Whether queries and keys are made of the stream where they stand, and of nothing else."""
+        return not (self.smeared_keys or self.positions_beside_stream)
+
+    @property
+    def writes_unchanged(self) -> bool:
+        """Whether what heads put out, `z W_O`, is added to the stream as it is: neither normalised nor rescaled."""
+        return self.output_factor == 1 and self.norm_after(0) is None
+
+    @property
+    def projects_stream(self) -> bool:
+        """Whether the stream is projected to another width before the unembedding."""
+        return self.unembedding.shape[1] != self.shape.d_model
+
+    def copy_without_hooks(self) -> nn.Module:
+        """A network of the same parameters which nobody has hooked or edited, in evaluation mode."""
+        memo: dict[int, Any] = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
+        for module in self.network.modules():  # hooks may hold on to much: they are not even copied
+            for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+                memo[id(hooks)] = type(hooks)()
+        return copy.deepcopy(self.network, memo=memo).eval()

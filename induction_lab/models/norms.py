@@ -7,13 +7,13 @@ Source: Elhage et al. (2021), "Handling layer normalization", https://transforme
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.anatomy import Component
 from induction_lab.models.head_weights import HeadWeights, head_weights
 from induction_lab.models.hooked_model import HookedModel
 
@@ -74,17 +74,15 @@ def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> Frozen
 
 def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
     """The normalisation before a layer's queries, keys and values; without one, the identity."""
-    return _block_norm(model, layer, "ln1")
+    return frozen_norm(model.anatomy.norm_before(layer), model.d_model, like=model.unembedding)
 
 
 def attention_scale(
     model: HookedModel, layer: int, stream: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch 1"]:
     """By what the normalisation before a layer's heads divides each vector of the stream: held, all is linear."""
-    module = getattr(model.hooked.blocks[layer], "ln1", None) or nn.Identity()
-    module = getattr(module, "original_component", module)  # what a TransformerLens bridge wraps
     with torch.inference_mode():
-        normalised = module(stream).to(model.wide)
+        normalised = model.anatomy.norm_before(layer)(stream).to(model.wide)
         return attention_norm(model, layer).scale(stream.to(model.wide), normalised)[..., None]
 
 
@@ -95,12 +93,8 @@ def final_norm(model: HookedModel) -> FrozenNorm:
 
 def output_norm(model: HookedModel, layer: int) -> FrozenNorm | None:
     """The normalisation of what a layer's heads write together, before it enters the stream; None where none is."""
-    return _block_norm(model, layer, "ln1_post") if hasattr(model.hooked.blocks[layer], "ln1_post") else None
-
-
-def residual_factor(model: HookedModel) -> float:
-    """What the architecture multiplies a layer's output by before it enters the stream (Granite); usually 1."""
-    return getattr(getattr(model.network, "config", None), "residual_multiplier", None) or 1.0
+    norm = model.anatomy.norm_after(layer)
+    return None if norm is None else frozen_norm(norm, model.d_model, like=model.unembedding)
 
 
 def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
@@ -109,7 +103,7 @@ def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
     Raises:
         ValueError: If the stream is projected before the unembedding.
     """
-    if model.unembedding.shape[1] != model.d_model:
+    if model.anatomy.projects_stream:
         raise ValueError(f"{model.name} projects its stream before the unembedding, so logits are not x W_U.")
     return final_norm(model).fold(model.unembedding.to(model.wide)) * model.logit_scale
 
@@ -127,28 +121,15 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     into, out = attention_norm(model, layer), output_norm(model, layer)
     W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
     W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
-    W_Q, W_K = _fold_head_norm(model, layer, "q_norm", W_Q), _fold_head_norm(model, layer, "k_norm", W_K)
+    W_Q, W_K = _fold_head_norm(model, layer, "q", W_Q), _fold_head_norm(model, layer, "k", W_K)
     W_O = W_O if out is None else out.apply(W_O)
-    return HeadWeights(W_Q, W_K, W_V, W_O * residual_factor(model))
-
-
-def head_norm(model: HookedModel, layer: int, name: str) -> nn.Module | None:
-    """The module `q_norm` or `k_norm` of a layer, where it has one."""
-    attention = model.hooked.blocks[layer].attn
-    norm = getattr(getattr(attention, "original_component", attention), name, None)
-    return getattr(norm, "original_component", norm)
-
-
-def _block_norm(model: HookedModel, layer: int, name: str) -> FrozenNorm:
-    norm = getattr(model.hooked.blocks[layer], name, None)
-    norm = getattr(norm, "original_component", norm)  # what a TransformerLens bridge wraps
-    return frozen_norm(norm, model.d_model, like=model.unembedding)
+    return HeadWeights(W_Q, W_K, W_V, W_O * model.anatomy.output_factor)
 
 
 def _fold_head_norm(
-    model: HookedModel, layer: int, name: str, weights: Float[Tensor, "head d_model d_head"]
+    model: HookedModel, layer: int, component: Component, weights: Float[Tensor, "head d_model d_head"]
 ) -> Float[Tensor, "head d_model d_head"]:
-    norm = head_norm(model, layer, name)
+    norm = model.anatomy.head_norm(layer, component)
     if norm is None:
         return weights
     n_heads, _, d_head = weights.shape
@@ -160,7 +141,9 @@ def _fold_head_norm(
         frozen = frozen_norm(norm, width, like=weights)
         if not frozen.centred:
             return weights * frozen.gain.view(n_heads, 1, d_head)
-    raise ValueError(f"{name} of {model.name} ({type(norm).__name__}) is none that can be folded into single heads.")
+    raise ValueError(
+        f"{component}_norm of {model.name} ({type(norm).__name__}) is none that can be folded into single heads."
+    )
 
 
 def refuse_changed_outputs(model: HookedModel, score: str) -> None:
@@ -169,14 +152,10 @@ def refuse_changed_outputs(model: HookedModel, score: str) -> None:
     Raises:
         ValueError: If this architecture normalises, rescales or projects it on the way.
     """
-    if isinstance(model.network, AttentionOnlyTransformer):
-        return
-    blocks = model.hooked.blocks
-    if hasattr(blocks[0], "ln1_post"):
+    if model.anatomy.norm_after(0) is not None:
         raise ValueError(f"{score} is not defined where attention outputs are normalised before they are added")
-    config: Any = model.network.config
-    if (getattr(config, "residual_multiplier", None) or 1.0) != 1.0:
+    if not model.anatomy.writes_unchanged:
         raise ValueError(f"{score} is not defined where attention outputs are rescaled before they are added")
-    if model.unembedding.shape[1] != model.d_model:
+    if model.anatomy.projects_stream:
         raise ValueError(f"{score} is not defined where the stream is projected before the unembedding")
     final_norm(model)

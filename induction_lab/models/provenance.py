@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any
 
 from induction_lab.data.prompts import Prompts
-from induction_lab.models.anatomy import goes_through_interface
 from induction_lab.models.hooked_model import HookedModel
 
 DEFINITIONS_VERSION = 1  # goes up when a score's definition changes
@@ -28,7 +27,7 @@ def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str]
         "bos_token_id": model.bos_token_id,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
-        "attention_path": "engine" if goes_through_interface(model) else "hooks",
+        "attention_path": "engine" if model.anatomy.goes_through_interface else "hooks",
         "versions": versions(),
         "left_out": left_out or {},
     }

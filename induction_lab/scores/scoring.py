@@ -25,7 +25,6 @@ from induction_lab.behaviour.losses import copy_masks, token_losses
 from induction_lab.data.occurrences import copyable
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
 from induction_lab.internals.reading import Enough, read_attention
-from induction_lab.models.anatomy import goes_through_interface
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, refuse_changed_outputs
 from induction_lab.models.provenance import provenance
@@ -260,7 +259,7 @@ def _batch_size(model: HookedModel, prompts: Prompts, batch_size: int | None) ->
         return batch_size
     n_pos = prompts.tokens.shape[1]
     by_tokens = TOKENS_A_BATCH // n_pos
-    if not goes_through_interface(model):  # one layer's matrices, a few copies of them
+    if not model.anatomy.goes_through_interface:  # one layer's matrices, a few copies of them
         by_tokens = min(by_tokens, LOGIT_BYTES // (model.n_heads * n_pos * n_pos * 4))
     return max(1, by_tokens)
 

@@ -71,7 +71,7 @@ def _measured(cell: Cell) -> Outcome:
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.node(),
         "device": str(model.device),
-        "commit": getattr(getattr(model.network, "config", None), "_commit_hash", None),
+        "commit": model.anatomy.commit,
         "n_parameters": table["n_parameters"][0].as_py() if len(table) else None,
         "versions": versions(),
     }

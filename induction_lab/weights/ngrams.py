@@ -156,11 +156,8 @@ def _best_outs(
     weights = head_weights(model, 0)
     tokens = tokens.to(model.device)
     rows = stream_rows(model)[tokens]
-    into = getattr(model.hooked.blocks[0], "ln1", None)
-    into = getattr(into, "original_component", into)
     with torch.no_grad():
-        rows = rows.to(model.dtype)
-        read = (rows if into is None else into(rows[None])[0]).to(model.wide)
+        read = model.anatomy.norm_before(0)(rows[None].to(model.dtype))[0].to(model.wide)
         group = model.n_heads // model.n_kv_heads
         written = read @ weights.W_V[head // group].to(model.wide) @ weights.W_O[head].to(model.wide)
         readers = unembedding_readers(model)

@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import folded_weights
 from induction_lab.weights.composition import composition_scores
@@ -107,7 +106,7 @@ def position_memory(model: HookedModel) -> Float[Tensor, "layer head"]:
     Raises:
         ValueError: If the model has no position vectors, too few of them, or its keys mix two positions.
     """
-    if isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.smeared_keys:
+    if model.anatomy.smeared_keys:
         raise ValueError("Smeared keys mix two positions, so no position has a key of its own.")
     rows = stream_rows(model, "positions")
     n = len(rows)

@@ -12,11 +12,8 @@ from torch import Tensor
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.internals.activations import capture
 from induction_lab.internals.reading import Enough, read_attention
-from induction_lab.models.anatomy import goes_through_interface, is_rotary
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import head_norm
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
 
@@ -47,16 +44,12 @@ def read_from_stream(
     The model's own norm, weights, biases and norm of queries or keys; fewer heads for keys and values of
     grouped-query models.
     """
-    block = model.hooked.blocks[layer]
-    norm = getattr(block, "ln1", None)
-    norm = getattr(norm, "original_component", norm)
     W = getattr(head_weights(model, layer), f"W_{component.upper()}")
-    bias = getattr(block.attn, f"b_{component.upper()}", None)
+    bias = getattr(model.hooked.blocks[layer].attn, f"b_{component.upper()}", None)
     with torch.no_grad():
-        rows = rows.to(model.dtype)
-        heads = (rows if norm is None else norm(rows[None])[0]) @ W
+        heads = model.anatomy.norm_before(layer)(rows[None].to(model.dtype))[0] @ W
         heads = heads if bias is None else heads + bias[:, None]
-        return _normalised(head_norm(model, layer, f"{component}_norm"), heads).to(model.wide)
+        return _normalised(model.anatomy.head_norm(layer, component), heads).to(model.wide)
 
 
 def positional_preference(
@@ -71,7 +64,7 @@ def positional_preference(
     Raises:
         ValueError: If the model is not rotary, or an offset lies outside its context.
     """
-    if not is_rotary(model):
+    if not model.anatomy.is_rotary:
         raise ValueError(
             f"{model.name} is not rotary: what it prefers at a distance lies in its position vectors. "
             "See qk_circuit(model, head, query='positions', key='positions')."
@@ -94,13 +87,13 @@ def _before_rotation(
 
 def _scale(model: HookedModel, layer: int) -> float:
     """By what the model multiplies the products, wherever it does so: seen on one token, on which all must agree."""
-    if isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.smeared_keys:
+    if model.anatomy.smeared_keys:
         raise ValueError("Smeared keys mix two positions, so no single row has a key.")
-    if not goes_through_interface(model):
+    if not model.anatomy.goes_through_interface:
         raise ValueError(f"{type(model.network).__name__} adds positions to its scores or scales them out of sight.")
     token = torch.full((1, 2), model.bos_token_id)
     row = capture(model, token, "resid_pre", layers=layer)["resid_pre", layer][0, :1]
-    if isinstance(model.network, AttentionOnlyTransformer) and model.network.cfg.positions == "shortformer":
+    if model.anatomy.positions_beside_stream:
         row = row + stream_rows(model, "positions")[:1]
     expected = _before_rotation(model, layer, row, row)
     seen: list[Attention] = []

@@ -17,9 +17,6 @@ from torch import Tensor
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.hooks import reading
 from induction_lab.internals.reading import on_engine
-from induction_lab.models.anatomy import goes_through_interface, is_rotary
-from induction_lab.models.attention_only.layers import rotate
-from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel, evaluating
 
 _PROBES = 8  # tokens
@@ -43,13 +40,13 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
     if not offsets or min(offsets) < 0 or (model.n_ctx is not None and max(offsets) >= model.n_ctx):
         raise ValueError(f"Offsets must lie in 0 … {(model.n_ctx or 0) - 1} (query less key position), got {offsets}.")
     eye = torch.eye(model.d_head, dtype=model.wide, device=model.device)
-    if not is_rotary(model):
+    if not model.anatomy.is_rotary:
         return eye.expand(model.n_layers, len(offsets), -1, -1)
-    if isinstance(model.network, AttentionOnlyTransformer):
+    if model.anatomy.rotate is not None:
         rows = eye[:, None, None].expand(-1, max(offsets) + 1, 1, -1)
-        turned = rotate(rows)[:, offsets, 0].transpose(0, 1)  # [offset, d_head, d_head]
+        turned = model.anatomy.rotate(rows)[:, offsets, 0].transpose(0, 1)  # [offset, d_head, d_head]
         return turned.expand(model.n_layers, -1, -1, -1)
-    if not goes_through_interface(model):
+    if not model.anatomy.goes_through_interface:
         raise ValueError(
             f"{type(model.network).__name__} rotates outside the attention interface of transformers; its rotation "
             "cannot be read."
@@ -81,7 +78,7 @@ def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor
         seen[attention.layer] = both.transpose(1, 2).flatten(0, 1).to(model.wide)
 
     with torch.inference_mode(), evaluating(model.network), reading(read), on_engine(model):
-        model.network.base_model(tokens, position_ids=positions, use_cache=False)
+        model.anatomy.body(tokens, position_ids=positions, use_cache=False)
     if len(seen) != model.n_layers:
         raise ValueError(f"Only {len(seen)} of {model.n_layers} layers of {model.name} showed their queries and keys.")
     return [seen[layer] for layer in range(model.n_layers)]

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.internals.reading import Enough
-from induction_lab.models.anatomy import has_mlps
 from induction_lab.models.hooked_model import HookedModel, evaluating
 
 Source = Literal["embedding", "effective", "positions"]
@@ -34,7 +33,7 @@ def stream_rows(model: HookedModel, source: Source = "embedding") -> Float[Tenso
         raise ValueError(f"`source` must be one of {', '.join(get_args(Source))}, got {source!r}.")
     if source == "positions":
         return _positions(model)
-    if source == "effective" and not has_mlps(model):
+    if source == "effective" and not model.anatomy.has_mlps:
         raise ValueError(f"{model.name} has no MLP in its first layer, so no effective embedding; use 'embedding'.")
     vocabulary = torch.arange(model.d_vocab, device=model.device)
     return torch.cat([_run(model, some, source) for some in vocabulary.split(_TOKENS_A_RUN)])

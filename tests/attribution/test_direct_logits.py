@@ -211,7 +211,7 @@ def test_what_cannot_be_attributed_is_refused(llama, small, monkeypatch):
         nothing.heads()
     with pytest.raises(ValueError, match="picks no answer"):
         nothing.heads(where=torch.zeros(2, 9, dtype=torch.bool))
-    monkeypatch.setattr("induction_lab.attribution.direct_logits.residual_factor", lambda model: 2.0)
+    monkeypatch.setattr(type(llama.anatomy), "output_factor", 2.0)
     with pytest.raises(ValueError, match="do not add up to its residual stream"):
         attribute_logits(llama, prompts)
 

@@ -10,7 +10,6 @@ from induction_lab.attention.exact import Attention, HeadOutputs
 from induction_lab.internals.batches import chunks
 from induction_lab.internals.editing import edit_attention, unhooked
 from induction_lab.internals.residual_stream import Streams
-from induction_lab.models.anatomy import block_modules
 
 
 def as_it_is(attention):
@@ -92,7 +91,7 @@ def test_an_exception_in_an_edit_leaves_blocks_hooks_and_outputs_as_they_were(na
         streams.run(1, broken)
     with pytest.raises(RuntimeError, match="edit broke"), edit_attention(model, broken):
         model.hidden(tokens)
-    assert all("forward" not in block.__dict__ for block in block_modules(model))
+    assert all("forward" not in block.__dict__ for block in model.anatomy.blocks)
     assert hooks_of(model) == before
     assert torch.equal(model.logits(tokens), clean)
 
@@ -142,7 +141,7 @@ def test_the_unhooked_twin_shares_parameters_and_nothing_that_was_done_to_the_mo
         def __call__(self, module, args, output):
             self.kept = (torch.ones(1, requires_grad=True) * 2,)
 
-    handles = [module.register_forward_hook(Recorder()) for module in block_modules(model)]
+    handles = [module.register_forward_hook(Recorder()) for module in model.anatomy.blocks]
     try:
         model.logits(tokens)
         with edit_attention(model, silence(0, 0)):

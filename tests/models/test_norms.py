@@ -5,7 +5,7 @@ from torch import nn
 
 from induction_lab import HookedModel
 from induction_lab.models.head_weights import head_weights
-from induction_lab.models.norms import folded_weights, frozen_norm, head_norm, unembedding_readers
+from induction_lab.models.norms import folded_weights, frozen_norm, unembedding_readers
 
 
 class GemmaStyle(nn.Module):
@@ -72,7 +72,7 @@ def test_folded_weights_are_the_modules_own_norms_at_frozen_scale(family):
     x = x / x.square().mean(-1, keepdim=True).sqrt()  # of scale 1 for LayerNorm and RMSNorm alike
     read = x if into is None else into(x) - into(torch.zeros_like(x))
     torch.testing.assert_close(read @ bare.W_V, x @ folded.W_V, atol=1e-3, rtol=1e-3)
-    q, norm = read @ bare.W_Q, head_norm(model, 1, "q_norm")
+    q, norm = read @ bare.W_Q, model.anatomy.head_norm(1, "q")
     if norm is not None:
         wide = next(norm.parameters()).numel() != model.d_head
         gained = norm(q.transpose(0, 1).flatten(1)).unflatten(1, q.shape[::2]).transpose(0, 1) if wide else norm(q)

@@ -12,7 +12,6 @@ from induction_lab import (
     stream_rows,
 )
 from induction_lab.internals.reading import read_attention
-from induction_lab.models.anatomy import is_rotary
 from induction_lab.weights.rotary import relative_rotations
 
 ROTARY = [
@@ -23,8 +22,8 @@ ROTARY = [
 
 def test_the_list_of_rotary_families_is_whole():
     models = {family: HookedModel(random_network(family)) for family in FAMILIES}
-    assert [family for family in INTERFACE if is_rotary(models[family])] == ROTARY
-    assert [family for family in FAMILIES if family not in INTERFACE and is_rotary(models[family])] == ["gptj"]
+    assert [family for family in INTERFACE if models[family].anatomy.is_rotary] == ROTARY
+    assert [family for family in FAMILIES if family not in INTERFACE and models[family].anatomy.is_rotary] == ["gptj"]
 
 
 @pytest.mark.parametrize("family", ROTARY)

@@ -1,0 +1,67 @@
+"""Where an `AttentionOnlyTransformer` keeps its parts. What each name means is said in `Anatomy`."""
+# ruff: noqa: D102
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from induction_lab.models.anatomy import Anatomy, Component, Shape
+from induction_lab.models.attention_only.clamping import clamp_for_good
+from induction_lab.models.attention_only.layers import rotate
+from induction_lab.models.attention_only.network import MODEL_TYPE, AttentionOnlyTransformer
+
+
+class OwnAnatomy(Anatomy):
+    """Of an `AttentionOnlyTransformer`."""
+
+    attention_configs, goes_through_interface, calls_engine = (), True, True
+    unembedding_bias, logit_scale, logit_cap, output_factor, commit = None, 1.0, None, 1.0, None
+
+    def __init__(self, network: AttentionOnlyTransformer, name: str | None) -> None:
+        """Read the network's configuration."""
+        super().__init__(network, name or MODEL_TYPE)
+        config = self.config = network.cfg
+        heads = (config.n_layers, config.n_heads, config.n_heads)
+        widths = (config.d_model, config.d_head, config.d_vocab, config.n_ctx)
+        self.shape = Shape(*heads, *widths, config.bos_token_id)
+        self.hooked = self.body = network
+        self.blocks, self.embedding, self.final_norm = list(network.blocks), network.embed, network.ln_final
+        self.attention_modules = [block.get_submodule("attn") for block in network.blocks]
+        self.is_rotary = config.positions == "rotary"
+        self.rotate = rotate if self.is_rotary else None
+        self.has_mlps = config.d_mlp is not None and config.n_layers > 0
+        self.smeared_keys, self.positions_beside_stream = config.smeared_keys, config.positions == "shortformer"
+
+    @property
+    def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        return self.network.W_U.detach().T
+
+    def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        return self.network(tokens, return_type="hidden")
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.network(tokens)
+
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        return hidden @ self.network.W_U
+
+    def norm_before(self, layer: int) -> nn.Module:
+        return self.network.blocks[layer].ln1
+
+    def norm_after(self, layer: int) -> None:
+        return None
+
+    def head_norm(self, layer: int, component: Component) -> None:
+        return None
+
+    def output_projection(self, layer: int) -> nn.Module:
+        raise ValueError(f"{self.name} projects each head's output by itself: edit its attention_modules instead.")
+
+    def copy_without_hooks(self) -> nn.Module:
+        network: Any = super().copy_without_hooks()
+        network.reset_hooks(including_permanent=True)
+        clamp_for_good(network, getattr(network, "clamps", {}))  # what it was trained with is part of it
+        return network
