@@ -30,16 +30,18 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def blocks(kind: str) -> list:
-    """Blocks of one kind, each with its page, why it is not run, and the output that is shown right below it."""
-    found = []
-    for path in PAGES:
-        for match in BLOCK.finditer(path.read_text()):
-            if match["kind"] == kind:
-                below = re.match(r"\n\n```(?:text)?\n(.*?)^```$", path.read_text()[match.end() :], re.M | re.S)
-                label = f"{name(path)}:{path.read_text()[: match.start()].count(chr(10)) + 1}"
-                found.append(pytest.param(match["text"], match["why"], below and below[1], id=label))
+def blocks(path: Path, kind: str) -> list[tuple[str, str | None, str | None]]:
+    """Blocks of one kind: text, why it is not run, and the output that is shown right below it."""
+    page, found = path.read_text(), []
+    for match in BLOCK.finditer(page):
+        if match["kind"] == kind:
+            below = re.match(r"\n\n```(?:text)?\n(.*?)^```$", page[match.end() :], re.M | re.S)
+            found.append((match["text"], match["why"], below and below[1]))
     return found
+
+
+def pages_with(kind: str) -> list[Path]:
+    return [path for path in PAGES if blocks(path, kind)]
 
 
 def assert_shown(printed: str, shown: str, within: float) -> None:
@@ -50,19 +52,23 @@ def assert_shown(printed: str, shown: str, within: float) -> None:
     assert numbers[0] == pytest.approx(numbers[1], abs=within)
 
 
-@pytest.mark.parametrize(("code", "why", "shown"), blocks("python"))
-def test_python_runs_and_prints_what_is_shown(code, why, shown, request, capsys, monkeypatch, tmp_path):
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom) and node.module == "induction_lab":
-            assert {alias.name for alias in node.names} <= set(dir(induction_lab))
-    if why:
-        return
-    if "smollm2" in code:
-        request.getfixturevalue("smollm2")
+@pytest.mark.parametrize("path", pages_with("python"), ids=name)
+def test_python_runs_and_prints_what_is_shown(path, request, capsys, monkeypatch, tmp_path):
+    """Blocks of a page follow on each other, as for a reader who types them one after another."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "a page", "exec"), {"__name__": "a_page"})
-    if shown:
-        assert_shown(capsys.readouterr().out, shown, within=0.011)
+    names = {"__name__": "a_page"}
+    for code, why, shown in blocks(path, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module == "induction_lab":
+                assert {alias.name for alias in node.names} <= set(dir(induction_lab))
+        if why:
+            continue
+        if "smollm2" in code:
+            request.getfixturevalue("smollm2")
+        exec(compile(code, name(path), "exec"), names)
+        printed = capsys.readouterr().out
+        if shown:
+            assert_shown(printed, shown, within=0.011)
 
 
 def commands(text: str) -> list[list[str]]:
@@ -71,13 +77,14 @@ def commands(text: str) -> list[list[str]]:
     return [words[1:] for words in lines if words and Path(words[0]).name == "induction-lab"]
 
 
-@pytest.mark.parametrize(("text", "why", "shown"), blocks("sh"))
-def test_commands_run(text, why, shown, monkeypatch, tmp_path):
-    assert why or len(commands(text)) == len(text.splitlines()), "say above the block why it is not run"
+@pytest.mark.parametrize("path", pages_with("sh"), ids=name)
+def test_commands_run(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for arguments in commands(text) if not why else []:
-        done = CliRunner().invoke(app, arguments)
-        assert done.exit_code == 0, f"{arguments}: {done.output} {done.exception}"
+    for text, why, _ in blocks(path, "sh"):
+        assert why or len(commands(text)) == len(text.splitlines()), "say above the block why it is not run"
+        for arguments in [] if why else commands(text):
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, f"{arguments}: {done.output} {done.exception}"
 
 
 def test_the_demo_prints_what_is_shown(monkeypatch, tmp_path):
