@@ -25,6 +25,6 @@ def batches(model: HookedModel, prompts: Prompts, batch_size: int | None) -> Ite
 
 
 def chunks(prompts: int, tokens_each: int, *, most: int = 4096) -> Sequence[slice]:
-    """Prompts in turns of about `most` tokens."""
+    """Slices of prompts, of about `most` tokens each."""
     step = max(1, most // tokens_each)
     return [slice(start, min(start + step, prompts)) for start in range(0, prompts, step)]
