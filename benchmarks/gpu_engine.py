@@ -26,7 +26,7 @@ from torch import Tensor
 from induction_lab import HookedModel, repeated_tokens, score_heads
 from induction_lab.attention.exact import Attention
 from induction_lab.attention.kernels import attention_with_lse
-from induction_lab.scores.targets import ATTENTION_SCORES
+from induction_lab.scores.attention_scores import ATTENTION_SCORES
 
 HERE = Path(__file__).parent
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}  # of outputs of size about 1

@@ -24,7 +24,7 @@ import torch
 
 from induction_lab import load_model, repeated_tokens, score_heads
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.scores.targets import ATTENTION_SCORES
+from induction_lab.scores.attention_scores import ATTENTION_SCORES
 
 HERE = Path(__file__).parent
 PLAIN, OURS, EAGER = "plain forward, SDPA", "induction_lab, 7 attention scores", "eager, output_attentions"

@@ -22,7 +22,7 @@ from transformer_lens.head_detector import detect_head
 
 from induction_lab import load_model, repeated_tokens, score_heads
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.scores.targets import ATTENTION_SCORES
+from induction_lab.scores.attention_scores import ATTENTION_SCORES
 
 HERE = Path(__file__).parent
 Way = Callable[[], object]

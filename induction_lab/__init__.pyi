@@ -206,7 +206,19 @@ from .results import (
     parse_heads as parse_heads,
 )
 from .scores import (
+    AttentionScore as AttentionScore,
+)
+from .scores import (
     HeadScores as HeadScores,
+)
+from .scores import (
+    LayerScore as LayerScore,
+)
+from .scores import (
+    Score as Score,
+)
+from .scores import (
+    WeightScore as WeightScore,
 )
 from .scores import (
     attention_spread as attention_spread,

@@ -20,7 +20,7 @@ from induction_lab.behaviour.next_tokens import NO_ANSWER, check_answers, next_t
 from induction_lab.data.occurrences import copyable
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import batches
-from induction_lab.models.head_weights import head_weights
+from induction_lab.internals.head_outputs import heads_along
 from induction_lab.models.hooked_model import HookedModel, evaluating
 from induction_lab.models.norms import final_norm, output_norm
 from induction_lab.models.provenance import provenance
@@ -168,32 +168,15 @@ def _attribute(
         parts = [embedding, read(cache["resid_pre", 0]) - embedding]
         biases = torch.zeros_like(scale)
         for layer in range(model.n_layers):
-            heads, bias = _attribute_heads(model, cache, layer, directions)
-            parts += [*heads, *mlps[layer : layer + 1]]
+            added = None if output_norm(model, layer) is None else cache["attn_out", layer]
+            heads, bias = heads_along(model, layer, cache["z", layer], directions, added=added)
+            parts += [*heads.movedim(-1, 0), *mlps[layer : layer + 1]]
             biases += bias
         values = torch.stack([*parts, biases])
         _check_sum(model, values, read(stream))
         b_U = model.hooked.b_U.to(wide) * model.logit_scale
         values[-1] += readers @ norm.bias + b_U[answers] - b_U.mean()
     return values
-
-
-def _attribute_heads(
-    model: HookedModel, cache: ActivationCache, layer: int, directions: Float[Tensor, "batch pos d_model"]
-) -> tuple[Float[Tensor, "head batch pos"], Float[Tensor, "batch pos"]]:
-    """One layer's heads and the bias of its output, without ever making `[batch, pos, head, d_model]`."""
-    z, W_O = cache["z", layer].to(model.wide), head_weights(model, layer).W_O.to(model.wide)
-    b_O = getattr(model.hooked.blocks[layer].attn, "b_O", None)
-    b_O = torch.zeros_like(W_O[0, 0]) if b_O is None else b_O.to(model.wide)
-    norm, factor = output_norm(model, layer), model.anatomy.output_factor
-    directions, bias = directions * factor, 0.0
-    if norm is not None:
-        written = z.flatten(2) @ W_O.flatten(0, 1) + b_O
-        scale = norm.scale(written, cache["attn_out", layer].to(model.wide) / factor)
-        bias = directions @ norm.bias
-        directions = norm.fold(directions) / scale[..., None]
-    asked = torch.einsum("bpd,nhd->bpnh", directions, W_O)
-    return (z * asked).sum(-1).movedim(-1, 0), bias + directions @ b_O
 
 
 def _run(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> ActivationCache:

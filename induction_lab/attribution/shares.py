@@ -32,7 +32,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import attention_scale, folded_weights, output_norm
 from induction_lab.results.heads import Head, HeadLike, parse_heads
 from induction_lab.results.statistics import mean_and_error
-from induction_lab.scores.targets import attention_targets
+from induction_lab.scores.attention_scores import attention_targets
 from induction_lab.weights.rotary import relative_rotations
 
 

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from induction_lab.data.occurrences import occurrences
+from induction_lab.data.occurrences import LAGS, Recurrences
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.statistics import mean_and_error
 
-LAGS = tuple(range(-6, 7))
 _PROMPTS = 4  # whose logits are there at once
 
 
@@ -41,8 +40,7 @@ def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int]
     if not lags:
         raise ValueError("At least one lag is wanted, got none.")
     n_prompts, tokens = len(prompts), prompts.tokens.cpu()
-    prompt, query, earlier, latest = occurrences(prompts)
-    prompt, query, earlier = prompt[latest], query[latest], earlier[latest]
+    prompt, query, earlier = Recurrences(prompts).latest
     if not len(prompt):
         raise ValueError("No token occurs a second time in these prompts: use repeated_tokens(model), or longer text.")
     total, count = torch.zeros(n_prompts, len(lags)), torch.zeros(n_prompts, len(lags))

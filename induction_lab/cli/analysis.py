@@ -32,7 +32,9 @@ def score(
     repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
     gap: Annotated[int, typer.Option(help="Other tokens between two copies.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
-    scores: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
+    scores: Annotated[
+        str, typer.Option(help="Names separated by commas, module:name for one of your own; all by default.")
+    ] = "",
     text: Annotated[
         Path | None, typer.Option(help="Score on this text file, not on random tokens (--period, --repeats, --gap).")
     ] = None,
@@ -52,12 +54,11 @@ def score(
     from induction_lab.cli.terminal import show_scores
     from induction_lab.data.prompts import repeated_tokens, text_prompts
     from induction_lab.models.loading import load_model
-    from induction_lab.scores.scoring import REPEAT_SCORES, SCORES, score_heads
+    from induction_lab.scores.registry import find_scores
+    from induction_lab.scores.scoring import score_heads
 
     names = [name.strip() for name in scores.split(",") if name.strip()] or None
-    unknown = [name for name in names or [] if name not in SCORES]
-    if unknown:
-        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(SCORES)}.")
+    find_scores(names)  # before a model is loaded
     if prompts < 1:
         raise ValueError(f"--prompts must be at least 1, got {prompts}.")
     if length is not None and text is None:
@@ -68,7 +69,7 @@ def score(
         chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, n_repeats=repeats, gap=gap, seed=seed)
     else:
         chosen = text_prompts(loaded, content, n_prompts=prompts, length=length)
-    tested = chance and len(chosen) > 1 and any(name in REPEAT_SCORES for name in names or REPEAT_SCORES)
+    tested = chance and len(chosen) > 1
     say("")
     found = score_heads(
         loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()

@@ -86,7 +86,7 @@ def follow(
     say("loading libraries …")
     from induction_lab.cli.terminal import show_files, show_trajectory
     from induction_lab.development.following import follow_training
-    from induction_lab.scores.scoring import SCORES
+    from induction_lab.scores.registry import SCORES
     from induction_lab.weights.probes import PROBES
 
     there = (*SCORES, *(PROBES if probes else ()))

@@ -6,12 +6,17 @@ With `x` a prompt and position 0 its BOS, the earlier occurrences of a query `t`
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
 
+LAGS = tuple(range(-6, 7))  # distances from an earlier occurrence that profiles look at
+Pairs = tuple[Int[Tensor, " _"], Int[Tensor, " _"], Int[Tensor, " _"]]  # prompt, query and key of each
 IDEAL_PATTERNS = ("previous_token", "induction")
 
 
@@ -65,12 +70,58 @@ def copyable(
 
     On tokens repeated back to back these are all positions from the second copy on, but for the last.
     """
-    tokens = tokens.cpu()
-    prompts = Prompts(tokens, lengths)
-    prompt, query, earlier, latest = occurrences(prompts)
-    keep = latest & (query + 1 < prompts.real_lengths[prompt])
-    prompt, query, earlier = prompt[keep], query[keep], earlier[keep]
-    right = tokens[prompt, query + 1] == tokens[prompt, earlier + 1]
-    result = torch.zeros_like(tokens, dtype=torch.bool)
-    result[prompt[right], query[right]] = True
-    return result
+    return Recurrences(Prompts(tokens.cpu(), lengths)).copyable
+
+
+@dataclass(frozen=True)
+class Recurrences:
+    """What recurs in some prompts, on the CPU; each property is found when first asked for, and then kept.
+
+    Attributes:
+        prompts: The prompts.
+    """
+
+    prompts: Prompts
+
+    @cached_property
+    def matches(self) -> Pairs:
+        """(prompt, query, earlier occurrence of the query's token), as `occurrences` orders them."""
+        return self._occurrences[:3]
+
+    @cached_property
+    def latest(self) -> Pairs:
+        """(prompt, query, latest earlier occurrence), one a query whose token occurred before."""
+        prompt, query, earlier, latest = self._occurrences
+        return prompt[latest], query[latest], earlier[latest]
+
+    @cached_property
+    def queries(self) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
+        """(prompt, position) of every token but BOS; no padding."""
+        real = self.prompts.real
+        real[:, 0] = False
+        prompt, query = real.nonzero(as_tuple=True)
+        return prompt, query
+
+    @cached_property
+    def unseen(self) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
+        """(prompt, position) of every token but BOS that did not occur before."""
+        real = self.prompts.real
+        real[:, 0] = False
+        real[self.matches[:2]] = False
+        prompt, query = real.nonzero(as_tuple=True)
+        return prompt, query
+
+    @cached_property
+    def copyable(self) -> Bool[Tensor, "prompt pos"]:
+        """See the function of that name."""
+        tokens, (prompt, query, earlier) = self.prompts.tokens.cpu(), self.latest
+        keep = query + 1 < self.prompts.real_lengths[prompt]
+        prompt, query, earlier = prompt[keep], query[keep], earlier[keep]
+        right = tokens[prompt, query + 1] == tokens[prompt, earlier + 1]
+        result = torch.zeros_like(tokens, dtype=torch.bool)
+        result[prompt[right], query[right]] = True
+        return result
+
+    @cached_property
+    def _occurrences(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return occurrences(self.prompts)

@@ -27,12 +27,13 @@ from induction_lab.development.rows import Rows
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import DEFINITIONS_VERSION, about_prompts
 from induction_lab.results.statistics import error_where_known
-from induction_lab.scores.outputs import COPYING_TOKENS
-from induction_lab.scores.scoring import SCORES, score_heads, unavailable_scores
+from induction_lab.scores.planning import ScorePlan, plan_scores
+from induction_lab.scores.registry import SCORES, find_scores
+from induction_lab.scores.score import Score
+from induction_lab.scores.scoring import run_plan, score_heads
 from induction_lab.weights.probes import PROBES, weight_probes
 
-_OWN = {"copying": f"distinct {COPYING_TOKENS}", "ov_copying": "weights"}  # not on the named prompts
-_RESERVED = (*_OWN.values(), "texts")
+_RESERVED = {score.measured_on for score in SCORES.values() if score.measured_on} | {"weights", "texts"}
 
 
 def default_prompts(model: HookedModel) -> dict[str, Prompts]:
@@ -131,7 +132,7 @@ class Evaluation:
     Attributes:
         prompts: Named prompts to score the heads on.
         texts: Texts to measure losses on.
-        scores: Names from `SCORES`.
+        scores: Names from `SCORES`, and scores of your own.
         probes: Names from `PROBES`.
 
     Raises:
@@ -140,28 +141,33 @@ class Evaluation:
 
     prompts: dict[str, Prompts]
     texts: TextLosses | None = None
-    scores: Sequence[str] = SCORES
+    scores: Sequence[str | Score] = tuple(SCORES)
     probes: Sequence[str] = PROBES
-    _unavailable: dict[str, dict[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _scores: dict[str, Score] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _plans: dict[str, ScorePlan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse names that are none."""
-        for what, given, there in (("scores", self.scores, SCORES), ("probes", self.probes, PROBES)):
-            unknown = [given] if isinstance(given, str) else [name for name in given if name not in there]
-            if unknown:
-                raise ValueError(f"Unknown {what} {unknown}; there are {', '.join(there)}.")
-        taken = [name for name in self.prompts if name in _RESERVED]
+        self._scores.update(find_scores(self.scores) if self.scores else {})
+        probes = [self.probes] if isinstance(self.probes, str) else self.probes
+        unknown = [name for name in probes if name not in PROBES or probes is not self.probes]
+        if unknown:
+            raise ValueError(f"Unknown probes {unknown}; there are {', '.join(PROBES)}.")
+        reserved = _RESERVED | {score.measured_on for score in self._scores.values()}
+        taken = [name for name in self.prompts if name in reserved]
         if taken:
             raise ValueError(f"Prompts may not be called {taken}: other rows are. Choose other names.")
 
     def facts(self) -> dict[str, Any]:
         """What another lab needs to measure the same."""
+        own = {name: score.words._asdict() for name, score in self._scores.items() if name not in SCORES}
         return {
             "definitions": DEFINITIONS_VERSION,
             "prompts": {name: about_prompts(prompts) for name, prompts in self.prompts.items()},
             "texts": None if self.texts is None else self.texts.facts(),
-            "scores": list(self.scores),
+            "scores": list(self._scores),
             "probes": list(self.probes),
+            **({"words": own} if own else {}),
         }
 
     def measure(self, model: HookedModel, rows: Rows) -> Rows:
@@ -171,8 +177,8 @@ class Evaluation:
             return rows
         previous = None
         for i, (name, prompts) in enumerate(self.prompts.items()):
-            asked = [score for score in self.scores if i == 0 or score not in _OWN]
-            found = self._scored(model, name, prompts, asked, rows)
+            asked = [score for score in self._scores.values() if i == 0 or not score.measured_on]
+            found = self._scored(model, name, prompts, asked, rows) if asked else {}
             previous = found.get("previous_token") if i == 0 else previous
         if self.texts is not None:
             self.texts.measure(model, rows)
@@ -181,18 +187,18 @@ class Evaluation:
         return rows
 
     def _scored(
-        self, model: HookedModel, name: str, prompts: Prompts, asked: list[str], rows: Rows
+        self, model: HookedModel, name: str, prompts: Prompts, asked: list[Score], rows: Rows
     ) -> dict[str, Float[Tensor, "layer head"]]:
-        """Head scores on one set of prompts."""
-        if name not in self._unavailable:  # that is the architecture's, so it is found out once
-            self._unavailable[name] = unavailable_scores(model, prompts, asked)
-        rows.left_out |= {f"{score} on {name}": why for score, why in self._unavailable[name].items()}
-        asked = [score for score in asked if score not in self._unavailable[name]]
-        if not asked:
+        """Head scores on one set of prompts; what can be had is the architecture's, so it is planned once."""
+        if name not in self._plans:
+            self._plans[name] = plan_scores(model, prompts, asked)
+        plan = self._plans[name]
+        rows.left_out |= {f"{score} on {name}": why for score, why in plan.left_out.items()}
+        if not plan.scores:
             return {}
-        found = score_heads(model, prompts, scores=asked)
-        for score in asked:
-            rows.add_heads(_OWN.get(score, name), score, found[score], found.standard_errors[score])
+        found = run_plan(model, plan)
+        for score in plan.scores.values():
+            rows.add_heads(score.measured_on or name, score.name, found[score.name], found.standard_errors[score.name])
         if found.loss_by_copy:
             copies = torch.arange(1, len(found.loss_by_copy) + 1)
             rows.add_indexed(name, "loss_by_copy", copies, torch.tensor(found.loss_by_copy))

@@ -21,7 +21,8 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import versions, weights_sha256
 from induction_lab.results.tables import check_suffix
 from induction_lab.runtime.progress import progress_bar
-from induction_lab.scores.scoring import SCORES
+from induction_lab.scores.registry import SCORES
+from induction_lab.scores.score import Score
 from induction_lab.training.checkpoints import Checkpoints, steps_in_words
 from induction_lab.weights.probes import PROBES
 
@@ -31,7 +32,7 @@ def follow_training(
     *,
     prompts: Mapping[str, PromptsLike] | None = None,
     texts: PromptsLike | None = None,
-    scores: Sequence[str] = SCORES,
+    scores: Sequence[str | Score] = tuple(SCORES),
     probes: Sequence[str] = PROBES,
     early: int | None = None,
     late: int | None = None,
@@ -52,7 +53,8 @@ def follow_training(
         prompts: Named prompts to score the heads on; by default `default_prompts`. The first are those whose
             `previous_token` scores and distance the probes use.
         texts: Held-out text, or what the run's own data look like; without it there are no losses but by copy.
-        scores: Names from `SCORES`; those that a model or prompts do not have are left out, with the reason.
+        scores: Names from `SCORES`, and scores of your own (`Score`); those that a model or prompts do not have are
+            left out, with the reason.
         probes: Names from `PROBES`, the same; none: ().
         early: Index of `icl_score`'s early token. By default Olsson's 50 and 500 on texts of more than 500 tokens,
             on shorter ones n // 8 and 7 n // 8, each the mean over n // 16 tokens on either side.

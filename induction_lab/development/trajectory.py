@@ -20,6 +20,8 @@ from induction_lab.development.rows import COLUMNS, typed
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable
+from induction_lab.scores.registry import words
+from induction_lab.scores.score import ScoreWords
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,6 +76,12 @@ class Trajectory(Loadable):
     def metrics(self) -> list[str]:
         """Names of what was measured."""
         return [str(name) for name in self.table["metric"].unique()]
+
+    def about(self, metric: str) -> ScoreWords:
+        """What a metric is in words: title, definition, range, source and unit."""
+        facts = [self.provenance, *self.provenance.get("runs", {}).values()]
+        said = [each["words"][metric] for each in facts if metric in each.get("words", {})]
+        return ScoreWords(**said[0]) if said else words(metric)
 
     def run(self, name: str) -> Trajectory:
         """One run alone.

@@ -15,7 +15,6 @@ from induction_lab.pages.subject import Subject
 from induction_lab.pages.subject_data import kinds_of_heads, page_data
 from induction_lab.results.heads import LOOKS
 from induction_lab.runtime.optional import library
-from induction_lab.scores.definitions import words
 
 FOLDER = Path(__file__).parent / "assets"
 # Files of assets/js, a panel each, in the order in which they are joined: what runs outside functions may use only
@@ -66,7 +65,7 @@ def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
         title=title,
         command=command,
         models=[_summary(subject) for subject in subjects],
-        words={name: words(name) for subject in subjects for name in subject.scores.scores},
+        words={name: subject.scores.about(name) for subject in subjects for name in subject.scores.scores},
         sources=SOURCES,
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         script=Markup(script()),

@@ -16,6 +16,8 @@ from induction_lab.pages.html import check_libraries, page
 from induction_lab.pages.subject import TEXT, ReportPlan, measure
 from induction_lab.results.tables import writing
 from induction_lab.runtime.progress import progress_bar
+from induction_lab.scores.registry import SCORES
+from induction_lab.scores.score import Score
 from induction_lab.training.checkpoints import Checkpoints
 
 Shown = HookedModel | Checkpoints
@@ -32,6 +34,7 @@ def write_report(
     text: str | None = None,
     all_heads: bool = False,
     ablate: bool = True,
+    scores: Sequence[str | Score] = (),
     with_explanation: bool = False,
     explanations: Mapping[str, Explanation] | None = None,
     trajectories: Mapping[str, Trajectory] | None = None,
@@ -53,6 +56,7 @@ def write_report(
         text: Text on which heads are shown, its first 64 tokens; by default a short story that comes with the library.
         all_heads: Show every head's patterns; by default those of the 24 most worth it.
         ablate: Ablate each head that is shown in full.
+        scores: Scores of your own (`Score`), shown beside all that there are.
         with_explanation: Also `explain` each model: causes by ablation and path patching, which takes long.
         explanations: Finished ones by model name, shown in place of that.
         trajectories: Finished measurements of training by run name, shown in place of measuring the checkpoints.
@@ -75,13 +79,13 @@ def write_report(
     _check_names(several, {"an explanation": explained, "a trajectory": followed})
     loaded = [_last(shown) for shown in several]
     period = min(_room(model) for model in loaded) if period is None else period
-    plan = ReportPlan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate)
+    plan = ReportPlan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate, tuple(scores))
     subjects = []
     for shown, model, label in zip(several, loaded, labels(several), strict=True):
         trajectory, explanation = followed.get(str(shown.name)), explained.get(str(shown.name))
         _check_shape(model, explanation, trajectory)
         if trajectory is None and not isinstance(shown, HookedModel):
-            trajectory = follow_training(shown, probes=(), progress=progress)
+            trajectory = follow_training(shown, scores=[*SCORES, *scores], probes=(), progress=progress)
         if explanation is None and with_explanation:
             prompts = repeated_tokens(model, n_prompts=max(2, min(8, n_prompts)), period=period, seed=seed)
             explanation = explain(model, prompts, seed=seed, progress=progress)

@@ -26,9 +26,12 @@ from induction_lab.models.provenance import provenance
 from induction_lab.pages.head_views import HeadView, head_views, token_names, worth_showing
 from induction_lab.results.heads import Head, parse_head
 from induction_lab.runtime.progress import Ticker
+from induction_lab.scores.planning import plan_scores
 from induction_lab.scores.profiles import AttentionProfiles, attention_profiles
+from induction_lab.scores.registry import SCORES
 from induction_lab.scores.results import HeadScores
-from induction_lab.scores.scoring import score_heads
+from induction_lab.scores.score import Score
+from induction_lab.scores.scoring import run_plan
 from induction_lab.weights.composition import composition_baseline, composition_scores
 from induction_lab.weights.summaries import ov_eigenvalues
 
@@ -55,6 +58,7 @@ class ReportPlan:
         text: Text on which heads are shown; by default `TEXT`.
         all_heads: Show every head in full, not only those that `worth_showing` chooses.
         ablate: Ablate the heads that are shown in full, one at a time.
+        scores: Scores of your own, beside all that there are.
     """
 
     period: int = 50
@@ -63,6 +67,7 @@ class ReportPlan:
     text: str = TEXT
     all_heads: bool = False
     ablate: bool = True
+    scores: tuple[str | Score, ...] = ()
 
     @property
     def attempts(self) -> tuple[str, ...]:
@@ -129,7 +134,7 @@ def measure(
     """
     prompts = repeated_tokens(model, n_prompts=plan.n_prompts, period=plan.period, seed=plan.seed)
     attempt = _Attempt(plan.attempts, tick)
-    scores = attempt("scores", lambda: score_heads(model, prompts, chance_test=plan.n_prompts > 1), needed=True)
+    scores = attempt("scores", lambda: _scored(model, prompts, plan), needed=True)
     attempt.left_out |= scores.provenance["left_out"]
     expected = attempt("expected tokens", lambda: lag_profile(model, prompts))
     profiles = attempt("profiles", lambda: attention_profiles(model, prompts), needed=True)
@@ -216,6 +221,12 @@ class _Attempt:
             return None
         finally:
             self.tick(1, note=what)
+
+
+def _scored(model: HookedModel, prompts: Prompts, plan: ReportPlan) -> HeadScores:
+    """All scores that can be had, and those of a user's own."""
+    scores = plan_scores(model, prompts, [*SCORES, *plan.scores])
+    return run_plan(model, scores, chance_test=plan.n_prompts > 1)
 
 
 def _short_prompts(

@@ -17,7 +17,6 @@ from induction_lab.development.trajectory import Trajectory
 from induction_lab.pages.packing import lower_triangle, pack
 from induction_lab.pages.subject import Subject, partners
 from induction_lab.results.heads import LOOKS, Head
-from induction_lab.scores.definitions import score_range, words
 from induction_lab.scores.profiles import PLACES
 from induction_lab.scores.results import HeadScores
 
@@ -67,7 +66,9 @@ def kinds_of_heads(scores: HeadScores) -> list[dict[str, Any]]:
     for title, score, meaning in _KINDS:
         if score in scores.scores:
             heads = scores.above(score, LOOKS)
-            found.append(_kind(title, f"{meaning}: {words(score).title.lower()} above {LOOKS}", heads, scores.n_layers))
+            found.append(
+                _kind(title, f"{meaning}: {scores.about(score).in_text()} above {LOOKS}", heads, scores.n_layers)
+            )
     if "logit_attribution" in scores.scores:
         values = scores["logit_attribution"].nan_to_num(0.0)
         written = float(values.clamp(min=0).sum())
@@ -111,8 +112,8 @@ def _kind(title: str, meaning: str, heads: list[Head], n_layers: int) -> dict[st
 
 
 def _score(scores: HeadScores, name: str) -> dict[str, Any]:
-    about, values = words(name), scores[name]
-    low, high = score_range(name, values.numpy())
+    about, values = scores.about(name), scores[name]
+    low, high = about.axis(values.numpy())
     q = scores.q_values.get(name)
     return {
         "title": about.title,
@@ -189,8 +190,9 @@ def _training(trajectory: Trajectory | None) -> dict[str, Any] | None:
     heads = {}
     for name in of_heads:
         values = trajectory.heads(name).flatten(1)
-        low, high = score_range(name, values.numpy())
-        heads[name] = {"title": words(name).title, "low": low, "high": high, "values": pack(values, low=low, high=high)}
+        about = trajectory.about(name)
+        low, high = about.axis(values.numpy())
+        heads[name] = {"title": about.title, "low": low, "high": high, "values": pack(values, low=low, high=high)}
     return {"steps": trajectory.steps, "series": series, "heads": heads}
 
 

@@ -15,7 +15,6 @@ from induction_lab.plots.style import INK, LINES
 from induction_lab.plots.training import one_run
 from induction_lab.plots.training_axes import SMALL, axis_label, step_axis
 from induction_lab.results.tables import writing
-from induction_lab.scores.definitions import score_range
 
 _LOSSES = (("mean_loss", None, "mean, texts"), ("loss_by_copy", 2, "2nd copy"))
 
@@ -34,7 +33,7 @@ def animate_heads(
     values = trajectory.heads(metric, prompts).numpy()
     kept = ~np.isnan(values).all((1, 2))
     values, steps = values[kept], np.array(trajectory.steps)[kept]
-    low, high = score_range(metric, values)
+    low, high = trajectory.about(metric).axis(values)
     losses = [
         (label, trajectory.series(loss, index=index)) for loss, index, label in _LOSSES if loss in trajectory.metrics
     ]
@@ -51,7 +50,7 @@ def animate_heads(
     grid.set(xlabel="head", ylabel="layer")
     for axis in (grid.xaxis, grid.yaxis):
         axis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
-    figure.colorbar(image, ax=grid).set_label(axis_label(metric), fontsize=SMALL)
+    figure.colorbar(image, ax=grid).set_label(axis_label(trajectory.about(metric)), fontsize=SMALL)
     dots = []
     for (label, series), colour in zip(losses, (INK, LINES[1]), strict=False):
         axes[1, 0].plot(series.index, series, color=colour, lw=1.2, label=label)

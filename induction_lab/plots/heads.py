@@ -18,7 +18,6 @@ from torch import Tensor
 
 from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, printable
 from induction_lab.results.heads import Head, HeadLike, parse_head
-from induction_lab.scores.definitions import score_range
 from induction_lab.scores.results import HeadScores
 
 
@@ -26,7 +25,7 @@ def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, 
     """Heatmap of one score, heads across and layers down, layer 0 on top; the `mark` best heads are framed."""
     values = scores[score].numpy()
     ax = ax or plt.subplots(figsize=_heatmap_size(*values.shape), layout="constrained")[1]
-    low, high = score_range(score, values)
+    low, high = scores.about(score).axis(values)
     image = ax.imshow(
         values,
         vmin=low,
@@ -44,7 +43,7 @@ def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, 
     ax.set(xlabel="head", ylabel="layer", title=f"{scores.model}: {_titled(scores, score)}")
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
-    bar = ax.figure.colorbar(image, ax=ax)
+    bar = ax.figure.colorbar(image, ax=ax, label=scores.about(score).unit)
     if low <= chance <= high:
         bar.ax.axhline(chance, color=ACCENT, lw=1.5)
     return ax
@@ -81,12 +80,14 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
     aside = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
     x = layer + aside
     ax.errorbar(x.ravel(), values.ravel(), errors.ravel(), fmt="o", ms=3, lw=0.8, color=QUIET, zorder=1)
-    low, high = score_range(score, values)
+    low, high = scores.about(score).axis(values)
     best = _standing_out(scores, score, mark, high - low)
     for (head_, value), height in zip(best, apart([v for _, v in best], 0.055 * (high - low)), strict=True):
         ax.plot(x[head_], value, "o", ms=4, color=ACCENT, zorder=2)
         ax.annotate(str(head_), (x[head_], height), xytext=(7, -2.5), textcoords="offset points", fontsize=7, color=INK)
-    ax.axhline(scores.uniform[score], color=INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
+    if not np.isnan(scores.uniform[score]):
+        ax.axhline(scores.uniform[score], color=INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
+        ax.legend(frameon=False, fontsize=8, loc="best")
     margin = 0.05 * (high - low)
     ax.set(
         xlabel="layer",
@@ -95,7 +96,6 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
         ylim=(low - margin, high + margin),
     )
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
-    ax.legend(frameon=False, fontsize=8, loc="best")
     bare(ax)
     return ax
 

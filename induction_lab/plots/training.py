@@ -62,9 +62,9 @@ def plot_over_training(
         runs_each = f" ({count} runs)" if count > 1 else ""
         ax.plot([], [], style, color=LINES[place % len(LINES)], lw=1.8, label=label + runs_each)
     step_axis(ax, [step for line in lines for step in line.index])
-    of_heads = _is_of_heads(runs[0], metric)
-    value_axis(ax, metric, np.concatenate([line.to_numpy() for line in lines]))
-    ax.set_ylabel(axis_label(metric, index) + ("\nof the best head" if of_heads else ""))
+    of_heads, about = _is_of_heads(runs[0], metric), runs[0].about(metric)
+    value_axis(ax, about, np.concatenate([line.to_numpy() for line in lines]))
+    ax.set_ylabel(axis_label(about, index) + ("\nof the best head" if of_heads else ""))
     if len(labels) > 1:
         ax.legend(frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(1.01, 1.02))
     else:
@@ -92,10 +92,10 @@ def plot_heads_over_training(
     names = pd.MultiIndex.from_product([range(n_layers), range(n_heads)])
     lines = pd.DataFrame(values.reshape(n_steps, -1), index=trajectory.steps, columns=names)
     step_axis(ax, trajectory.steps)
-    value_axis(ax, metric, values)
+    value_axis(ax, trajectory.about(metric), values)
     draw_heads(ax, lines.dropna(how="all"), mark=mark)
     shade(ax, rise(best))
-    ax.set_ylabel(axis_label(metric) + ("" if prompts is None else f"\non {prompts}"))
+    ax.set_ylabel(axis_label(trajectory.about(metric)) + ("" if prompts is None else f"\non {prompts}"))
     ax.set_title(trajectory.runs[0], fontsize=10, loc="left")
     return ax
 

@@ -19,22 +19,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from induction_lab.development.phase_change import Rise
 from induction_lab.plots.style import LINES, QUIET, apart, bare
 from induction_lab.results.heads import Head
-from induction_lab.scores.definitions import score_range
+from induction_lab.scores.score import ScoreWords
 
 SMALL = 8  # points
-_NATS = ("mean_loss", "loss", "loss_by_copy", "token_loss", "icl_score")
-_UNITS = dict.fromkeys(_NATS, "nats") | {"logit_attribution": "logits", "preferred_offset": "tokens"}
-_UNITS |= {"loss_derivative": "nats per e-fold of context"}
-_WORDS = {"icl_score": "in-context-learning score", "loss_by_copy": "loss on copy", "loss": "loss at token"}
-_WORDS |= {"token_loss": "loss on one token of text", "mean_loss": "mean loss"}
-_WORDS |= {name: name.replace("composition_", "") + "-composition" for name in ("composition_Q", "composition_K")}
-_WORDS |= {"composition_V": "V-composition", "ov_copying": "OV copying", "qk_matching": "QK matching"}
 
 
-def axis_label(metric: str, index: int | None = None) -> str:
+def axis_label(about: ScoreWords, index: int | None = None) -> str:
     """A metric in words, with its unit."""
-    words = _WORDS.get(metric, metric.replace("_", " ")) + ("" if index is None else f" {index}")
-    return f"{words}, {_UNITS[metric]}" if metric in _UNITS else words
+    words = about.in_text() + ("" if index is None else f" {index}")
+    return f"{words}, {about.unit}" if about.unit else words
 
 
 def step_axis(ax: Axes, steps: Any) -> None:
@@ -57,12 +50,11 @@ def step_axis(ax: Axes, steps: Any) -> None:
     bare(ax)
 
 
-def value_axis(ax: Axes, metric: str, values: np.ndarray) -> None:
-    """Give y the metric's own range where all values lie within it."""
-    low, high = score_range(metric, values)
-    if metric not in _UNITS and not metric.startswith("composition"):
-        if np.nanmin(values) >= low - 0.02 and np.nanmax(values) <= high + 0.02:
-            ax.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+def value_axis(ax: Axes, about: ScoreWords, values: np.ndarray) -> None:
+    """Give y the metric's own range, if it has one and all values lie within it."""
+    low, high = about.low, about.high
+    if low is not None and high is not None and np.nanmin(values) >= low - 0.02 and np.nanmax(values) <= high + 0.02:
+        ax.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
 
 
 def shade(ax: Axes, band: Rise | None) -> None:

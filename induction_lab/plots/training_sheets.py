@@ -96,7 +96,7 @@ def plot_model_analysis(
     for ax in (loss, score, derivative):
         ax.tick_params(labelbottom=False)
         ax.set_xlabel("")
-    what = axis_label(metric)
+    what = axis_label(trajectory.about(metric))
     told = f"ends at {trajectory.best(metric).iloc[-1]:.2f}"
     if band is not None:
         told = f"rises in steps {band.start:,} … {band.end:,} (grey band)"
@@ -131,6 +131,7 @@ def plot_small_multiples(
     for offset, (name, index, colour) in enumerate(drawn):
         values = {key: [values_over_training(r, name, index=index) for r in runs] for key, runs in cells.items()}
         every = np.concatenate([line.to_numpy() for lines in values.values() for line in lines])
+        about = next(iter(cells.values()))[0].about(name)
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
                 ax = axes[2 * i + offset, j]
@@ -138,12 +139,12 @@ def plot_small_multiples(
                     ax.plot(line.index, line, color=colour, lw=1.0, alpha=0.75)
                 step_axis(ax, steps)
                 ax.set(xlabel="", ylim=(0, 1.08 * every.max()) if offset else None)
-                value_axis(ax, name, every)
+                value_axis(ax, about, every)
                 ax.tick_params(labelleft=j == 0, labelbottom=(i, offset) == (len(rows) - 1, 1), labelsize=SMALL)
                 if (row, column) not in cells:
                     note(ax, "no runs")
                 if j == 0:
-                    words = axis_label(name, index) + ("" if offset else ", best head")
+                    words = axis_label(about, index) + ("" if offset else ", best head")
                     ax.set_ylabel("\n".join(words.split(", ")), fontsize=SMALL + 1)
     _name_cells(figure, axes, rows, columns, cells)
     figure.supxlabel("training step", fontsize=10)

@@ -1,6 +1,18 @@
 from .results import (
     HeadScores as HeadScores,
 )
+from .score import (
+    AttentionScore as AttentionScore,
+)
+from .score import (
+    LayerScore as LayerScore,
+)
+from .score import (
+    Score as Score,
+)
+from .score import (
+    WeightScore as WeightScore,
+)
 from .scoring import (
     score_heads as score_heads,
 )

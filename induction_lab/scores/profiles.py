@@ -2,7 +2,7 @@
 
 Only the engine's probabilities at the (query, key) pairs in question are read, no matrices. For a query `t` whose token
 occurred before, last at `s`, the lag profile is the attention to `s + lag`: an induction head peaks at lag 1, a
-duplicate-token head at 0. The profiles of what a model *expects* there: `induction_lab.lags`.
+duplicate-token head at 0. The profiles of what a model *expects* there: `behaviour.expected_tokens`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
-from induction_lab.data.occurrences import occurrences
+from induction_lab.data.occurrences import LAGS, Pairs, Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.reading import Enough, read_attention
 from induction_lab.models.hooked_model import HookedModel
@@ -28,9 +28,7 @@ PLACES = {
     "first": "the first position (BOS)",
     "itself": "itself",
 }
-LAGS = tuple(range(-5, 6))
 TOKENS_A_BATCH = 4096
-Pairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"], Int[Tensor, " pair"]]
 
 
 class AttentionProfiles(NamedTuple):
@@ -64,69 +62,70 @@ def attention_profiles(model: HookedModel, prompts: PromptsLike, *, lags: Sequen
     prompts = as_prompts(model, prompts)
     if not lags:
         raise ValueError("At least one lag is wanted, got none.")
-    (n_prompts, n_pos), lags = prompts.tokens.shape, tuple(lags)
-    read = _pairs(prompts, lags)
-    shape = (model.n_layers, model.n_heads)
+    (n_prompts, n_pos), shape = prompts.tokens.shape, (model.n_layers, model.n_heads)
     by_position = {name: torch.zeros(*shape, n_pos) for name in PLACES}
     by_lag = torch.zeros(*shape, len(lags), n_prompts)
+    at_position = {name: torch.zeros(n_pos, dtype=torch.long) for name in PLACES}
+    at_lag = torch.zeros(len(lags), n_prompts, dtype=torch.long)
     step = max(1, TOKENS_A_BATCH // n_pos)
     for start in range(0, n_prompts, step):
-        here = {name: _within(pairs, start, start + step) for name, pairs in read.items()}
-        prompt, query, key = (torch.cat(part).to(model.device) for part in zip(*here.values(), strict=True))
-        sizes = [len(pairs[0]) for pairs in here.values()]
-
-        def look(attention: AttentionReading, start: int = start, here: dict[str, Pairs] = here) -> None:
-            values = attention.probabilities(prompt, query, key).float().cpu()  # noqa: B023
-            for (name, pairs), part in zip(here.items(), values.split(sizes), strict=True):  # noqa: B023
-                if name in by_position:
-                    by_position[name][attention.layer].index_add_(1, pairs[1], part.T)
-                else:
-                    by_lag[attention.layer, :, lags.index(int(name))].index_add_(1, pairs[0] + start, part.T)
-            if attention.layer == model.n_layers - 1:
-                raise Enough
-
-        if sum(sizes):
-            read_attention(model, prompts.tokens[start : start + step].to(model.device), look)
-    for name, mean in by_position.items():
-        count = torch.bincount(read[name][1], minlength=n_pos)
-        by_position[name] = torch.where(count > 0, mean / count.clamp(min=1), torch.nan)
-    return AttentionProfiles(by_position, *_over_prompts(by_lag, read, lags))
+        some, rows = prompts[start : start + step], slice(start, start + step)
+        places, around = _pairs(Recurrences(some), lags)
+        for name, (_, query, _) in places.items():
+            at_position[name] += torch.bincount(query, minlength=n_pos)
+        for count, (prompt, _, _) in zip(at_lag, around, strict=True):
+            count[rows] = torch.bincount(prompt, minlength=len(some))
+        _add_attention(model, some, places, by_position, around, by_lag[..., rows])
+    for name, count in at_position.items():
+        by_position[name] = torch.where(count > 0, by_position[name] / count.clamp(min=1), torch.nan)
+    per_lag = [
+        mean_and_error((total[..., count > 0] / count[count > 0]).movedim(-1, 0))
+        for total, count in zip(by_lag.unbind(2), at_lag, strict=True)
+    ]
+    means, errors = (torch.stack(part, -1) for part in zip(*per_lag, strict=True))
+    return AttentionProfiles(by_position, means, tuple(lags), errors)
 
 
-def _over_prompts(
-    totals: Float[Tensor, "layer head lag prompt"], read: dict[str, Pairs], lags: tuple[int, ...]
-) -> tuple[Float[Tensor, "layer head lag"], tuple[int, ...], Float[Tensor, "layer head lag"]]:
-    means, errors = (torch.full(totals.shape[:-1], torch.nan) for _ in range(2))
-    for i, lag in enumerate(lags):
-        count = torch.bincount(read[str(lag)][0], minlength=totals.shape[-1])
-        per_prompt = totals[:, :, i, count > 0] / count[count > 0]
-        means[..., i], errors[..., i] = mean_and_error(per_prompt.movedim(-1, 0))
-    return means, lags, errors
+def _add_attention(
+    model: HookedModel,
+    prompts: Prompts,
+    places: dict[str, Pairs],
+    by_position: dict[str, Float[Tensor, "layer head pos"]],
+    around: Sequence[Pairs],
+    by_lag: Float[Tensor, "layer head lag prompt"],
+) -> None:
+    """Add the attention of some prompts at the pairs of `places` to `by_position`, at those of `around` to `by_lag`."""
+    every = [*places.values(), *around]
+    prompt, query, key = (torch.cat(part).to(model.device) for part in zip(*every, strict=True))
+    sizes = [len(pairs[0]) for pairs in every]
+
+    def look(attention: AttentionReading) -> None:
+        layer, parts = attention.layer, attention.probabilities(prompt, query, key).float().cpu().split(sizes)
+        for (name, (_, position, _)), part in zip(places.items(), parts, strict=False):
+            by_position[name][layer].index_add_(1, position, part.T)
+        for i, ((row, _, _), part) in enumerate(zip(around, parts[len(places) :], strict=True)):
+            by_lag[layer, :, i].index_add_(1, row, part.T)
+        if layer == model.n_layers - 1:
+            raise Enough
+
+    if sum(sizes):
+        read_attention(model, prompts.tokens.to(model.device), look)
 
 
-def _pairs(prompts: Prompts, lags: tuple[int, ...]) -> dict[str, Pairs]:
-    """(prompt, query, key) of each place and of each lag, by its number."""
-    prompt, query, earlier, latest = occurrences(prompts)
-    prompt, query, earlier = prompt[latest], query[latest], earlier[latest]
-    rows, at = prompts.real.nonzero(as_tuple=True)
-    rows, at = rows[at >= 1], at[at >= 1]
+def _pairs(seen: Recurrences, lags: Sequence[int]) -> tuple[dict[str, Pairs], list[Pairs]]:
+    """(prompt, query, key) of each of `PLACES`, and of each lag."""
+    (prompt, query, earlier), (rows, at) = seen.latest, seen.queries
     later = at >= 2  # the token before the second one is BOS
-    read = {
+    places = {
         "followed": (prompt, query, earlier + 1),
         "previous": (rows[later], at[later], at[later] - 1),
         "duplicate": (prompt, query, earlier),
         "first": (rows, at, torch.zeros_like(at)),
         "itself": (rows, at, at),
     }
+    around = []
     for lag in lags:
         key = earlier + lag
         keep = (key >= 1) & (key <= query)
-        read[str(lag)] = (prompt[keep], query[keep], key[keep])
-    return read
-
-
-def _within(pairs: Pairs, first: int, last: int) -> Pairs:
-    """Those of the prompts first … last - 1, which are counted from first."""
-    prompt, query, key = pairs
-    keep = (prompt >= first) & (prompt < last)
-    return prompt[keep] - first, query[keep], key[keep]
+        around.append((prompt[keep], query[keep], key[keep]))
+    return places, around

@@ -14,6 +14,8 @@ from torch import Tensor
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable
+from induction_lab.scores.registry import words
+from induction_lab.scores.score import ScoreWords
 
 COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
 
@@ -33,6 +35,7 @@ class HeadScores(Loadable):
         q_values: The same after Benjamini and Hochberg's correction over all heads.
         loss_by_copy: Mean loss in nats on each copy of a repeated block, its first token left out.
         loss: Mean loss in nats at each predicted position.
+        words: What each score says of itself; see `about`.
         provenance: Model, revision, prompts, seed, dtype, versions: what another lab needs to trust the numbers.
     """
 
@@ -44,6 +47,7 @@ class HeadScores(Loadable):
     q_values: dict[str, Float[Tensor, "layer head"]] = field(default_factory=dict)
     loss_by_copy: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
+    words: dict[str, ScoreWords] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     _WHAT, _COLUMNS = "head scores", ("model", "layer", "head", "score", "value")
 
@@ -82,6 +86,10 @@ class HeadScores(Loadable):
     def n_heads(self) -> int:
         """Heads a layer."""
         return next(iter(self.values.values())).shape[1]
+
+    def about(self, score: str) -> ScoreWords:
+        """Title, definition, range, source and unit of a score."""
+        return self.words.get(score) or words(score)
 
     def of(self, head: HeadLike) -> dict[str, float]:
         """All scores of one head."""
@@ -153,8 +161,10 @@ class HeadScores(Loadable):
             q_values=tables["q_value"],
             loss_by_copy=facts.get("loss_by_copy", []),
             loss=facts.get("loss", []),
+            words={name: ScoreWords(**said) for name, said in facts.get("words", {}).items()},
             provenance=facts.get("provenance", {}),
         )
 
     def _facts(self) -> dict[str, Any]:
-        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, **super()._facts()}
+        said = {name: self.about(name)._asdict() for name in self.scores}
+        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "words": said, **super()._facts()}

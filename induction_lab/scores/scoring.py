@@ -1,6 +1,8 @@
 """Score every head: where it looks, what it writes, and what chance would give.
 
-Attention scores (`induction_lab.targets`) are mean probabilities in [0, 1]. Beside them:
+In three steps: `plan_scores` asks every score whether it can be had and what it reads of each batch of prompts; one run
+a batch lets all of them read; and their values are summarised over prompts. Attention scores
+(`induction_lab.scores.attention_scores`) are mean probabilities in [0, 1]. Beside them:
 
     copying            of what a head raises among 25 distinct tokens, how much is the attended one; in [-1, 1]
                        (on prompts of its own)
@@ -13,8 +15,7 @@ et al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -22,31 +23,25 @@ from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.behaviour.losses import copy_masks, token_losses
-from induction_lab.data.occurrences import copyable
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
-from induction_lab.internals.reading import Enough, read_attention
+from induction_lab.internals.reading import Enough, Stream, read_attention
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm, refuse_changed_outputs
 from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import Ticker, progress_bar
+from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.chance import above_chance
-from induction_lab.scores.outputs import COPYING_TOKENS, LogitAttribution, copying, copying_prompts
+from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
+from induction_lab.scores.registry import SCORES
 from induction_lab.scores.results import HeadScores
-from induction_lab.scores.targets import ATTENTION_SCORES, Targets, attention_targets
-from induction_lab.weights.summaries import ov_copying
-
-SCORES = (*ATTENTION_SCORES, "copying", "logit_attribution", "ov_copying")
-REPEAT_SCORES = ("prefix_matching", "induction_stripe", "duplicate_token", "anti_induction")
-TOKENS_A_BATCH = 4096
-LOGIT_BYTES = 2**26
+from induction_lab.scores.score import AttentionScore, BatchReader, LayerScore, Score, checked_values
 
 
 def score_heads(
     model: HookedModel,
     prompts: PromptsLike | None = None,
     *,
-    scores: Sequence[str] | None = None,
+    scores: str | Score | Iterable[str | Score] | None = None,
     batch_size: int | None = None,
     chance_test: bool = False,
     loss: bool = True,
@@ -61,13 +56,13 @@ def score_heads(
     Args:
         model: Any causal model.
         prompts: `Prompts`, tokens `[prompt, pos]` with BOS first, or text; `repeated_tokens(model)` by default.
-        scores: Names from `SCORES`; by default all that the model and the prompts allow, the others being named with
-            the reason in `provenance["left_out"]`.
+        scores: Names from `SCORES`, and scores of your own (`Score`, or `module:name` where one stands); by default all
+            that the model and the prompts allow, the others being named with the reason in `provenance["left_out"]`.
         batch_size: Prompts at a time; by default as many as make 4,096 tokens.
         chance_test: Also run as many prompts of the same length that repeat nothing, and test the scores that look for
-            repeats (`REPEAT_SCORES`) against them. Doubles the time. With fewer prompts than
-            `significance.fewest_prompts` (8 for 270 heads) a lone head cannot pass. On text the null is random tokens
-            all the same, so it also holds what is not random about text.
+            repeats (`REPEAT_SCORES`) against them. Doubles the time. With fewer prompts than `fewest_prompts` (8 for
+            270 heads) a lone head cannot pass. On text the null is random tokens all the same, so it also holds what
+            is not random about text.
         loss: Also the loss per position, and on each copy of a repeated block. Without it the unembedding is not run,
             unless a score needs it.
         progress: A progress bar on standard error.
@@ -76,219 +71,128 @@ def score_heads(
         For each score a `[layer, head]` tensor, its standard error over prompts and its chance level.
 
     Raises:
-        ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts.
+        ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts; or if one of
+            your own gives what is no score, or changes the model.
     """
-    asked = _known(SCORES if scores is None else scores)
     prompts = repeated_tokens(model) if prompts is None else as_prompts(model, prompts)
-    left_out = unavailable_scores(model, prompts, asked, strict=scores is not None)
-    asked = [name for name in asked if name not in left_out]
-    batch_size = _batch_size(model, prompts, batch_size)
-    control = _control_prompts(model, prompts) if chance_test else None
-    sample = copying_prompts(model, seed=prompts.seed or 0) if "copying" in asked else None
+    plan = plan_scores(model, prompts, scores, strict=scores is not None, batch_size=batch_size)
+    return run_plan(model, plan, chance_test=chance_test, loss=loss, progress=progress)
 
-    total = len(prompts) + len(control or ()) + len(sample or ())
+
+def run_plan(
+    model: HookedModel, plan: ScorePlan, *, chance_test: bool = False, loss: bool = True, progress: bool = False
+) -> HeadScores:
+    """Score every head as planned; see `score_heads`."""
+    main = plan.main
+    readings = [main, *plan.samples] if main.scores or loss else plan.samples
+    null = _null(model, main) if chance_test else None
+    total = sum(len(reading.prompts) for reading in [*readings, *([null] if null else [])])
+    summary: dict[str, tuple[Tensor, Tensor, float]] = {}
+    p_values, q_values, losses = {}, {}, []
     with progress_bar(total, "scoring prompts", shown=progress) as tick:
-        run = _Run(model, prompts, asked, loss=loss, batch_size=batch_size, tick=tick)
-        measured = run.measured()
-        p_values, q_values = {}, {}
-        if control is not None:
-            p_values, q_values = _test_against(control, run, batch_size=batch_size, tick=tick)
-        if sample is not None:
-            measured["copying"] = _copying(model, sample)
-            tick(len(sample))
-    if "ov_copying" in asked:
-        measured["ov_copying"] = _ov_copying(model)
+        for reading in readings:
+            values, found = _read(model, reading, loss=loss and reading is main, tick=tick)
+            losses += found
+            for name, per_prompt in values.items():
+                summary[name] = (*mean_and_error(per_prompt, reading.defined(name)), reading.uniform(name))
+            if reading is main and null is not None:
+                p_values, q_values = _test_against(_read(model, null, loss=False, tick=tick)[0], values, main)
+    for score in plan.weights:
+        with torch.no_grad():
+            found = score.measure(model)
+        shape = (model.n_layers, model.n_heads)
+        values = found.cpu() if score.name in SCORES else checked_values(score, found, shape, "layer, head")
+        summary[score.name] = (values, torch.zeros_like(values), score.chance)  # no prompts to differ
+    loss_by_position, loss_by_copy = _summarise_losses(losses, main.prompts)
     return HeadScores(
         model=model.name,
-        values={name: measured[name].mean for name in asked},
-        standard_errors={name: measured[name].error for name in asked},
-        uniform={name: measured[name].uniform for name in asked},
+        values={name: summary[name][0] for name in plan.scores},
+        standard_errors={name: summary[name][1] for name in plan.scores},
+        uniform={name: summary[name][2] for name in plan.scores},
         p_values=p_values,
         q_values=q_values,
-        loss_by_copy=run.loss_by_copy,
-        loss=run.loss,
-        provenance=provenance(model, prompts, left_out=left_out),
+        loss_by_copy=loss_by_copy,
+        loss=loss_by_position,
+        words={name: score.words for name, score in plan.scores.items()},
+        provenance=provenance(model, main.prompts, left_out=plan.left_out),
     )
 
 
-class _Measured(NamedTuple):
-    """One score: mean over prompts, its standard error, and what uniform attention scores."""
-
-    mean: Float[Tensor, "layer head"]
-    error: Float[Tensor, "layer head"]
-    uniform: float
-
-
-class _Run:
-    """Scores per prompt of one set of prompts, gathered batch by batch."""
-
-    def __init__(
-        self,
-        model: HookedModel,
-        prompts: Prompts,
-        asked: Sequence[str],
-        *,
-        loss: bool,
-        batch_size: int,
-        tick: Ticker,
-        like: Prompts | None = None,
-    ) -> None:
-        self.model, self.prompts = model, prompts
-        self.attention = [name for name in asked if name in ATTENTION_SCORES]
-        self.attribution = "logit_attribution" in asked
-        shape = (len(prompts), model.n_layers, model.n_heads)
-        names = self.attention + ["logit_attribution"] * self.attribution
-        self.per_prompt = {name: torch.zeros(shape) for name in names}
-        self.defined = {name: torch.zeros(len(prompts), dtype=torch.bool) for name in names}
-        chance: dict[str, list[Tensor]] = {name: [] for name in self.attention}
-        losses: list[Tensor] = []
-        runs = names or loss
-        for start in range(0, len(prompts) if runs else 0, batch_size):
-            rows = slice(start, start + batch_size)
-            pattern = prompts[rows] if like is None else like[rows]  # whose repeats say where to look
-            losses += self._batch(prompts[rows], pattern, rows, chance, loss)
-            tick(len(prompts[rows]))
-        if like is None:
-            self._check_defined()
-        self.uniform = {name: float(torch.cat(per)[self.defined[name]].mean()) for name, per in chance.items()}
-        self.loss, self.loss_by_copy = _summarise_losses(losses, prompts)
-
-    def measured(self) -> dict[str, _Measured]:
-        """Each score summarised over the prompts that have it; uniform attention attributes no logits."""
-        return {
-            name: _summarise(per_prompt[self.defined[name]], uniform=self.uniform.get(name, 0.0))
-            for name, per_prompt in self.per_prompt.items()
-        }
-
-    def _batch(
-        self, batch: Prompts, pattern: Prompts, rows: slice, chance: dict[str, list[Tensor]], loss: bool
-    ) -> list[Tensor]:
-        model, tokens = self.model, batch.tokens.to(self.model.device)
-        readers: list[Callable[[AttentionReading], None]] = []
-        if self.attention:
-            targets = attention_targets(pattern.tokens, self.attention, lengths=pattern.lengths)
-            for name, reads in targets.reads.items():
-                self.defined[name][rows] = reads.defined
-                chance[name].append(reads.uniform)
-            readers.append(self._attention_reader(targets.to(model.device), rows))
-        attribution = LogitAttribution(model, batch) if self.attribution else None
-        if attribution is not None:
-            readers.append(attribution.read)
-
-        def read(attention: AttentionReading) -> None:
-            for reader in readers:
-                reader(attention)
-            if attention.layer == model.n_layers - 1 and not loss and attribution is None:
-                raise Enough  # the last layer's MLP is for the loss
-
-        stream = read_attention(model, tokens, read, final=attribution is not None)
-        if attribution is not None:
-            assert stream.final is not None and stream.normalised is not None
-            self.per_prompt["logit_attribution"][rows] = attribution.result(stream.final, stream.normalised)
-            self.defined["logit_attribution"][rows] = attribution.defined
-        return [] if stream.normalised is None or not loss else [token_losses(model, batch, stream.normalised)]
-
-    def _attention_reader(self, targets: Targets, rows: slice) -> Callable[[AttentionReading], None]:
-        def read(attention: AttentionReading) -> None:
-            probabilities = attention.probabilities(targets.prompt, targets.query, targets.key).float()
-            for name in targets.reads:
-                self.per_prompt[name][rows, attention.layer] = targets.score(name, probabilities).cpu()
-
-        return read
-
-    def _check_defined(self) -> None:
-        for name, defined in self.defined.items():
-            if not defined.any():
-                raise ValueError(
-                    f"{name} reads nothing on these prompts: no token occurs a second time"
-                    + (" with the same token after it." if name == "logit_attribution" else ".")
-                    + " Use repeated_tokens(model), longer text, or leave the score out."
-                )
+def _read(
+    model: HookedModel, reading: Reading, *, loss: bool, tick: Ticker
+) -> tuple[dict[str, Float[Tensor, "prompt layer head"]], list[Tensor]]:
+    """Run the prompts, every score reading each layer; values by score, and the losses of each batch."""
+    found: dict[str, list[Tensor]] = {name: [] for name in reading.scores}
+    losses = []
+    for batch in reading.batches:
+        prompts = reading.prompts[batch.rows]
+        stream, values = _read_batch(model, prompts, batch.targets, reading.scores, loss=loss)
+        for name, value in values.items():
+            found[name].append(value)
+        if loss:
+            assert stream.normalised is not None
+            losses.append(token_losses(model, prompts, stream.normalised))
+        tick(len(prompts))
+    return {name: torch.cat(values) for name, values in found.items()}, losses
 
 
-def _control_prompts(model: HookedModel, prompts: Prompts) -> Prompts:
-    length = prompts.tokens.shape[1] - 1
+def _read_batch(
+    model: HookedModel,
+    prompts: Prompts,
+    targets: Targets | None,
+    scores: dict[str, Score],
+    *,
+    loss: bool,
+) -> tuple[Stream, dict[str, Float[Tensor, "prompt layer head"]]]:
+    layered = {name: score for name, score in scores.items() if isinstance(score, LayerScore)}
+    readers: dict[str, BatchReader] = {name: score.reader(model, prompts) for name, score in layered.items()}
+    attended = {
+        name: torch.zeros(len(prompts), model.n_layers, model.n_heads) for name in scores if name not in layered
+    }
+    there = None if targets is None else targets.to(model.device)
+    needs_end = any(score.needs_end for score in layered.values())
+
+    def read(attention: AttentionReading) -> None:
+        if there is not None and attended:
+            probabilities = attention.probabilities(there.prompt, there.query, there.key).float()
+            for name, values in attended.items():
+                values[:, attention.layer] = there.score(name, probabilities).cpu()
+        for reader in readers.values():
+            reader.read(attention)
+        if attention.layer == model.n_layers - 1 and not loss and not needs_end:
+            raise Enough  # the last layer's MLP is for the loss
+
+    stream = read_attention(model, prompts.tokens.to(model.device), read, final=needs_end)
+    return stream, attended | {name: reader.values(stream) for name, reader in readers.items()}
+
+
+def _null(model: HookedModel, main: Reading) -> Reading | None:
+    """Prompts that repeat nothing, to be read where those of `main` repeat; None where no score looks for repeats."""
+    tested = {
+        name: score for name, score in main.scores.items() if isinstance(score, AttentionScore) and score.finds_repeats
+    }
+    if not tested:
+        return None
+    length, seed = main.prompts.tokens.shape[1] - 1, (main.prompts.seed or 0) + 1
     try:
-        return distinct_tokens(model, n_prompts=len(prompts), length=length, seed=(prompts.seed or 0) + 1)
+        control = distinct_tokens(model, n_prompts=len(main.prompts), length=length, seed=seed)
     except ValueError as error:
         raise ValueError(
             f"The chance test needs prompts of the same length that repeat nothing: {error} "
             "Use shorter prompts, or do without (chance_test=False, --no-chance)."
         ) from error
-
-
-def _known(scores: Sequence[str]) -> list[str]:
-    names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
-    unknown = [name for name in names if name not in SCORES]
-    if unknown or not names:
-        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(SCORES)}.")
-    return names
-
-
-def unavailable_scores(
-    model: HookedModel, prompts: Prompts, asked: Sequence[str] = SCORES, *, strict: bool = False
-) -> dict[str, str]:
-    """Scores that cannot be had, and why; an error instead where they were asked for by name."""
-    reasons: dict[str, str] = {}
-    checks: dict[str, Callable[[], object]] = {
-        "logit_attribution": lambda: refuse_changed_outputs(model, "logit_attribution"),
-        "copying": lambda: (refuse_changed_outputs(model, "copying"), copying_prompts(model)),
-        "ov_copying": lambda: final_norm(model),
-    }
-    for name in (name for name in asked if name in checks):
-        try:
-            checks[name]()
-        except ValueError as error:
-            reasons[name] = str(error)
-    if not strict:
-        targets = attention_targets(prompts.tokens, lengths=prompts.lengths)
-        for name, reads in targets.reads.items():
-            if not reads.defined.any():
-                reasons[name] = "it reads nothing on these prompts"
-        if not copyable(prompts.tokens, prompts.lengths).any():
-            reasons["logit_attribution"] = "it reads nothing on these prompts"
-    elif reasons:
-        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
-    return {name: reason for name, reason in reasons.items() if name in asked}
-
-
-def _batch_size(model: HookedModel, prompts: Prompts, batch_size: int | None) -> int:
-    if batch_size is not None:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        return batch_size
-    n_pos = prompts.tokens.shape[1]
-    by_tokens = TOKENS_A_BATCH // n_pos
-    if not model.anatomy.goes_through_interface:  # one layer's matrices, a few copies of them
-        by_tokens = min(by_tokens, LOGIT_BYTES // (model.n_heads * n_pos * n_pos * 4))
-    return max(1, by_tokens)
-
-
-def _summarise(per_prompt: Float[Tensor, "prompt layer head"], *, uniform: float) -> _Measured:
-    return _Measured(*mean_and_error(per_prompt), uniform)
+    return Reading(control, dict(tested), main.batches)
 
 
 def _test_against(
-    control: Prompts, run: _Run, *, batch_size: int, tick: Ticker
+    null: dict[str, Tensor], values: dict[str, Tensor], main: Reading
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """p-values and q-values of the scores that look for repeats, read at the same positions of `control`."""
-    tested = [name for name in run.attention if name in REPEAT_SCORES]
-    null = _Run(run.model, control, tested, loss=False, batch_size=batch_size, tick=tick, like=run.prompts)
+    """p-values and q-values of the scores that were read on prompts without repeats as well, over all heads."""
     p_values, q_values = {}, {}
-    for name in tested:
-        keep = run.defined[name]
-        p_values[name], q_values[name] = above_chance(run.per_prompt[name][keep], null.per_prompt[name][keep])
+    for name, without in null.items():
+        keep = main.defined(name)
+        p_values[name], q_values[name] = above_chance(values[name][keep], without[keep])
     return p_values, q_values
-
-
-def _copying(model: HookedModel, sample: Prompts) -> _Measured:
-    all_alike = 4 / (COPYING_TOKENS + 1) - 1  # every token of the prompt rises alike
-    return _summarise(copying(model, sample), uniform=all_alike)
-
-
-def _ov_copying(model: HookedModel) -> _Measured:
-    values = ov_copying(model).cpu()
-    return _Measured(values, torch.zeros_like(values), 0.0)  # from the weights alone: no prompts to differ
 
 
 def _summarise_losses(losses: list[Tensor], prompts: Prompts) -> tuple[list[float], list[float]]:

@@ -35,7 +35,8 @@ from induction_lab.interventions.substitutes import METHODS
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import LOOKS, Head, parse_head
 from induction_lab.results.statistics import number_and_error
-from induction_lab.scores.scoring import SCORES, score_heads
+from induction_lab.scores.registry import SCORES, find_scores
+from induction_lab.scores.scoring import score_heads
 
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
 
@@ -62,7 +63,9 @@ class HeadScoresSettings:
     """Every head's scores. A row: `metric` the score, `layer`, `head`, `label` (L1H3).
 
     Attributes:
-        scores: Names from `SCORES`; by default all that model and prompts allow.
+        scores: Names from `SCORES`; by default all that model and prompts allow. A score of your own by the place of
+            its class, `module:name`, the module importable wherever cells run; cells are measured anew when the
+            module's file changes.
     """
 
     scores: tuple[str, ...] = ()
@@ -71,9 +74,17 @@ class HeadScoresSettings:
 
     def __post_init__(self) -> None:
         """Refuse scores that there are not."""
-        unknown = [name for name in self.scores if name not in SCORES]
+        if not all(isinstance(name, str) for name in self.scores):
+            raise ValueError("In a sweep a score of your own is written module:name, so that every worker finds it.")
+        unknown = [name for name in self.scores if ":" not in name and name not in SCORES]
         if unknown:
             raise ValueError(f"`scores` has unknown names {unknown}; there are {', '.join(SCORES)}.")
+        find_scores(self.scores or None)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Fingerprints of the files that scores of a user's own stand in."""
+        return {name: _source(name) for name in self.scores if ":" in name}
 
     def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
         """The rows of one model on some prompts."""
@@ -203,9 +214,7 @@ class FunctionSettings:
     @cached_property
     def source(self) -> str:
         """A fingerprint of the module's file."""
-        spec = importlib.util.find_spec(self.function.partition(":")[0])
-        assert spec is not None and spec.origin is not None
-        return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+        return _source(self.function)
 
     def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> Any:
         """The rows that the function returns."""
@@ -229,9 +238,18 @@ def kind_of(measurement: Measurement) -> str:
 
 def identity(measurement: Measurement) -> dict[str, Any]:
     """All that determines what it measures."""
-    own = {"source": measurement.source} if isinstance(measurement, FunctionSettings) else {}
+    own: dict[str, Any] = {"source": measurement.source} if isinstance(measurement, FunctionSettings) else {}
+    if isinstance(measurement, HeadScoresSettings) and measurement.sources:
+        own = {"sources": measurement.sources}
     settings: Any = measurement
     return {"kind": kind_of(measurement), **asdict(settings), **own}
+
+
+def _source(place: str) -> str:
+    """A fingerprint of the file of a module, which is given as `module:name`."""
+    spec = importlib.util.find_spec(place.partition(":")[0])
+    assert spec is not None and spec.origin is not None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
 def _loss_row(metric: str, index: int, per_prompt: Tensor) -> dict[str, Any]:

@@ -109,9 +109,10 @@ def test_transformerlens_attributes_the_same_after_folding_everything(family):
         torch.testing.assert_close(found.values[row, :, :-1], theirs, **close)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_heads_agree_with_score_heads(family):
-    model = HookedModel(random_network(family))
+    """Two routes to the same number: hooks on all that is written, and one run of the engine."""
+    model = HookedModel(shaken(random_network(family)))
     prompts = repeated_tokens(model, n_prompts=4, period=10)
     found, scores = attribute_logits(model, prompts), score_heads(model, prompts, scores=["logit_attribution"])
     torch.testing.assert_close(found.heads(), scores["logit_attribution"], atol=1e-5, rtol=1e-4)

@@ -8,7 +8,7 @@ from induction_lab.attention.exact import Attention, MaterialisedAttention
 from induction_lab.attention.hooks import reading
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.reading import Enough, on_engine, read_attention
-from induction_lab.scores.targets import ATTENTION_SCORES, attention_targets
+from induction_lab.scores.attention_scores import ATTENTION_SCORES, attention_targets
 
 
 def eager(network, tokens):

@@ -16,8 +16,8 @@ from induction_lab.models.attention_only.by_hand import (
     UNIFORM,
     induction_circuit,
 )
-from induction_lab.scores.scoring import SCORES
-from induction_lab.scores.targets import ATTENTION_SCORES
+from induction_lab.scores.attention_scores import ATTENTION_SCORES
+from induction_lab.scores.registry import SCORES
 
 IDEAL = {
     "prefix_matching": INDUCTION,

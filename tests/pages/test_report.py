@@ -39,9 +39,8 @@ from induction_lab.pages.subject import ReportPlan, measure, partners
 from induction_lab.pages.subject_data import kinds_of_heads, page_data
 from induction_lab.results.cards import cell_text, html_card
 from induction_lab.results.heads import Head
-from induction_lab.scores.definitions import SCORE_WORDS
 from induction_lab.scores.profiles import PLACES, attention_profiles
-from induction_lab.scores.scoring import SCORES
+from induction_lab.scores.registry import SCORES
 
 COMMAND = [str(Path(sys.executable).with_name("induction-lab"))]
 EXPLAINED = Explanation.load(ROOT / "figures" / "smollm2-135m_explained.json")
@@ -81,8 +80,7 @@ def test_the_lower_triangle_is_row_by_row():
 
 
 def test_every_score_has_words():
-    assert set(SCORE_WORDS) == set(SCORES)
-    assert all(about.definition and about.source for about in SCORE_WORDS.values())
+    assert all(score.words.definition and score.words.source for score in SCORES.values())
 
 
 def test_profiles_are_what_the_patterns_say(gallery):

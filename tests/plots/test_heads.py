@@ -15,7 +15,7 @@ from induction_lab import (
     plot_score_by_layer,
 )
 from induction_lab.plots.heads import plot_patterns
-from induction_lab.scores.definitions import score_range
+from induction_lab.scores.registry import words
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_a_heatmap_shows_the_scores_on_their_own_range(scores):
     ],
 )
 def test_a_score_is_drawn_on_its_own_range_else_on_that_of_its_values(score, values, expected):
-    assert score_range(score, np.array(values)) == expected
+    assert words(score).axis(np.array(values)) == expected
 
 
 def test_the_best_heads_are_framed_and_chance_is_not(scores):

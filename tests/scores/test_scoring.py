@@ -1,16 +1,18 @@
 import pytest
 import torch
-from families import random_network
+import transformers
+from families import FAMILIES, random_network
 from transformer_lens.head_detector import compute_head_attention_similarity_score, get_induction_head_detection_pattern
 
 from induction_lab import HookedModel, capture, distinct_tokens, repeated_tokens, score_heads
 from induction_lab.behaviour.losses import loss_per_token
 from induction_lab.data.prompts import Prompts
+from induction_lab.internals.reading import read_attention
 from induction_lab.models.attention_only.by_hand import INDUCTION, RESTING
 from induction_lab.results.heads import Head
-from induction_lab.scores.outputs import copying, copying_prompts
-from induction_lab.scores.scoring import REPEAT_SCORES, SCORES
-from induction_lab.scores.targets import ATTENTION_SCORES, attention_targets
+from induction_lab.scores.attention_scores import ATTENTION_SCORES, attention_targets
+from induction_lab.scores.copying import Copying
+from induction_lab.scores.registry import REPEAT_SCORES, SCORES
 
 
 def materialised_scores(model, prompts):
@@ -141,6 +143,12 @@ def slow_copying(model, tokens):
     return result
 
 
+def copying(model, prompts):
+    """The score on prompts of one's own, per prompt."""
+    reader = Copying().reader(model, prompts)
+    return reader.values(read_attention(model, prompts.tokens, reader.read))
+
+
 @torch.no_grad()
 def test_copying_is_its_definition(llama):
     prompts = distinct_tokens(llama, n_prompts=2, length=8)
@@ -149,7 +157,7 @@ def test_copying_is_its_definition(llama):
 
 
 def test_copying_is_defined_on_25_tokens_without_repeats(bundled):
-    prompts = copying_prompts(bundled)
+    prompts = Copying().own_prompts(bundled)
     assert prompts.tokens.shape == (10, 26) and all(len(row.unique()) == 26 for row in prompts.tokens)
 
 
@@ -216,11 +224,14 @@ def test_loss_is_that_of_the_models_own_logits(family):
 
 
 def test_scores_that_an_architecture_has_not_are_left_out_with_the_reason():
-    model = HookedModel(random_network("gemma2"))
-    scores = score_heads(model, repeated_tokens(model, n_prompts=2, period=10))
-    assert set(scores.provenance["left_out"]) == {"copying", "logit_attribution"}
-    with pytest.raises(ValueError, match="copying: .* normalised before they are added"):
-        score_heads(model, repeated_tokens(model, n_prompts=2, period=10), scores=["copying"])
+    config = FAMILIES["opt"]()
+    config.word_embed_proj_dim = 24
+    model = HookedModel(transformers.AutoModelForCausalLM.from_config(config).eval())
+    prompts = repeated_tokens(model, n_prompts=2, period=10)
+    scores = score_heads(model, prompts, scores=None)
+    assert {"copying", "logit_attribution"} <= set(scores.provenance["left_out"])
+    with pytest.raises(ValueError, match="copying: .* projected before the unembedding"):
+        score_heads(model, prompts, scores=["copying"])
 
 
 def test_a_random_model_has_no_head_above_chance():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from induction_lab.data.occurrences import copyable
-from induction_lab.scores.targets import ATTENTION_SCORES, attention_targets
+from induction_lab.scores.attention_scores import ATTENTION_SCORES, attention_targets
 
 
 def slow_targets(row: list[int]) -> dict[str, dict[int, list[int]]]:

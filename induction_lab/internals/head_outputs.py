@@ -1,0 +1,62 @@
+"""What heads add along given directions of the residual stream, whatever stands between them and it.
+
+A norm of what a layer's heads write together (Gemma 2 and 3, OLMo-2) is held at the scale that it has, so that the
+shares of the heads add up; a factor in its place (Granite) is taken in. Source: Elhage et al. (2021), "Handling layer
+normalization", https://transformer-circuits.pub/2021/framework.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.models.head_weights import head_weights
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.norms import output_norm
+
+
+def heads_along(
+    model: HookedModel,
+    layer: int,
+    z: Float[Tensor, "*place head d_head"],
+    directions: Float[Tensor, "*place d_model"],
+    *,
+    added: Float[Tensor, "*place d_model"] | None = None,
+) -> tuple[Float[Tensor, "*place head"], Float[Tensor, "*place"]]:
+    """How far each head of a layer, and the bias of their output, move the stream along a direction at each place.
+
+    No `[place, head, d_model]` is ever made.
+
+    Args:
+        model: Any that TransformerLens can hook.
+        layer: Whose heads.
+        z: What they put out.
+        directions: One a place.
+        added: What the layer's heads added to the stream there, if that is at hand; it tells the scale of a norm of
+            their sum, which is run on what they write otherwise.
+
+    Returns:
+        The heads' shares and the bias's: their sum is `added @ direction`.
+    """
+    z, W_O = z.to(model.wide), head_weights(model, layer).W_O.to(model.wide)
+    b_O = getattr(model.hooked.blocks[layer].attn, "b_O", None)
+    b_O = torch.zeros_like(W_O[0, 0]) if b_O is None else b_O.detach().to(model.wide)
+    norm, factor = output_norm(model, layer), model.anatomy.output_factor
+    directions, bias = directions * factor, 0.0
+    if norm is not None:
+        written = z.flatten(-2) @ W_O.flatten(0, 1) + b_O
+        normalised = _normalised(model, layer, written) if added is None else added.to(model.wide) / factor
+        bias = directions @ norm.bias
+        directions = norm.fold(directions) / norm.scale(written, normalised)[..., None]
+    asked = torch.einsum("...d,nhd->...nh", directions, W_O)
+    return (z * asked).sum(-1), bias + directions @ b_O
+
+
+def _normalised(
+    model: HookedModel, layer: int, written: Float[Tensor, "*place d_model"]
+) -> Float[Tensor, "*place d_model"]:
+    norm = model.anatomy.norm_after(layer)
+    assert norm is not None
+    with torch.inference_mode():
+        return norm(written.to(model.dtype)).to(model.wide)
