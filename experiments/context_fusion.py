@@ -40,7 +40,7 @@ from verdicts import Verdict, outcome, save_verdicts
 
 from induction_lab import Head, HookedModel
 from induction_lab.cli.terminal import show_files
-from induction_lab.internals.residual_stream import Streams
+from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.runtime.progress import progress_bar
 
 HEADS, SETS = 8, 12
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     matplotlib.use("agg")
     args.out.mkdir(parents=True, exist_ok=True)
     of_it = ask(model, data, [pair for pair in pairs if pair.kind == "it"])
-    streams = Streams(model, of_it.passages.tokens)
+    streams = ResidualStreams(model, of_it.passages.tokens)
     carriers = find_heads(
         model, ask(model, data, of_it.pairs[::2]), group_size(model, HEADS), progress=sys.stderr.isatty()
     )
@@ -99,7 +99,7 @@ def answered(model: HookedModel, data: dict[str, Any], pairs: list[Pair]) -> lis
     return rows
 
 
-def seen(asked: Asked, streams: Streams) -> list[dict[str, Any]]:
+def seen(asked: Asked, streams: ResidualStreams) -> list[dict[str, Any]]:
     """The greatest of those differences over layers: at "it" and at the word."""
     pairs, apart = torch.arange(len(asked.pairs)), differences(asked, streams).amax(0)
     marks = asked.passages.marks

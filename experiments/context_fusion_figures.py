@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from minimal_pairs import PLACES, Asked, differences
 
 from induction_lab import HookedModel
-from induction_lab.internals.residual_stream import Streams
+from induction_lab.internals.residual_stream import ResidualStreams
 
 TOLD = {"question": "asked without the word", "named": "asked with the word", "alone": "asked without the sentence"}
 COLOURS = {"question": "#2a6f97", "named": "#e09f3e", "alone": "#8d99ae"}
@@ -66,7 +66,7 @@ def draw(table: Any, n_heads: int) -> Figure:
     return figure
 
 
-def draw_example(model: HookedModel, asked: Asked, streams: Streams) -> Figure:
+def draw_example(model: HookedModel, asked: Asked, streams: ResidualStreams) -> Figure:
     """How far the streams of the first pair lie apart, by layer and token."""
     last = int(asked.passages.last[0])
     apart = differences(asked, streams)[:, 0, 1 : last + 1]

@@ -17,7 +17,7 @@ from passages import Passages, first_token, n_tokens, read_passages
 from torch import Tensor
 
 from induction_lab import Head, HookedModel, Prompts, attribution_patching
-from induction_lab.internals.residual_stream import Streams
+from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.edits import OtherOutputs
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.runtime.progress import progress_bar
@@ -111,7 +111,7 @@ class Exchange:
     def __init__(self, model: HookedModel, asked: Asked) -> None:
         """Run the pairs once."""
         self.model, self.asked = model, asked
-        self.streams = Streams(model, asked.passages.tokens)
+        self.streams = ResidualStreams(model, asked.passages.tokens)
         self.instead = OtherOutputs(
             Outputs({layer: asked.other(seen.z) for layer, seen in self.streams.attention.items()})
         )
@@ -149,13 +149,13 @@ def find_heads(
     return sorted(costs, key=lambda head: -costs[head])[:n_heads]
 
 
-def differences(asked: Asked, streams: Streams) -> Float[Tensor, "layer pair pos"]:
+def differences(asked: Asked, streams: ResidualStreams) -> Float[Tensor, "layer pair pos"]:
     """How far the streams of a pair's two sentences lie apart, of their size."""
     n = len(asked.pairs)
     return torch.stack([((s[:n] - s[n:]).norm(dim=-1) / s[:n].norm(dim=-1)).float().cpu() for s in streams.before])
 
 
-def preference(asked: Asked, streams: Streams) -> dict[str, Float[Tensor, "pair layer head"]]:
+def preference(asked: Asked, streams: ResidualStreams) -> dict[str, Float[Tensor, "pair layer head"]]:
     """Attention to the right noun less that to the wrong one: from "it", from the word, from the question's end."""
     passages, prompt, found = asked.passages, torch.arange(len(asked.passages.tokens)), {}
     for place in PLACES:
@@ -168,7 +168,7 @@ def preference(asked: Asked, streams: Streams) -> dict[str, Float[Tensor, "pair 
     return found
 
 
-def attention_to_word(asked: Asked, streams: Streams) -> Float[Tensor, "pair layer head"]:
+def attention_to_word(asked: Asked, streams: ResidualStreams) -> Float[Tensor, "pair layer head"]:
     """Attention from the question's end to the word in the sentence, mean of the pair's two."""
     at = torch.arange(len(asked.passages.tokens)), asked.passages.last, asked.passages.marks["word"][:, 1]
     layers = [attention.probabilities(*at).float().cpu() for _, attention in sorted(streams.attention.items())]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from induction_lab import Head, HookedModel, Prompts, attribute_logits, text_prompts
 from induction_lab.behaviour.next_tokens import NO_ANSWER
-from induction_lab.internals.residual_stream import Streams
+from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.edits import Substitute
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.models.head_weights import head_weights
@@ -88,7 +88,9 @@ def ordinary_passages(model: HookedModel, data: dict[str, Any], *, n_prompts: in
     return text_prompts(model, ". ".join(texts), length=length, n_prompts=n_prompts)
 
 
-def attention_to(passages: Passages, streams: Streams, query: str, key: str) -> Float[Tensor, "prompt layer head"]:
+def attention_to(
+    passages: Passages, streams: ResidualStreams, query: str, key: str
+) -> Float[Tensor, "prompt layer head"]:
     """Each head's attention from the last token of one mark to the first token of another."""
     at = torch.arange(len(passages.tokens)), passages.marks[query][:, 1], passages.marks[key][:, 0]
     return torch.stack([a.probabilities(*at).float().cpu() for _, a in sorted(streams.attention.items())], 1)
@@ -101,7 +103,9 @@ def log_probabilities(model: HookedModel, named: Named, hidden: Float[Tensor, "p
     return named.by_name(logs.gather(1, named.answers[:, None])[:, 0])
 
 
-def run_without(streams: Streams, mean: Substitute, heads: Sequence[Head]) -> Float[Tensor, "prompt pos d_model"]:
+def run_without(
+    streams: ResidualStreams, mean: Substitute, heads: Sequence[Head]
+) -> Float[Tensor, "prompt pos d_model"]:
     """The normalised stream with these heads at their mean over ordinary passages."""
     return streams.run(min(head.layer for head in heads), lambda attention: mean.edit(attention, [heads]))
 
@@ -116,7 +120,9 @@ def logits_added(model: HookedModel, named: Named) -> Float[Tensor, "prompt laye
     return values.unflatten(1, (model.n_layers, model.n_heads))
 
 
-def ranks(model: HookedModel, named: Named, streams: Streams, heads: Sequence[Head]) -> Float[Tensor, " prompt"]:
+def ranks(
+    model: HookedModel, named: Named, streams: ResidualStreams, heads: Sequence[Head]
+) -> Float[Tensor, " prompt"]:
     """The second name's rank among all tokens by what the heads' summed output adds to their logits; 0 is first."""
     with torch.inference_mode():
         written = torch.zeros(len(named.answers), model.d_model, device=model.device)
@@ -128,6 +134,6 @@ def ranks(model: HookedModel, named: Named, streams: Streams, heads: Sequence[He
     return (promoted > own).sum(1).float()
 
 
-def outputs(streams: Streams) -> Outputs:
+def outputs(streams: ResidualStreams) -> Outputs:
     """What every head puts out, by layer."""
     return Outputs({layer: seen.z for layer, seen in streams.attention.items()})

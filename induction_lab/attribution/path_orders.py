@@ -27,7 +27,7 @@ from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.editing import edit_attention
-from induction_lab.internals.residual_stream import Streams, refuse_hooked_patterns
+from induction_lab.internals.residual_stream import ResidualStreams, refuse_hooked_patterns
 from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import frozen_norm
@@ -81,7 +81,7 @@ def term_importance(
 
 
 @contextmanager
-def frozen_norms(model: HookedModel, streams: Streams) -> Iterator[None]:
+def frozen_norms(model: HookedModel, streams: ResidualStreams) -> Iterator[None]:
     """Hold the norms of heads and the final one at the scale that they have on these prompts."""
     scales: dict[nn.Module, Tensor] = {}
     frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in model.anatomy.norms}
@@ -108,7 +108,7 @@ def _hooked(modules: Iterable[nn.Module], hook: Callable[..., Tensor | None]) ->
         yield
 
 
-def _next_order(streams: Streams, written: dict[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+def _next_order(streams: ResidualStreams, written: dict[int, Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
     """The end of the stream when heads write `written`, and what they would write having read that."""
     noted: dict[int, Tensor] = {}
 

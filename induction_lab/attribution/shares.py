@@ -17,7 +17,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
-from induction_lab.internals.residual_stream import Streams
+from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.interventions.senders import (
     Component,
@@ -115,14 +115,18 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
         tokens = prompts.tokens[row : row + 1]
         targets = attention_targets(tokens, ["prefix_matching"])
         if len(targets.query):
-            streams = Streams(model, tokens)
+            streams = ResidualStreams(model, tokens)
             found.append(_score_shares(streams, senders, head, targets.query, targets.key).cpu())
     named = [(str(sender), sender) for sender in senders]
     return _table([*named, ("bias", Sender(-1, -1))], torch.stack(found))
 
 
 def _score_shares(
-    streams: Streams, senders: Sequence[Sender], head: Head, query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+    streams: ResidualStreams,
+    senders: Sequence[Sender],
+    head: Head,
+    query: Int[Tensor, " pair"],
+    key: Int[Tensor, " pair"],
 ) -> Float[Tensor, " part"]:
     """On one prompt; the last part is the bias."""
     model, written = streams.model, torch.cat([part for _, part in written_by(streams, senders)])

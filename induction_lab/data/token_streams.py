@@ -20,7 +20,7 @@ from induction_lab.data.random_tokens import draw_lengths, draw_tokens, far_plac
 
 
 @runtime_checkable
-class Stream(Protocol):
+class TokenStream(Protocol):
     """What training draws its batches from."""
 
     @property

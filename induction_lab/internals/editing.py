@@ -2,7 +2,7 @@
 
 An edit sees each layer's attention and returns what goes on in its place; it works on the network at full speed, with
 the engine's exact numbers and per query head in grouped-query models. Nothing below the first edited layer need be
-computed again: `Streams` stores the residual stream before every layer and lets runs begin with it.
+computed again: `ResidualStreams` stores the residual stream before every layer and lets runs begin with it.
 """
 
 from __future__ import annotations

@@ -24,14 +24,17 @@ ENGINE = "induction_lab"
 
 
 class Enough(Exception):
-    """A reader raises this when it has seen all it wants: nothing further up runs."""
+    """Ends a run: raised by a reader, a hook or an edit that has seen all it wants, so that nothing further up runs.
+
+    `read_attention` catches it; whoever runs a model in another way catches it there.
+    """
 
 
 class _AtUnembedding(Exception):
     """Every layer has run. Not `Enough`: the reader has not asked to stop."""
 
 
-class Stream(NamedTuple):
+class StreamEnd(NamedTuple):
     """The end of the residual stream: before and after the last normalisation; None where it was not reached."""
 
     final: Float[Tensor, "batch pos d_model"] | None
@@ -40,7 +43,7 @@ class Stream(NamedTuple):
 
 def read_attention(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], reader: Reader, *, final: bool = False
-) -> Stream:
+) -> StreamEnd:
     """Run `model` up to the unembedding and show `reader` each layer's attention, in order.
 
     Args:
@@ -64,7 +67,7 @@ def read_attention(
         stream = run(model, tokens, counting, final)
         n_layers = model.n_layers
     except Enough:
-        stream = Stream(None, None)
+        stream = StreamEnd(None, None)
         n_layers = seen[-1] + 1
     if set(seen) != set(range(n_layers)):
         raise ValueError(
@@ -131,7 +134,7 @@ def _transformers_attention(
     return z.transpose(1, 2).contiguous(), None
 
 
-def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> Stream:
+def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> StreamEnd:
     kept: list[Tensor] = []
     handle = None
     if final:
@@ -142,10 +145,10 @@ def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) 
     finally:
         if handle is not None:
             handle.remove()
-    return Stream(kept[0] if kept else None, normalised)
+    return StreamEnd(kept[0] if kept else None, normalised)
 
 
-def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> Stream:
+def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> StreamEnd:
     """One layer's matrix at a time, read and thrown away."""
     end: dict[str, Tensor] = {}
 
@@ -167,7 +170,7 @@ def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -
     finally:
         unembedding.remove()
         model.release()
-    return Stream(end.get("final"), end["normalised"])
+    return StreamEnd(end.get("final"), end["normalised"])
 
 
 def _matrix_hooks(model: HookedModel, reader: Reader) -> list[tuple[str, Callable[..., None]]]:

@@ -16,7 +16,7 @@ from induction_lab.internals.editing import edit_attention
 from induction_lab.models.hooked_model import HookedModel
 
 
-class Streams:
+class ResidualStreams:
     """The residual stream of some prompts, and runs that go on from any layer of it.
 
     Args:
@@ -106,7 +106,7 @@ def _as_it_is(attention: Any) -> Any:
     return attention
 
 
-def refuse_hooked_patterns(streams: Streams) -> None:
+def refuse_hooked_patterns(streams: ResidualStreams) -> None:
     """Attention that a small model materialised for somebody's hook has no queries and keys to go on with.
 
     Raises:

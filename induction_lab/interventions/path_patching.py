@@ -23,7 +23,7 @@ from induction_lab.attention.grouped import key_head
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.reading import Enough
-from induction_lab.internals.residual_stream import Streams
+from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.interventions.senders import (
@@ -120,7 +120,7 @@ def _patched(
 
 
 def _run_patched(
-    streams: Streams, rows: Int[Tensor, " row"], change: Tensor, receivers: Sequence[Head], component: str
+    streams: ResidualStreams, rows: Int[Tensor, " row"], change: Tensor, receivers: Sequence[Head], component: str
 ) -> Tensor:
     """Each receiver's component from a stream with nothing but `change` in it, the rest of the model on its own."""
     by_layer: dict[int, list[int]] = {}
@@ -143,7 +143,7 @@ def _run_patched(
 
 
 def _component(
-    streams: Streams, rows: Int[Tensor, " row"], layer: int, change: Tensor, heads: list[int], component: str
+    streams: ResidualStreams, rows: Int[Tensor, " row"], layer: int, change: Tensor, heads: list[int], component: str
 ) -> Float[Tensor, "row head pos d_head"]:
     """The heads' queries, keys or values in a layer whose input has changed; the layers below are left out."""
     found: list[Tensor] = []

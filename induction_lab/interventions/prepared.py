@@ -11,7 +11,7 @@ from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import Measure, MetricLike, as_metric
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import chunks
-from induction_lab.internals.residual_stream import Streams
+from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.interventions.substitutes import find_method
@@ -24,7 +24,7 @@ class PreparedBatch(NamedTuple):
     """Some prompts: their clean streams, what heads put out instead, and what the effect is measured by."""
 
     prompts: Prompts
-    streams: Streams
+    streams: ResidualStreams
     substitute: Substitute
     measure: Measure
 
@@ -80,7 +80,7 @@ class PreparedPrompts:
         self.slices = chunks(*prompts.tokens.shape, most=TOKENS_A_RUN)
         self._measure = Measure(model, self.metric, prompts)
         self._substitutes = kind(self, reference=reference, seed=seed).prepared(prompts)
-        self._streams: Streams | None = None  # of the batch at hand
+        self._streams: ResidualStreams | None = None  # of the batch at hand
         self._only: PreparedBatch | None = None  # where all prompts fit in one batch
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class PreparedPrompts:
             return
         for rows in self.slices:
             part = self.prompts[rows]
-            streams = self._streams = Streams(self.model, part.tokens)
+            streams = self._streams = ResidualStreams(self.model, part.tokens)
             batch = PreparedBatch(part, streams, self._substitutes.on(rows), self._measure.of(rows))
             if len(self) == 1:
                 self._only = batch
@@ -110,9 +110,9 @@ class PreparedPrompts:
         """By layer, the attention on some prompts."""
         return self._run(prompts).attention
 
-    def _run(self, prompts: Prompts) -> Streams:
+    def _run(self, prompts: Prompts) -> ResidualStreams:
         """The batch at hand has been run already."""
         known = self._streams
         if known is not None and torch.equal(known.tokens, prompts.tokens.to(known.tokens)):
             return known
-        return Streams(self.model, prompts.tokens)
+        return ResidualStreams(self.model, prompts.tokens)

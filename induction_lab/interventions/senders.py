@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.internals.residual_stream import Streams, refuse_hooked_patterns
+from induction_lab.internals.residual_stream import ResidualStreams, refuse_hooked_patterns
 from induction_lab.interventions.prepared import PreparedBatch
 from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
 from induction_lab.models.head_weights import head_weights
@@ -113,14 +113,14 @@ def changes_of_stream(
 
 
 def written_by(
-    streams: Streams, senders: Sequence[Sender]
+    streams: ResidualStreams, senders: Sequence[Sender]
 ) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
     """What each sender adds to the stream; an MLP's part has the biases of its layer in it."""
     return _parts(streams, senders, lambda layer: streams.attention[layer].z, lambda layer: streams.before[layer])
 
 
 def _parts(
-    streams: Streams,
+    streams: ResidualStreams,
     senders: Sequence[Sender],
     outputs: Callable[[int], Float[Tensor, "prompt head pos d_head"]],
     before: Callable[[int], Float[Tensor, "prompt pos d_model"]],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from induction_lab.models.store import _COMPLETE, NAMED, _folder, is_here, load_transformers, quiet_libraries
+from induction_lab.models.store import _COMPLETE, BUNDLED, NAMED, _folder, is_here, load_transformers, quiet_libraries
 from induction_lab.runtime.machine import CACHE_VARIABLE
 from induction_lab.runtime.optional import library
 
@@ -34,10 +34,10 @@ def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path
     """
     if name not in NAMED:
         raise ValueError(
-            f"`get` brings {', '.join(n for n in NAMED if n != 'attn-only-2l')}, got {name!r}. "
+            f"`get` brings {', '.join(n for n in NAMED if n != BUNDLED)}, got {name!r}. "
             "A Hugging Face id is fetched when it is first loaded."
         )
-    if name == "attn-only-2l" or is_here(name):
+    if name == BUNDLED or is_here(name):
         return _folder(name)
     library("gguf", extra="gguf")
     with _workplace(name) as part:

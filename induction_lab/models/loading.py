@@ -15,7 +15,7 @@ from induction_lab.runtime.machine import find_device
 
 
 def load_model(
-    name: str | Path = "attn-only-2l",
+    name: str | Path = store.BUNDLED,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from induction_lab.models.attention_only.config import MODEL_TYPE
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.runtime.optional import library
 
@@ -28,21 +29,22 @@ class NamedModel:
     needs: str
 
 
+BUNDLED = "attn-only-2l"  # the name of the model that comes with the package
 NAMED = {
     model.name: model
     for model in (
-        NamedModel("attn-only-2l", "2 attention layers, trained on repeats", "0.4 MB", "bundled"),
+        NamedModel(BUNDLED, "2 attention layers, trained on repeats", "0.4 MB", "bundled"),
         NamedModel("smollm2-135m", "SmolLM2-135M-Instruct, 30 x 9 heads", "540 MB", "93 MB download"),
     )
 }
-_BUNDLED = Path(__file__).parent / "weights"
+_BUNDLED_FOLDER = Path(__file__).parent / "weights"
 _COMPLETE = "induction_lab.json"  # written last; a folder without it is not there
 
 
 def is_here(name: str) -> bool:
     """Whether a named model can be loaded without bringing it first."""
     folder = _folder(name)
-    return (folder / "config.json").is_file() and (name == "attn-only-2l" or (folder / _COMPLETE).is_file())
+    return (folder / "config.json").is_file() and (name == BUNDLED or (folder / _COMPLETE).is_file())
 
 
 def locate(name: str) -> Path | str:
@@ -75,7 +77,7 @@ def is_attention_only(folder: Path) -> bool:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and config.get("model_type") == "attention-only"
+    return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
 
 
 def load_transformers(
@@ -128,7 +130,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _folder(name: str) -> Path:
-    return _BUNDLED / name if name == "attn-only-2l" else cache_folder() / "models" / name
+    return _BUNDLED_FOLDER / name if name == BUNDLED else cache_folder() / "models" / name
 
 
 def _why_not(source: Path | str, revision: str | None, error: Exception) -> str:

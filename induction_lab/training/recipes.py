@@ -27,7 +27,7 @@ import torch
 
 from induction_lab.data.corpora import TextFiles
 from induction_lab.data.occurrences import IDEAL_PATTERNS
-from induction_lab.data.token_streams import STREAMS, Stream
+from induction_lab.data.token_streams import STREAMS, TokenStream
 from induction_lab.models.attention_only.clamping import check_clamps
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
@@ -91,7 +91,7 @@ class Recipe:
         """The network that training starts from."""
         return AttentionOnlyTransformer(self.model, seed=self.seed, scale=self.training.initial_scale)
 
-    def stream(self) -> Stream:
+    def stream(self) -> TokenStream:
         """The stream of tokens that the data are, or become where they are text."""
         return self.data.open() if self.is_text else self.data
 

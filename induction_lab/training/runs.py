@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from induction_lab.data.token_streams import Stream
+from induction_lab.data.token_streams import TokenStream
 from induction_lab.models.attention_only.clamping import clamp_for_good
 from induction_lab.models.attention_only.network import CONFIG_FILE, WEIGHTS_FILE, AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
@@ -87,7 +87,7 @@ class Run:
         clamp_for_good(network, self.recipe.clamps)
         return HookedModel(network, self._tokenizer(), name=self.name, revision=f"step{step}")
 
-    def stream(self) -> Stream:
+    def stream(self) -> TokenStream:
         """The tokens that it is trained on; the tokenizer of its text is kept in its folder.
 
         Raises:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from induction_lab.data.token_streams import Stream
+from induction_lab.data.token_streams import TokenStream
 from induction_lab.runtime.machine import using_threads
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.training.loss import training_loss
@@ -110,7 +110,7 @@ class Trainer:
         ValueError: If the stream has more tokens than the network.
     """
 
-    def __init__(self, network: nn.Module, stream: Stream, plan: TrainingPlan, *, seed: int = 0) -> None:
+    def __init__(self, network: nn.Module, stream: TokenStream, plan: TrainingPlan, *, seed: int = 0) -> None:
         """Start at step 0."""
         self.network: Any = network
         if stream.d_vocab > self.network.cfg.d_vocab:
@@ -173,7 +173,7 @@ class Trainer:
 
 def train(
     network: nn.Module,
-    stream: Stream,
+    stream: TokenStream,
     plan: TrainingPlan,
     *,
     seed: int = 0,

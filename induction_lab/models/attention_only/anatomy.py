@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from induction_lab.models.anatomy import Anatomy, Component, Shape
 from induction_lab.models.attention_only.clamping import clamp_for_good
+from induction_lab.models.attention_only.config import MODEL_TYPE
 from induction_lab.models.attention_only.layers import rotate
-from induction_lab.models.attention_only.network import MODEL_TYPE, AttentionOnlyTransformer
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
 class OwnAnatomy(Anatomy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+MODEL_TYPE = "attention-only"  # in the config.json of a saved model
 Positions = Literal["learned", "rotary", "shortformer", "none"]
 
 

@@ -29,11 +29,10 @@ from transformer_lens.hook_points import HookPoint
 
 from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import attend, edited, pass_on
-from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.config import MODEL_TYPE, AttentionOnlyConfig
 from induction_lab.models.attention_only.layers import MLP, Embed, LayerNorm, PosEmbed, Unembed, rotate
 from induction_lab.results.tables import writing
 
-MODEL_TYPE = "attention-only"
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
