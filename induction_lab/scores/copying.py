@@ -12,7 +12,7 @@ from torch import Tensor
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.data.prompts import Prompts, distinct_tokens
-from induction_lab.internals.reading import Stream
+from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, output_norm
@@ -73,5 +73,5 @@ class _Raised:
         share = own / (own + all_).clamp(min=torch.finfo(own.dtype).tiny)
         self.result[:, layer] = (4 * share - 1).cpu()
 
-    def values(self, stream: Stream) -> Float[Tensor, "prompt layer head"]:
+    def values(self, stream: StreamEnd) -> Float[Tensor, "prompt layer head"]:
         return self.result

@@ -14,7 +14,7 @@ from induction_lab.attention.exact import AttentionReading
 from induction_lab.data.occurrences import Recurrences, copyable
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.head_outputs import heads_along
-from induction_lab.internals.reading import Stream
+from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm
 from induction_lab.scores.score import ELHAGE, LayerScore
@@ -72,7 +72,7 @@ class _OnCopies:
         z = attention.z[self.prompt, :, self.query]
         self.per_query[:, attention.layer] = heads_along(self.model, attention.layer, z, self.directions)[0]
 
-    def values(self, stream: Stream) -> Float[Tensor, "prompt layer head"]:
+    def values(self, stream: StreamEnd) -> Float[Tensor, "prompt layer head"]:
         """The mean over each prompt's queries."""
         assert stream.final is not None and stream.normalised is not None
         at, wide = (self.prompt, self.query), self.model.wide

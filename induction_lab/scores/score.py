@@ -23,7 +23,7 @@ from torch import Tensor
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.data.occurrences import Pairs, Recurrences
 from induction_lab.data.prompts import Prompts
-from induction_lab.internals.reading import Stream
+from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.hooked_model import HookedModel
 
 OLSSON = "Olsson et al. (2022), arxiv.org/abs/2209.11895"
@@ -165,7 +165,7 @@ class BatchReader(Protocol):
     def read(self, attention: AttentionReading) -> None:
         """See one layer's attention; called once a layer, in order."""
 
-    def values(self, stream: Stream) -> Float[Tensor, "prompt layer head"]:
+    def values(self, stream: StreamEnd) -> Float[Tensor, "prompt layer head"]:
         """What was found, given the end of the residual stream (see `needs_end`)."""
         ...
 
@@ -242,7 +242,7 @@ class _LayerByLayer:
         shape = (len(self.prompts), self.model.n_heads)
         self.layers.append(checked_values(self.score, values, shape, "prompt, head"))
 
-    def values(self, stream: Stream) -> Float[Tensor, "prompt layer head"]:
+    def values(self, stream: StreamEnd) -> Float[Tensor, "prompt layer head"]:
         return torch.stack(self.layers, 1)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.behaviour.losses import copy_masks, token_losses
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
-from induction_lab.internals.reading import Enough, Stream, read_attention
+from induction_lab.internals.reading import Enough, StreamEnd, read_attention
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error
@@ -143,7 +143,7 @@ def _read_batch(
     scores: dict[str, Score],
     *,
     loss: bool,
-) -> tuple[Stream, dict[str, Float[Tensor, "prompt layer head"]]]:
+) -> tuple[StreamEnd, dict[str, Float[Tensor, "prompt layer head"]]]:
     layered = {name: score for name, score in scores.items() if isinstance(score, LayerScore)}
     readers: dict[str, BatchReader] = {name: score.reader(model, prompts) for name, score in layered.items()}
     attended = {
