@@ -9,6 +9,7 @@ import ast
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,12 @@ def test_every_experiment_and_target_of_make_that_is_named_exists(path):
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", path.read_text(), re.MULTILINE)) <= targets
 
 
+def test_the_sweep_that_is_shown_is_the_one_that_is_run():
+    (shown,) = [text for text, _, _ in blocks(ROOT / "docs" / "sweeps.md", "toml")]
+    (there,) = ROOT.glob("experiments/**/sweep_minute.toml")
+    assert tomllib.loads(shown) == tomllib.loads(there.read_text())
+
+
 def anchors(path: Path) -> set[str]:
     titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -146,5 +153,6 @@ def test_the_tour_is_what_the_docstrings_say():
     assert spec and spec.loader
     tour = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tour)
+    assert not [line for text in tour.pages().values() for line in text.splitlines() if line.endswith("` |  |")]
     stale = [name(path) for path, text in tour.pages().items() if path.read_text() != text]
     assert not stale, f"{stale} are older than the code: run `make tour`"
