@@ -1,6 +1,6 @@
 """Direct logit attribution: how much each part of a model speaks for the right next token.
 
-A token's logit, less the mean over the vocabulary, is split into what embedding, heads, MLPs and biases write into the
+A token's logit, minus the mean over the vocabulary, is split into what embedding, heads, MLPs and biases write into the
 residual stream, the final norm's scale held at what it is, so that the parts add up. Not causal: what later layers make
 of a part is counted as theirs. Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
 """
@@ -33,13 +33,13 @@ from induction_lab.scores.results import HeadScores
 
 @dataclass(frozen=True, repr=False)
 class LogitAttributions(Saved):
-    """What each component adds to the answer's logit, less what it adds to the mean logit.
+    """What each component adds to the answer's logit, minus what it adds to the mean logit.
 
     Attributes:
         model: The model's name.
         labels: `embedding`, `positions` where learned ones are added, every head (`L1H3`) and MLP (`MLP1`), `bias`.
         values: In logits; NaN where a position has no answer. The sum over components is the model's own logit of the
-            answer less its mean over the vocabulary (before the cap, where the architecture caps its logits).
+            answer minus its mean over the vocabulary (before the cap, where the architecture caps its logits).
         prompts: What was read.
         shape: Layers and heads.
         provenance: What another lab needs to trust the numbers.
@@ -111,7 +111,7 @@ def attribute_logits(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> LogitAttributions:
-    """Split the logit of each right next token, less the mean over the vocabulary, into the model's components.
+    """Split the logit of each right next token, minus the mean over the vocabulary, into the model's components.
 
     Heads whose sum is normalised or rescaled before it enters the stream (Gemma 2 and 3, OLMo-2, Granite) are followed
     through that, its scale held as well.
