@@ -4,7 +4,7 @@
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes)
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
-# make bench  the side-by-side comparisons of benchmarks/, and RESULTS.md of them
+# make bench  the side-by-side comparisons of experiments/benchmarks/, and RESULTS.md of them
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -32,54 +32,54 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
-	$(BIN)/python benchmarks/score_speed.py
-	$(BIN)/python benchmarks/score_memory.py
-	$(BIN)/python benchmarks/composition_speed.py
-	$(BIN)/python benchmarks/ablation_speed.py
-	$(BIN)/python benchmarks/training_speed.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/report_speed.py --model smollm2-135m
-	$(BIN)/python benchmarks/sweep_overhead.py
-	$(BIN)/python benchmarks/gpu_engine.py
-	$(BIN)/python benchmarks/results.py
+	$(BIN)/python -m experiments score_speed
+	$(BIN)/python -m experiments score_memory
+	$(BIN)/python -m experiments composition_speed
+	$(BIN)/python -m experiments ablation_speed
+	$(BIN)/python -m experiments training_speed
+	$(BIN)/python -m experiments scaling
+	$(BIN)/python -m experiments report_speed --model smollm2-135m
+	$(BIN)/python -m experiments sweep_overhead
+	$(BIN)/python -m experiments gpu_engine
+	$(BIN)/python -m experiments results
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
-	$(BIN)/python experiments/composition.py
-	$(BIN)/python experiments/ov_eigenvalues.py
-	$(BIN)/python experiments/skip_trigrams.py
-	$(BIN)/python experiments/ablate_heads.py
-	$(BIN)/python experiments/path_to_induction.py
-	$(BIN)/python experiments/idealised_patterns.py
-	$(BIN)/python experiments/term_importance.py
-	$(BIN)/python experiments/phase_change.py
-	$(BIN)/python experiments/one_layer_cannot.py
-	$(BIN)/python experiments/smeared_keys.py
-	$(BIN)/python experiments/clamping.py
-	$(BIN)/python experiments/markov_chains.py
-	$(BIN)/python experiments/text_phase_change.py
-	$(BIN)/python experiments/lag_profile.py
-	$(BIN)/python experiments/verdicts.py
+	$(BIN)/python -m experiments composition
+	$(BIN)/python -m experiments ov_eigenvalues
+	$(BIN)/python -m experiments skip_trigrams
+	$(BIN)/python -m experiments ablate_heads
+	$(BIN)/python -m experiments path_to_induction
+	$(BIN)/python -m experiments idealised_patterns
+	$(BIN)/python -m experiments term_importance
+	$(BIN)/python -m experiments phase_change
+	$(BIN)/python -m experiments one_layer_cannot
+	$(BIN)/python -m experiments smeared_keys
+	$(BIN)/python -m experiments clamping
+	$(BIN)/python -m experiments markov_chains
+	$(BIN)/python -m experiments text_phase_change
+	$(BIN)/python -m experiments lag_profile
+	$(BIN)/python -m experiments verdicts
 
 # one thread: two are far slower where cores are shared
 essay: export OMP_NUM_THREADS = 1
 essay: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
-	$(BIN)/python experiments/soft_addressing.py
-	$(BIN)/python experiments/distance.py
-	$(BIN)/python experiments/context_fusion.py
-	$(BIN)/python experiments/geometry.py
-	$(BIN)/python experiments/layers.py
-	$(BIN)/python experiments/residual_stream.py
-	$(BIN)/python experiments/harry_potter.py
-	$(BIN)/python experiments/verdicts.py
+	$(BIN)/python -m experiments soft_addressing
+	$(BIN)/python -m experiments distance
+	$(BIN)/python -m experiments context_fusion
+	$(BIN)/python -m experiments geometry
+	$(BIN)/python -m experiments layers
+	$(BIN)/python -m experiments residual_stream
+	$(BIN)/python -m experiments harry_potter
+	$(BIN)/python -m experiments verdicts
 
 figures: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
-	$(BIN)/python experiments/find_induction_heads.py --model attn-only-2l
-	$(BIN)/python experiments/find_induction_heads.py --model smollm2-135m
+	$(BIN)/python -m experiments find_induction_heads --model attn-only-2l
+	$(BIN)/python -m experiments find_induction_heads --model smollm2-135m
 	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
-	$(BIN)/python experiments/report_picture.py
+	$(BIN)/python -m experiments report_picture
 
 tour:
 	$(PYTHON) docs/tour.py

@@ -1,17 +1,19 @@
 """Claims and their verdicts: what was claimed, by which criterion, with which numbers.
 
-    python experiments/verdicts.py        # writes experiments/README.md from figures/*.json
+    python -m experiments verdicts   # writes experiments/README.md from figures/*.json
 
-A script that tests a claim writes `figures/SCRIPT.json` through `save_verdicts`; the page is built from these alone.
+A script that tests a claim writes `figures/NAME.json` through `save_verdicts`; the page is built from these alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from experiments.harness import FIGURES, ROOT
+
 OUTCOMES = ("holds", "holds with a caveat", "does not hold here", "not tested")
 
 
@@ -26,6 +28,12 @@ class Verdict(NamedTuple):
     outcome: str
     caveat: str = ""
     measured: str = ""  # what was run and read, where the criterion does not say it
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(argv)
+    (ROOT / "experiments" / "README.md").write_text(page(FIGURES))
 
 
 def save_verdicts(verdicts: list[Verdict], path: Path) -> Path:
@@ -49,7 +57,7 @@ def outcome(passed: dict[str, bool]) -> dict[str, str]:
 
 
 def page(figures: Path) -> str:
-    """The verdicts of every script as one page of Markdown: the essay's by section, then the literature's."""
+    """The verdicts of every experiment as one page of Markdown: the essay's by section, then the literature's."""
     found = {}
     for path in sorted(figures.glob("*.json")):
         entries: Any = json.loads(path.read_text())
@@ -59,14 +67,14 @@ def page(figures: Path) -> str:
     papers = [name for name in found if name not in essay]
     parts = [
         "# What was claimed, and what came out",
-        "Built by `make claims` and `make essay` from what the scripts write. Every number is one that the script of "
-        "that name wrote; which state of the code it ran at, `git log -1 figures/SCRIPT.json` says. What runs each "
-        "script, and what it costs, stands in its first lines.",
+        "Built by `make claims` and `make essay` from what experiments write. Every number is one that the experiment "
+        "of that name wrote; which state of the code it ran at, `git log -1 figures/NAME.json` says. "
+        "`python -m experiments` lists them with what they cost, `python -m experiments NAME` runs one.",
     ]
     for title, names in {"The essay, claim by claim": essay, "Claims of papers": papers}.items():
         parts += [f"## {title}", _overview({name: found[name] for name in names})] if names else []
         for name in names:
-            parts += [f"### `{name}.py`", *(part for verdict in found[name] for part in _told(verdict))]
+            parts += [f"### `{name}`", *(part for verdict in found[name] for part in _told(verdict))]
             pictures = sorted(each for kind in ("png", "gif") for each in figures.glob(f"{name}*.{kind}"))
             parts += [f"![{picture.stem}](../figures/{picture.name})" for picture in pictures]
     return "\n\n".join(parts) + "\n"
@@ -78,11 +86,11 @@ def _of_the_essay(verdicts: list[Verdict]) -> bool:
 
 def _overview(found: dict[str, list[Verdict]]) -> str:
     rows = [
-        f"| [{name}](#{name}py) | {verdict.claim} | {verdict.source} | {verdict.outcome} |"
+        f"| [{name}](#{name}) | {verdict.claim} | {verdict.source} | {verdict.outcome} |"
         for name, verdicts in found.items()
         for verdict in verdicts
     ]
-    return "\n".join(["| script | claim | source | verdict |", "|---|---|---|---|", *rows])
+    return "\n".join(["| experiment | claim | source | verdict |", "|---|---|---|---|", *rows])
 
 
 def _told(verdict: Verdict) -> list[str]:
@@ -96,7 +104,3 @@ def _told(verdict: Verdict) -> list[str]:
         f"**{verdict.outcome.capitalize()}.**" + (f" {verdict.caveat}" if verdict.caveat else ""),
     ]
     return told if verdict.measured else [told[0], *told[2:]]
-
-
-if __name__ == "__main__":
-    (ROOT / "experiments" / "README.md").write_text(page(ROOT / "figures"))

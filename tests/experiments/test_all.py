@@ -1,5 +1,3 @@
-import sys
-
 import pandas as pd
 import pytest
 import torch
@@ -10,7 +8,7 @@ from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
 def test_find_induction_heads_writes_scores_and_pictures(tmp_path, capsys):
-    script("find_induction_heads").main(["--prompts", "4", "--out", str(tmp_path)])
+    script("showcase.find_induction_heads").main(["--prompts", "4", "--out", str(tmp_path)])
     stem = "find_induction_heads_attn-only-2l"
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{stem}.csv", f"{stem}.csv.json", f"{stem}_scores.png", f"{stem}_by_layer.png", f"{stem}_loss.png",
@@ -24,7 +22,7 @@ def test_find_induction_heads_writes_scores_and_pictures(tmp_path, capsys):
 
 
 def test_the_bundled_model_is_trained_on_periods_it_is_not_examined_on():
-    training = script("train_bundled_model")
+    training = script("subjects.train_bundled_model")
     generator = torch.Generator().manual_seed(0)
     for row in training.DATA.draw(generator, n_prompts=100, n_ctx=training.CONFIG.n_ctx):
         assert row[0] == 0 and (row[1:] > 0).all()
@@ -33,7 +31,7 @@ def test_the_bundled_model_is_trained_on_periods_it_is_not_examined_on():
 
 
 def test_an_untrained_model_fails_the_examination_and_is_not_written(tmp_path):
-    training = script("train_bundled_model")
+    training = script("subjects.train_bundled_model")
     checks = training.examine(HookedModel(AttentionOnlyTransformer(training.CONFIG).eval()))
     assert not any(ok for _, ok in checks.values())
     with pytest.raises(SystemExit, match="was not written"):
@@ -42,11 +40,11 @@ def test_an_untrained_model_fails_the_examination_and_is_not_written(tmp_path):
 
 
 def test_the_bundled_model_passes_the_examination(bundled):
-    assert all(ok for _, ok in script("train_bundled_model").examine(bundled).values())
+    assert all(ok for _, ok in script("subjects.train_bundled_model").examine(bundled).values())
 
 
 def test_composition_writes_every_pair_a_verdict_and_pictures(tmp_path):
-    script("composition").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.framework.composition").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
         "composition.csv", "composition.json", "composition_small.png", "composition_pairs.png",
         "composition_circuit_attn-only-2l.png",
@@ -57,7 +55,7 @@ def test_composition_writes_every_pair_a_verdict_and_pictures(tmp_path):
 
 
 def test_a_verdict_on_composition_fails_where_values_compose(tmp_path):
-    module = script("composition")
+    module = script("claims.framework.composition")
     model = load_model()
     scores = module.looks(model)
     table = module.read_pairs(model, scores)
@@ -67,7 +65,7 @@ def test_a_verdict_on_composition_fails_where_values_compose(tmp_path):
 
 
 def test_ov_eigenvalues_writes_every_head_verdicts_and_pictures(tmp_path):
-    script("ov_eigenvalues").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.framework.ov_eigenvalues").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "ov_eigenvalues.csv")
     assert len(table[table["model"] == "attn-only-2l"]) == 8
     corner, match = verdicts_of(tmp_path / "ov_eigenvalues.json")
@@ -76,7 +74,7 @@ def test_ov_eigenvalues_writes_every_head_verdicts_and_pictures(tmp_path):
 
 
 def test_path_to_induction_writes_every_sender_a_verdict_and_pictures(tmp_path):
-    script("path_to_induction").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.causes.path_to_induction").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "path_to_induction.csv")
     assert set(table["label"]) == {"embed", "L0H0", "L0H1", "L0H2", "L0H3"} and len(table) == 3 * 5
     (verdict,) = verdicts_of(tmp_path / "path_to_induction.json")
@@ -84,8 +82,8 @@ def test_path_to_induction_writes_every_sender_a_verdict_and_pictures(tmp_path):
 
 
 def test_a_verdict_on_paths_passes_on_the_circuit_by_hand_and_fails_with_keys_and_queries_exchanged(circuit):
-    module = script("path_to_induction")
-    one = sys.modules["subjects"].subject(circuit, n_prompts=3)
+    module = script("claims.causes.path_to_induction")
+    one = script("subjects.induction_models").subject(circuit, n_prompts=3)
     paths = {part: module.patch_paths(circuit, one.prompts, one.induction, part) for part in "kqv"}
     shares = {"circuit": module.input_shares(circuit, one.prompts, one.induction[0], "k")}
     assert module.verdict({"circuit": one}, {"circuit": paths}, shares, {}).outcome == "holds"
@@ -94,7 +92,9 @@ def test_a_verdict_on_paths_passes_on_the_circuit_by_hand_and_fails_with_keys_an
 
 
 def test_idealised_patterns_give_the_bundled_model_back_what_ablation_took(tmp_path):
-    script("idealised_patterns").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.causes.idealised_patterns").main(
+        ["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)]
+    )
     table = pd.read_csv(tmp_path / "idealised_patterns.csv").set_index(["label", "method"])
     assert table.loc[("previous", "ideal_previous_token"), "given_back"] > 0.9
     assert table.loc[("previous", "ideal_induction"), "given_back"] < 0.5  # the wrong pattern
@@ -103,7 +103,9 @@ def test_idealised_patterns_give_the_bundled_model_back_what_ablation_took(tmp_p
 
 
 def test_term_importance_writes_orders_a_verdict_and_a_picture(tmp_path):
-    script("term_importance").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.framework.term_importance").main(
+        ["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)]
+    )
     table = pd.read_csv(tmp_path / "term_importance.csv")
     assert list(table["order"]) == [0, 1, 2] * 2 and set(table["norms"]) == {"held", "run"}
     (verdict,) = verdicts_of(tmp_path / "term_importance.json")
@@ -113,7 +115,7 @@ def test_term_importance_writes_orders_a_verdict_and_a_picture(tmp_path):
 
 def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
     arguments = ["--models", "attn-only-2l", "--seeds", "0", "--prompts", "4", "--no-text", "--no-snapshots"]
-    script("ablate_heads").main([*arguments, "--out", str(tmp_path)])
+    script("claims.causes.ablate_heads").main([*arguments, "--out", str(tmp_path)])
     heads = pd.read_csv(tmp_path / "ablate_heads.csv")
     assert heads["intervention"].value_counts().to_dict() == {"mean ablation": 8, "mean ablation, estimated": 8}
     groups = pd.read_csv(tmp_path / "ablate_heads_groups.csv").set_index("label")
@@ -125,7 +127,7 @@ def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
 
 
 def test_snapshots_are_taken_along_the_way_and_kept(tmp_path, monkeypatch):
-    module = script("small_models")
+    module = script("subjects.small_models")
     monkeypatch.setattr(module, "RUNS", tmp_path)
     monkeypatch.setattr(module, "SNAPSHOT_EVERY", 2)
     taken = module.repeats_snapshots(0, steps=4)
@@ -136,8 +138,8 @@ def test_snapshots_are_taken_along_the_way_and_kept(tmp_path, monkeypatch):
 
 
 def test_skip_trigrams_reads_models_of_no_one_and_two_layers(tmp_path, monkeypatch):
-    module = script("skip_trigrams")
-    monkeypatch.setattr(sys.modules["small_models"], "RUNS", tmp_path / "runs")
+    module = script("claims.framework.skip_trigrams")
+    monkeypatch.setattr(script("subjects.small_models"), "RUNS", tmp_path / "runs")
     module.main(["--steps", "20", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "skip_trigrams.csv")
     assert set(table["head"]) == {f"L0H{head}" for head in range(8)} and table["text"].str.contains(" → ").all()
@@ -147,7 +149,7 @@ def test_skip_trigrams_reads_models_of_no_one_and_two_layers(tmp_path, monkeypat
 
 
 def test_a_small_model_is_trained_once_and_kept(tmp_path, monkeypatch):
-    module = script("small_models")
+    module = script("subjects.small_models")
     monkeypatch.setattr(module, "RUNS", tmp_path)
     first = module.scattered_model(0, steps=2).network.W_Q
     folder = next(tmp_path.iterdir())

@@ -7,14 +7,14 @@ from worded import worded_folder
 from induction_lab import Head, capture, load_model
 from induction_lab.internals.residual_stream import ResidualStreams
 
-context_fusion = script("context_fusion")
-minimal_pairs, passages = script("minimal_pairs"), script("passages")
-DATA = passages.read_data("context_fusion")
+context_fusion = script("essay.context_fusion.experiment")
+minimal_pairs, passages = script("essay.context_fusion.minimal_pairs"), script("essay.passages")
+DATA = passages.read_data(minimal_pairs.PAIRS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return worded_folder("context_fusion", tmp_path_factory.mktemp("fusion") / "words")
+    return worded_folder(minimal_pairs.PAIRS, tmp_path_factory.mktemp("fusion") / "words")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import json
-import sys
 
 import pandas as pd
 import pytest
@@ -9,8 +8,8 @@ from scripts import script, verdicts_of
 from induction_lab import repeated_tokens, score_heads
 from induction_lab.training.trainer import TrainingPlan, train
 
-distance = script("distance")
-reading, runs = sys.modules["distance_reading"], sys.modules["distance_runs"]
+distance = script("essay.distance.experiment")
+reading, runs = script("essay.distance.reading"), script("essay.distance.networks")
 
 
 def test_the_script_writes_a_table_verdicts_and_a_picture_and_trains_once(tmp_path, monkeypatch):

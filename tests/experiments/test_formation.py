@@ -1,5 +1,3 @@
-import sys
-
 import pandas as pd
 import pytest
 import torch
@@ -12,16 +10,16 @@ from induction_lab.training import many_runs
 def few(tmp_path, monkeypatch):
     """Runs of their own, in this process, and a folder for what the scripts write."""
     monkeypatch.setattr(many_runs, "cores", lambda: 1)
-    monkeypatch.setattr(script("phase_runs"), "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(script("subjects.phase_runs"), "RUNS", tmp_path / "runs")
     out = tmp_path / "figures"
     return ["--seeds", "1", "--steps", "30", "--out", str(out)], out
 
 
 def test_phase_change_writes_runs_verdicts_and_pictures(few):
     arguments, out = few
-    script("phase_change").main(arguments)
+    script("claims.formation.phase_change").main(arguments)
     table = pd.read_csv(out / "phase_change.csv")
-    assert set(table["variant"]) == set(sys.modules["phase_runs"].VARIANTS) and table["onset"].isna().all()
+    assert set(table["variant"]) == set(script("subjects.phase_runs").VARIANTS) and table["onset"].isna().all()
     outcomes = [each["outcome"] for each in verdicts_of(out / "phase_change.json")]
     assert len(outcomes) == 8 and outcomes[:2] == ["does not hold here"] * 2  # after 30 steps
     assert len(list(out.glob("*.png"))) == 4 and len(list(out.glob("*.gif"))) == 1
@@ -29,8 +27,8 @@ def test_phase_change_writes_runs_verdicts_and_pictures(few):
 
 def test_one_layer_and_smeared_keys_write_verdicts_and_pictures(few):
     arguments, out = few
-    script("one_layer_cannot").main(arguments)
-    script("smeared_keys").main(arguments)
+    script("claims.formation.one_layer_cannot").main(arguments)
+    script("claims.formation.smeared_keys").main(arguments)
     assert verdicts_of(out / "one_layer_cannot.json")[0]["outcome"] == "holds"
     assert [each["outcome"] for each in verdicts_of(out / "smeared_keys.json")] == ["does not hold here"] * 2
     assert {path.stem for path in out.glob("*.png")} == {"one_layer_cannot", "smeared_keys"}
@@ -38,14 +36,14 @@ def test_one_layer_and_smeared_keys_write_verdicts_and_pictures(few):
 
 def test_clamping_trains_free_and_clamped_runs(few):
     arguments, out = few
-    script("clamping").main(arguments)
+    script("claims.formation.clamping").main(arguments)
     table = pd.read_csv(out / "clamping.csv")
     assert len(table) == 4 and len(verdicts_of(out / "clamping.json")) == 2 and (out / "clamping.png").exists()
 
 
 def test_markov_chains_start_far_from_both_strategies(few, monkeypatch, tmp_path):
     arguments, out = few
-    module = script("markov_chains")
+    module = script("claims.formation.markov_chains")
     monkeypatch.setattr(module, "RUNS", tmp_path / "markov")
     module.main(arguments)
     table = pd.read_csv(out / "markov_chains.csv")
@@ -91,21 +89,21 @@ def summary(*, large=None, **changes) -> pd.DataFrame:
     ],
 )
 def test_a_verdict_holds_for_what_was_claimed_and_fails_for_what_was_not(name, verdict, changes):
-    decide = getattr(script(name), verdict)
+    decide = getattr(script(f"claims.formation.{name}"), verdict)
     assert decide(summary()).outcome == "holds"
     assert decide(summary(**changes)).outcome == "does not hold here"
 
 
 def test_one_layer_verdicts_fail_where_one_layer_copies_without_smearing():
     copies = summary().assign(highest_prefix_matching=0.5, loss_halved=100.0)
-    assert script("one_layer_cannot").verdict(summary()).outcome == "holds"
-    assert script("one_layer_cannot").verdict(copies).outcome == "does not hold here"
-    assert script("smeared_keys").one_layer_verdict(summary()).outcome == "holds"
-    assert script("smeared_keys").one_layer_verdict(copies).outcome == "does not hold here"
+    assert script("claims.formation.one_layer_cannot").verdict(summary()).outcome == "holds"
+    assert script("claims.formation.one_layer_cannot").verdict(copies).outcome == "does not hold here"
+    assert script("claims.formation.smeared_keys").one_layer_verdict(summary()).outcome == "holds"
+    assert script("claims.formation.smeared_keys").one_layer_verdict(copies).outcome == "does not hold here"
 
 
 def test_the_order_of_solutions_is_read_off_the_divergences():
-    module = script("markov_chains")
+    module = script("claims.formation.markov_chains")
 
     def rows(kind: str, unigram: list[float], bigram: list[float]) -> pd.DataFrame:
         some = {"run": kind, "seed": 0, "step": range(0, 100, 25), "unigram": unigram, "bigram": bigram}
@@ -121,14 +119,14 @@ def test_the_order_of_solutions_is_read_off_the_divergences():
 
 
 def test_lag_profile_of_the_bundled_model_peaks_at_one_by_its_induction_heads(tmp_path):
-    script("lag_profile").main(["--models", "attn-only-2l", "--out", str(tmp_path)])
+    script("claims.causes.lag_profile").main(["--models", "attn-only-2l", "--out", str(tmp_path)])
     (verdict,) = verdicts_of(tmp_path / "lag_profile.json")
     assert verdict["outcome"] == "holds" and "lag +1" in verdict["numbers"]["attn-only-2l"]
     assert (tmp_path / "lag_profile.png").exists()
 
 
 def test_text_phase_change_trains_on_text_and_writes_verdicts_and_pictures(few, tmp_path, monkeypatch):
-    module = script("text_phase_change")
+    module = script("claims.formation.text_phase_change")
     monkeypatch.setattr(module, "RUNS", tmp_path / "text")
     words = "the cat sat on the mat and the dog ran to the red house by the sea . ".split()
     picked = torch.randint(len(words), (6, 800), generator=torch.Generator().manual_seed(0)).tolist()

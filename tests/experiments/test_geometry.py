@@ -6,7 +6,7 @@ from families import random_network
 from scripts import script, verdicts_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from experiments.separation import centroid_accuracy, even_splits, pair_cosines, pulls, shuffles
+from experiments.essay.geometry.separation import centroid_accuracy, even_splits, pair_cosines, pulls, shuffles
 from induction_lab import capture, load_model
 
 DATA = """
@@ -20,7 +20,7 @@ second = [{second}]
 
 @pytest.fixture(scope="module")
 def module():
-    return script("geometry")
+    return script("essay.geometry.experiment")
 
 
 @pytest.fixture(scope="module")

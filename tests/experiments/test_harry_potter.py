@@ -10,14 +10,14 @@ from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.edits import OtherOutputs
 from induction_lab.interventions.outputs import sums_over
 
-harry_potter = script("harry_potter")
-names, passages = script("names"), script("passages")
-DATA = passages.read_data("names")
+harry_potter = script("essay.harry_potter.experiment")
+names, passages = script("essay.harry_potter.names"), script("essay.passages")
+DATA = passages.read_data(names.NAMES)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return worded_folder("names", tmp_path_factory.mktemp("names") / "words")
+    return worded_folder(names.NAMES, tmp_path_factory.mktemp("names") / "words")
 
 
 @pytest.fixture(scope="module")

@@ -17,24 +17,24 @@ body = "She lives in [San Francisco Bay]. The capital of France is {Paris}. It r
 
 
 @pytest.fixture(scope="module")
-def passages():
-    return script("prose")
+def prose():
+    return script("essay.prose")
 
 
 @pytest.fixture(scope="module")
 def layers():
-    return script("layers")
+    return script("essay.layers.experiment")
 
 
 @pytest.fixture(scope="module")
-def reader(passages, tmp_path_factory):
+def reader(prose, tmp_path_factory):
     """A random model with a byte-pair tokenizer learnt from the texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<0>", "<1>", "<2>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([passage.text for passage in passages.read_passages()], trainer)
+    tokenizer.train_from_iterator([passage.text for passage in prose.read_prose()], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<1>", pad_token="<0>", eos_token="<2>")
     folder = tmp_path_factory.mktemp("reader")
     fast.save_pretrained(folder)
@@ -42,53 +42,53 @@ def reader(passages, tmp_path_factory):
     return load_model(str(folder))
 
 
-def test_marks_say_which_words_are_of_which_kind(passages, tmp_path):
+def test_marks_say_which_words_are_of_which_kind(prose, tmp_path):
     (tmp_path / "one.toml").write_text(MARKED)
-    (one,) = passages.read_passages(tmp_path / "one.toml")
+    (one,) = prose.read_prose(tmp_path / "one.toml")
     assert not set(one.text) & set("[]{}<>")
     marked = {one.text[start:].split()[0].strip("."): kind for start, kind in one.marked.items()}
-    expected = {"Francisco": passages.PHRASE, "Bay": passages.PHRASE}
-    assert marked == expected | {"Paris": passages.FACT, "wet": passages.INFERENCE}
+    expected = {"Francisco": prose.PHRASE, "Bay": prose.PHRASE}
+    assert marked == expected | {"Paris": prose.FACT, "wet": prose.INFERENCE}
 
 
-def test_the_texts_hold_enough_of_every_kind(passages):
-    found = passages.read_passages()
+def test_the_texts_hold_enough_of_every_kind(prose):
+    found = prose.read_prose()
     assert len(found) >= 10 and all(1 < len(passage.text.split()) < 200 for passage in found)
     count = pd.Series([kind for passage in found for kind in passage.marked.values()]).value_counts()
-    assert count[passages.PHRASE] > 60 and count[passages.FACT] >= 30 and count[passages.INFERENCE] >= 30
+    assert count[prose.PHRASE] > 60 and count[prose.FACT] >= 30 and count[prose.INFERENCE] >= 30
 
 
-def test_every_token_has_the_kind_that_a_reader_would_give_it(passages, reader, tmp_path):
+def test_every_token_has_the_kind_that_a_reader_would_give_it(prose, reader, tmp_path):
     (tmp_path / "one.toml").write_text(MARKED)
-    found = passages.read_passages(tmp_path / "one.toml")
-    prompts, kinds = passages.as_tokens(reader, found)
+    found = prose.read_prose(tmp_path / "one.toml")
+    prompts, kinds = prose.as_tokens(reader, found)
     text, seen, pairs = "", [], set()
     tokens = prompts.tokens[0].tolist()
     for query in range(len(tokens) - 1):
         piece = reader.tokenizer.decode([tokens[query + 1]])
-        kind = passages.KINDS[kinds[0, query]] if kinds[0, query] != passages.NONE else None
+        kind = prose.KINDS[kinds[0, query]] if kinds[0, query] != prose.NONE else None
         seen.append((text, piece, kind))
-        if kind == passages.INSIDE:
+        if kind == prose.INSIDE:
             assert text[-1].isalpha() and piece[0].isalpha()
-        if kind in (passages.OTHER, passages.PHRASE, passages.FACT, passages.INFERENCE):
+        if kind in (prose.OTHER, prose.PHRASE, prose.FACT, prose.INFERENCE):
             assert not text or not text[-1].isalpha() or piece[0] == " "
         text += piece
         pairs.add((tokens[query], tokens[query + 1]))
-    assert text == found[0].text and kinds[0, -1] == passages.NONE
+    assert text == found[0].text and kinds[0, -1] == prose.NONE
     assert [piece for before, piece, kind in seen if before.endswith("It rained, so she got")][0].startswith(" ")
-    assert {kind for before, _, kind in seen if before.endswith("France is")} == {passages.FACT}
-    assert {kind for before, _, kind in seen if before.endswith("so she got")} == {passages.INFERENCE}
-    assert passages.REPEAT in {kind for before, _, kind in seen if len(before) > 95}
+    assert {kind for before, _, kind in seen if before.endswith("France is")} == {prose.FACT}
+    assert {kind for before, _, kind in seen if before.endswith("so she got")} == {prose.INFERENCE}
+    assert prose.REPEAT in {kind for before, _, kind in seen if len(before) > 95}
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [("A [b c", "not closed"), ("A {b [c]}", "opens inside"), ("A b]", "closes none")],
 )
-def test_marks_that_do_not_fit_are_refused(passages, body, message, tmp_path):
+def test_marks_that_do_not_fit_are_refused(prose, body, message, tmp_path):
     (tmp_path / "bad.toml").write_text(f'[[text]]\ntitle = "Bad"\nbody = "{body}"\n')
     with pytest.raises(SystemExit, match=message):
-        passages.read_passages(tmp_path / "bad.toml")
+        prose.read_prose(tmp_path / "bad.toml")
 
 
 def test_a_file_that_is_not_there_and_a_model_that_reads_no_text_are_refused(layers, tmp_path):
@@ -99,7 +99,7 @@ def test_a_file_that_is_not_there_and_a_model_that_reads_no_text_are_refused(lay
 
 
 def test_a_token_settles_where_its_rank_stays_low():
-    settles = script("settling").settles
+    settles = script("essay.layers.settling").settles
     rank = np.array([[0, 50, 50, 0, 3], [0, 9, 50, 99, 3], [5, 10, 50, 0, 3], [10, 2, 11, 0, 90]])
     by_hand = []
     for column in rank.T:
@@ -109,7 +109,7 @@ def test_a_token_settles_where_its_rank_stays_low():
 
 
 def test_means_and_differences_are_those_of_the_tokens_themselves():
-    module = script("settling")
+    module = script("essay.layers.settling")
     rng = np.random.default_rng(0)
     text, kind, third = rng.integers(0, 4, 300), rng.integers(0, 3, 300), rng.integers(0, 3, 300)
     layer = rng.integers(-1, 9, 300) + 3 * (kind == 1)
@@ -133,20 +133,20 @@ def test_means_and_differences_are_those_of_the_tokens_themselves():
     assert abs(chance.mean()) < 0.15 and mean[1] - mean[0] > np.quantile(chance, 0.975)
 
 
-def test_main_writes_what_the_library_says_verdicts_and_a_picture(layers, passages, reader, monkeypatch, tmp_path):
+def test_main_writes_what_the_library_says_verdicts_and_a_picture(layers, prose, reader, monkeypatch, tmp_path):
     monkeypatch.setattr(layers, "load_model", lambda name: reader)
-    monkeypatch.setattr(script("settling"), "DRAWS", 40)
+    monkeypatch.setattr(script("essay.layers.settling"), "DRAWS", 40)
     layers.main(["--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"layers.csv", "layers.json", "layers.png"}
     table = pd.read_csv(tmp_path / "layers.csv")
-    prompts, kinds = passages.as_tokens(reader, passages.read_passages())
+    prompts, kinds = prose.as_tokens(reader, prose.read_prose())
     spread = attention_spread(reader, prompts).set_index(["label", "quantity"])
     own = table[(table["layer"] == 1) & (table["head"] == 2) & (table["quantity"] == "first")]
     assert own["value"].iloc[0] == pytest.approx(spread.loc[("L1H2", "first"), "value"], abs=1e-4)
     lens = table[(table["quantity"] == "log_probability") & (table["layer"] == 1)]
     log_p = reader.logits(prompts.tokens).log_softmax(-1)[:, :-1].gather(2, prompts.tokens[:, 1:, None])[..., 0]
     for row in lens.itertuples():
-        here = torch.from_numpy(kinds[:, :-1] == passages.KINDS.index(row.kind))
+        here = torch.from_numpy(kinds[:, :-1] == prose.KINDS.index(row.kind))
         assert row.value == pytest.approx(float(log_p[here].mean()), abs=1e-3) and row.n == int(here.sum())
     assert logit_lens(reader, prompts)["layer"].max() == 1
     found = verdicts_of(tmp_path / "layers.json")

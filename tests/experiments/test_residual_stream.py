@@ -11,7 +11,7 @@ from induction_lab.models.norms import attention_scale
 
 @pytest.fixture(scope="module")
 def module():
-    return script("residual_stream")
+    return script("essay.residual_stream")
 
 
 def prompts_of(model):
@@ -67,7 +67,7 @@ def test_score_shares_are_scores_without_what_one_sender_wrote(name, request):
     assert shares.sum() == pytest.approx(1, abs=1e-4)
     rotary = is_own or name == "llama"
     acts = capture(model, tokens, ["rot_q" if rotary else "q", "attn_scores", "resid_pre", "result"], layers=None)
-    module = script("residual_stream")
+    module = script("essay.residual_stream")
     R = module.relative_rotations(model, range(2 * period + 1)) if rotary else None
     stream = acts["resid_pre", 1]
     scale = attention_scale(model, 1, stream)

@@ -10,12 +10,12 @@ from induction_lab import Head, distinct_tokens, repeated_tokens, temper
 
 @pytest.fixture(scope="module")
 def soft():
-    return script("soft_addressing")
+    return script("essay.soft_addressing.experiment")
 
 
 @pytest.fixture(scope="module")
 def lookups():
-    return script("lookups")
+    return script("essay.soft_addressing.lookups")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_tables_that_do_not_fit_are_known(lookups, bundled):
 
 
 def test_a_verdict_fails_where_the_formula_is_off_or_hard_heads_fail(soft, written):
-    module = script("soft_addressing_verdicts")
+    module = script("essay.soft_addressing.conclusions")
     table = pd.read_csv(written / "soft_addressing.csv")
     from induction_lab import load_model
 

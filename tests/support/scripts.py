@@ -1,8 +1,7 @@
 """Experiments as modules, and what they wrote."""
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 
 from folders import ROOT
@@ -11,14 +10,8 @@ EXPERIMENTS = ROOT / "experiments"
 
 
 def script(name: str):
-    """An experiment as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    if str(EXPERIMENTS) not in sys.path:
-        sys.path.append(str(EXPERIMENTS))  # scripts import their neighbours
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """A module of experiments/ by its dotted name, as `claims.causes.lag_profile`."""
+    return importlib.import_module(f"experiments.{name}")
 
 
 def verdicts_of(path: Path) -> list[dict]:

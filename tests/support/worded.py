@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 import transformers as hf
 from families import LLAMA_LIKE
-from scripts import EXPERIMENTS
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 BOS, UNKNOWN = "[BOS]", "[?]"
@@ -20,9 +19,9 @@ def tokenizer_of(*texts: str):
     return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, unk_token=UNKNOWN)
 
 
-def worded_folder(data: str, folder: Path, *, seed: int = 0) -> Path:
-    """A random model that knows every word of one file of experiments/data, as a folder."""
-    tokenizer = tokenizer_of((EXPERIMENTS / "data" / f"{data}.toml").read_text())
+def worded_folder(data: Path, folder: Path, *, seed: int = 0) -> Path:
+    """A random model that knows every word of a file, as a folder."""
+    tokenizer = tokenizer_of(data.read_text())
     torch.manual_seed(seed)
     config = hf.LlamaConfig(**{**LLAMA_LIKE, "vocab_size": len(tokenizer), "head_dim": 12, "bos_token_id": 0})
     network = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""Claims tested, figures drawn, costs measured: `python -m experiments` lists all, and runs one by its name."""

@@ -1,0 +1,1 @@
+"""What things cost beside what they are compared to."""

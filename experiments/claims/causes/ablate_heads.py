@@ -1,0 +1,326 @@
+"""What is lost without each head, and without the induction heads together?
+
+    python -m experiments ablate_heads
+
+Every head of every model is mean-ablated by itself; then induction heads together, against random heads; a
+previous-token head with and without its effect on patterns; on text the in-context-learning score; and along the way
+that training took. Writes to figures/: ablate_heads.csv (single heads, swept and estimated), ablate_heads_groups.csv,
+ablate_heads.json (verdicts), ablate_heads_MODEL.png (heatmaps), ablate_heads_groups.png, ablate_heads_estimate.png (the
+quick estimate from gradients beside it). About 8 minutes on 2 CPU cores, and 10 more to train the snapshots once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from experiments.harness import begin, show_files
+from experiments.subjects.induction_models import Subject, arguments, subject, subjects
+from experiments.subjects.small_models import SEEDS, repeats_snapshots
+from experiments.verdicts import Verdict, outcome, save_verdicts
+from induction_lab import (
+    Effects,
+    Head,
+    HookedModel,
+    Prompts,
+    ablation_sweep,
+    attribution_patching,
+    before_and_after,
+    icl_score,
+    plot_effects,
+    text_prompts,
+)
+
+DESTROYED = 0.5  # of the fall of the loss: small models
+LARGE, SMALL = 5.0, 0.3  # nats, SmolLM2: top 8 heads, 8 random heads
+BOTTLENECK = 4.0  # nats, SmolLM2's previous-token head
+FULL, PRESERVED = 0.1, 0.1  # nats at least in full; share of it at most with patterns preserved
+TEXT_TOKENS, TEXT_PROMPTS, WINDOW = 513, 32, 12
+REAL = "smollm2-135m"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    begin(args.out)
+    found, left_out = subjects(args.models, seeds=args.seeds, n_prompts=args.prompts)
+    single, groups, estimated = {}, {}, {}
+    for name, one in found.items():
+        few = one.prompts[: args.sweep_prompts] if name in args.models else one.prompts
+        single[name] = ablation_sweep(one.model, few, reference=one.reference, progress=sys.stderr.isatty())
+        estimated[name] = attribution_patching(one.model, few, reference=one.reference, progress=sys.stderr.isatty())
+        groups[name] = ablate_groups(one, n_random=args.random)
+    every = [effects.table for found_of in (single, estimated) for effects in found_of.values()]
+    table = pd.concat(every, ignore_index=True)
+    table.round(5).to_csv(args.out / "ablate_heads.csv", index=False)
+    together = pd.concat([effects.table for effects in groups.values()], ignore_index=True)
+    together.round(5).to_csv(args.out / "ablate_heads_groups.csv", index=False)
+    verdicts = [destroys(found, groups, left_out), spares(found, groups)]
+    verdicts += [bottleneck(found, groups), composes_through_keys(found, groups)]
+    if args.text:
+        verdicts.append(learns_from_text(found, n_random=args.random))
+    verdicts.append(along_the_way(SEEDS[: args.seeds] if args.snapshots else ()))
+    written = [args.out / "ablate_heads.csv", args.out / "ablate_heads_groups.csv"]
+    written.append(save_verdicts(verdicts, args.out / "ablate_heads.json"))
+    figures: dict[str, Figure] = {"groups": draw_groups(found, groups), "estimate": draw_estimates(single, estimated)}
+    for name in args.models:
+        if name in found:
+            model = found[name].model
+            figures[name] = plot_effects(single[name], model.n_layers, model.n_heads).figure  # type: ignore[assignment]
+    for name, figure in figures.items():
+        written.append(args.out / f"ablate_heads_{name}.png")
+        figure.savefig(written[-1], dpi=110, bbox_inches="tight")
+    show_files(written)
+
+
+def ablate_groups(one: Subject, *, n_random: int) -> Effects:
+    """Induction heads together, as many random bystanders, the previous-token head, in full and patterns preserved."""
+    size = len(one.induction)
+    wanted: dict[str, list[Head]] = {f"induction top {size}": one.induction}
+    wanted |= {f"induction top {n}": one.induction[:n] for n in (1, 4) if n < size}
+    wanted["previous"] = [one.previous]
+    wanted |= random_sets(one, n_random)
+    shown = sys.stderr.isatty()
+    mean = ablation_sweep(one.model, one.prompts, heads=wanted, reference=one.reference, progress=shown)
+    tables = [mean.table]
+    for method in ("zero", "pattern_preserving"):
+        previous = {f"previous, {method}": [one.previous]}
+        tables.append(ablation_sweep(one.model, one.prompts, heads=previous, method=method).table)
+    return Effects(pd.concat(tables, ignore_index=True), mean.provenance)
+
+
+def random_sets(one: Subject, n_random: int) -> dict[str, list[Head]]:
+    """Distinct sets of as many bystanders as there are induction heads; none where there are not as many."""
+    size, generator = len(one.induction), random.Random(0)
+    if len(one.bystanders) < size:
+        return {}
+    drawn = dict.fromkeys(tuple(sorted(generator.sample(one.bystanders, size))) for _ in range(n_random))
+    return {f"random {i + 1}": list(heads) for i, heads in enumerate(drawn)}
+
+
+def destroys(found: dict[str, Subject], groups: dict[str, Effects], left_out: dict[str, str]) -> Verdict:
+    numbers, passed = {}, {}
+    for name, one in found.items():
+        row = groups[name].of(f"induction top {len(one.induction)}")
+        needed = LARGE if name == REAL else DESTROYED * one.fall
+        passed[name] = row["effect"] >= needed
+        text = f"{len(one.induction)} induction heads: {said(row)} (needed +{needed:.2f})"
+        numbers[name] = f"{text}: {'passes' if passed[name] else 'fails'}"
+    return Verdict(
+        claim="Mean-ablating the induction heads together destroys in-context copying",
+        source="Olsson et al. 2022",
+        criterion=f"rise of the second copy's loss: SmolLM2's 8 best prefix-matching heads at least {LARGE} nats, "
+        f"small models' induction heads at least {DESTROYED:.0%} of the fall from first to second copy",
+        numbers=numbers | left_out,
+        control="the next claim",
+        **outcome(passed),
+    )
+
+
+def spares(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
+    """The other half of the claim: only induction heads do."""
+    numbers, passed = {}, {}
+    for name, one in found.items():
+        row: Any = groups[name].of(f"induction top {len(one.induction)}")
+        table: Any = groups[name].table
+        others = table.loc[table["label"].str.startswith("random"), "effect"].tolist()
+        if not others:
+            numbers[name] = "has not as many other heads: not counted"
+            continue
+        allowed = SMALL if name == REAL else row["effect"] / 2
+        passed[name] = max(others) <= allowed
+        text = f"{len(others)} sets of {len(one.induction)}: {min(others):+.2f} … {max(others):+.2f} nats"
+        numbers[name] = f"{text} (allowed +{allowed:.2f}): {'passes' if passed[name] else 'fails'}"
+    return Verdict(
+        claim="Mean-ablating as many other heads leaves in-context copying alone",
+        source="Olsson et al. 2022",
+        criterion="random sets of heads with neither prefix_matching nor previous_token above 0.4 raise the second "
+        f"copy's loss by at most {SMALL} nats in SmolLM2, in small models by at most half of what induction heads do",
+        numbers=numbers,
+        control="the claim before",
+        **outcome(passed),
+    )
+
+
+def bottleneck(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
+    numbers, passed, controls = {}, {}, []
+    for name, one in found.items():
+        row = groups[name].of("previous")
+        numbers[name] = f"{one.previous}: {said(row)}"
+        if name == REAL:
+            passed[name] = str(one.previous) == "L16H0" and row["effect"] >= BOTTLENECK
+            numbers[name] += f" (needed +{BOTTLENECK:.2f}): {'passes' if passed[name] else 'fails'}"
+            best = groups[name].of("induction top 1")
+            controls.append(f"its best induction head, {one.induction[0]}, alone: {said(best)}")
+    return Verdict(
+        claim="Copying hangs on one previous-token head",
+        source="measured for this project beforehand, L16H0 of SmolLM2-135M",
+        criterion=f"mean-ablating L16H0 alone raises SmolLM2's loss on the second copy by at least {BOTTLENECK} nats; "
+        "the small models are listed beside it",
+        numbers=numbers,
+        control="; ".join(controls) or "SmolLM2 was not run",
+        **outcome(passed),
+    )
+
+
+def composes_through_keys(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
+    numbers, passed = {}, {}
+    for name, one in found.items():
+        full, kept = groups[name].of("previous, zero"), groups[name].of("previous, pattern_preserving")
+        passed[name] = full["effect"] >= FULL and kept["effect"] <= PRESERVED * full["effect"]
+        text = f"{one.previous}: in full {full['effect']:+.2f}, patterns preserved {kept['effect']:+.3f}"
+        numbers[name] = f"{text} ± {kept['standard_error']:.3f}: {'passes' if passed[name] else 'fails'}"
+    return Verdict(
+        claim="A previous-token head matters for where later heads look (K-composition), not for what they read",
+        source="Olsson et al. 2022",
+        criterion=f"zero-ablating it in full raises the second copy's loss by at least {FULL} nats, and with the "
+        f"patterns of all heads preserved by at most {PRESERVED:.0%} of that",
+        numbers=numbers,
+        control="the two runs differ in nothing but the patterns",
+        **outcome(passed),
+    )
+
+
+def learns_from_text(found: dict[str, Subject], *, n_random: int) -> Verdict:
+    numbers, passed = {}, {}
+    metric = icl_score(50, 500, window=WINDOW)
+    for name, one in found.items():
+        if one.model.tokenizer is None or (one.model.n_ctx or 0) < TEXT_TOKENS:
+            continue
+        sets = random_sets(one, n_random)
+        if not sets:
+            continue
+        prompts, size = beginnings_of_files(one.model), len(one.induction)
+        wanted = {"induction": one.induction, **sets}
+        swept = ablation_sweep(one.model, prompts, heads=wanted, metric=metric, progress=sys.stderr.isatty())
+        row, others = swept.of("induction"), [swept.of(label)["effect"] for label in sets]
+        passed[name] = row["clean"] < 0 and row["effect"] > max(2 * row["standard_error"], *others)
+        numbers[name] = (
+            f"score {row['clean']:+.2f}; without {size} induction heads {said(row)}, without random ones "
+            f"{min(others):+.3f} … {max(others):+.3f}: {'passes' if passed[name] else 'fails'}"
+        )
+    return Verdict(
+        claim="Later tokens of a text are easier to predict, and induction heads have the largest share in that",
+        source="Olsson et al. 2022",
+        criterion=f"loss at token 500 less loss at token 50 (each the mean of {2 * WINDOW + 1} tokens around it) is "
+        "negative, and ablating the 8 best prefix-matching heads raises it, by 2 standard errors, more than any random "
+        "set of as many bystanders",
+        numbers=numbers or {"–": "no model here reads text of that length"},
+        control=f"{n_random} random sets of as many bystanders; the text: {TEXT_PROMPTS} files of Python's standard "
+        "library",
+        **outcome(passed),
+    )
+
+
+def along_the_way(seeds: tuple[int, ...]) -> Verdict:
+    """Snapshots before and after the loss on the second copy falls most."""
+    numbers, passed, controls = {}, {}, []
+    for seed in seeds:
+        snapshots = repeats_snapshots(seed)
+        steps = sorted(snapshots)
+        losses = [subject(snapshots[step], n_prompts=8).scores.loss_by_copy[1] for step in steps]
+        steepest = int(np.argmax(-np.diff(losses)))
+        first, last = steps[max(0, steepest - 1)], steps[min(len(steps) - 1, steepest + 2)]
+        one = subject(snapshots[last])
+        if not one.induction:
+            numbers[f"repeats-1500-seed{seed}"] = f"no induction head at step {last}: not read"
+            continue
+        metric = before_and_after(snapshots[first], snapshots[last], one.prompts)
+        wanted = {"induction": one.induction, "previous": [one.previous]}
+        wanted |= {str(head): [head] for head in one.bystanders}
+        swept = ablation_sweep(one.model, one.prompts, heads=wanted, metric=metric, reference=one.reference)
+        name, row = f"repeats-1500-seed{seed}", swept.of("induction")
+        passed[name] = row["effect"] + 2 * row["standard_error"] < 0
+        text = f"steps {first} → {last}: {len(one.induction)} induction heads {said(row, 'projected nats')}"
+        numbers[name] = f"{text}: {'passes' if passed[name] else 'fails'}"
+        others = [swept.of(str(head))["effect"] for head in one.bystanders]
+        controls.append(
+            f"seed {seed}: {one.previous} {swept.of('previous')['effect']:+.1f}, other heads "
+            f"{min(others, default=0.0):+.1f} … {max(others, default=0.0):+.1f}"
+        )
+    return Verdict(
+        claim="Ablating the induction heads undoes what the phase change did to the losses",
+        source="Olsson et al. 2022, before-and-after ablation attribution",
+        criterion="the change of all token losses on their ablation, projected on the way that the losses went over "
+        "the phase change (the steepest 100 steps and the snapshots around it), is negative by 2 standard errors",
+        numbers=numbers or {"–": "no snapshots were read"},
+        control="; ".join(controls) or "none",
+        **outcome(passed),
+    )
+
+
+def beginnings_of_files(model: HookedModel) -> Prompts:
+    """The first tokens of files of Python's standard library, as many of each."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    rows = []
+    for path in sorted(root.glob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="replace")[: 16 * TEXT_TOKENS]
+        if text and len(rows) < TEXT_PROMPTS:
+            tokens = text_prompts(model, text, n_prompts=1, length=TEXT_TOKENS).tokens
+            rows += [tokens] if tokens.shape[1] == TEXT_TOKENS else []
+    return Prompts(torch.cat(rows), kind="text")
+
+
+def said(row: dict, unit: str = "nats") -> str:
+    return f"{row['effect']:+.2f} ± {row['standard_error']:.2f} {unit} ({row['clean']:.2f} → {row['changed']:.2f})"
+
+
+def draw_groups(found: dict[str, Subject], groups: dict[str, Effects]) -> Figure:
+    """The second copy's loss after each ablation, models side by side."""
+    figure, axes = plt.subplots(1, len(found), figsize=(2.6 * len(found) + 0.6, 3.6), layout="constrained", sharey=True)
+    for ax, (name, effects) in zip(np.atleast_1d(axes), groups.items(), strict=True):
+        rows = effects.table.to_dict("records")
+        random_sets = [row for row in rows if str(row["label"]).startswith("random")]
+        shown = [row for row in rows if row not in random_sets]
+        labels = ["intact", *(str(row["label"]) for row in shown)]
+        values = [shown[0]["clean"], *(row["changed"] for row in shown)]
+        errors = [0.0, *(row["standard_error"] for row in shown)]
+        colours = ["#8d99ae", *("#d1495b" if "induction" in label else "#2a6f97" for label in labels[1:])]
+        ax.bar(range(len(labels)), values, yerr=errors, color=colours, width=0.7)
+        ax.plot([len(labels)] * len(random_sets), [row["changed"] for row in random_sets], "o", ms=3, color="#222222")
+        labels += ["random"] if random_sets else []
+        ax.set_xticks(range(len(labels)), [label.replace("pattern_", "pattern ") for label in labels])
+        ax.tick_params(axis="x", rotation=75, labelsize=7)
+        ax.set_title(name.replace("copying-", ""), fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(axes)[0].set_ylabel("loss on the second copy, nats")
+    return figure
+
+
+def draw_estimates(single: dict[str, Effects], estimated: dict[str, Effects]) -> Figure:
+    """The estimate from gradients against the sweep, a dot a head, with both correlations."""
+    figure, axes = plt.subplots(1, len(single), figsize=(2.5 * len(single) + 0.4, 2.7), layout="constrained")
+    for ax, (name, effects) in zip(np.atleast_1d(axes), single.items(), strict=True):
+        other = estimated[name]
+        ax.plot(effects.table["effect"], other.table["effect"], "o", ms=3, color="#2a6f97", alpha=0.7)
+        ranks = effects.correlation(other, kind="spearman")
+        ax.set_title(f"{name}\nr {effects.correlation(other):.2f}, ranks {ranks:.2f}", fontsize=7.5)
+        ax.set(xlabel="sweep, nats")
+        ax.axhline(0, color="#8d99ae", lw=0.6)
+        ax.tick_params(labelsize=7)
+        ax.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(axes)[0].set_ylabel("estimate from gradients, nats")
+    return figure
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = arguments(__doc__)
+    parser.add_argument("--prompts", type=int, default=16, help="for groups of heads")
+    parser.add_argument("--sweep-prompts", type=int, default=4, help="for single heads of the models given")
+    parser.add_argument("--random", type=int, default=5, help="random sets of heads")
+    parser.add_argument("--no-text", dest="text", action="store_false", help="leave out the text")
+    parser.add_argument("--no-snapshots", dest="snapshots", action="store_false", help="leave out the way of training")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

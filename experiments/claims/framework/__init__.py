@@ -1,0 +1,1 @@
+"""Claims of A Mathematical Framework for Transformer Circuits (Elhage et al. 2021)."""

@@ -1,0 +1,1 @@
+"""What the essay claims, a section at a time."""

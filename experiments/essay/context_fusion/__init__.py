@@ -1,0 +1,1 @@
+"""Section 2.2: context fuses into a word's stream."""

@@ -1,0 +1,1 @@
+"""Section 6: induction heads at work on a name."""

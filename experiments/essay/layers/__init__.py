@@ -1,0 +1,1 @@
+"""Section 4: from words to logic, layer by layer."""

@@ -1,0 +1,324 @@
+"""Is a layer's input the sum of all that was written before it, do queries, keys and values come from it, and whose?
+
+    python -m experiments residual_stream
+
+1. The input of every layer against the embedding plus all earlier outputs. 2. Queries, keys and values recomputed from
+it through the layer's own norm and weights, rotation included; and a run on one prompt that is given the stream of
+another in one layer, which must go on as the other's. 3. Whose writing the strongest induction head's keys, queries and
+values are made of, and what its attention score at the induction targets is made of. Writes to figures/:
+residual_stream.csv (errors by layer), residual_stream_shares.csv (every component), residual_stream.json (verdicts),
+residual_stream.png, residual_stream_shares.png. About 3 minutes on 2 CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.harness import begin, common_arguments, show_files
+from experiments.subjects.induction_models import Subject, subject
+from experiments.verdicts import Verdict, outcome, save_verdicts
+from induction_lab import Head, HookedModel, Prompts, capture, input_shares, load_model, score_shares
+from induction_lab.runtime.progress import progress_bar
+from induction_lab.weights.queries_keys import read_from_stream
+from induction_lab.weights.rotary import relative_rotations
+
+EXACT = 1e-4  # the largest relative error that rounding to float32 is allowed
+WRONG = 1e-2  # the least that a wrong stream must be off by
+NO_INDUCTION = 0.1  # prefix matching of a head that is called no induction head
+ERRORS = 2.0  # standard errors
+CONTROLS = 4  # heads that are no induction heads
+PARTS = {"k": "keys", "q": "queries", "v": "values", "score": "attention score at its targets"}
+COLOURS = {"k": "#d1495b", "q": "#2a6f97", "v": "#8d99ae", "score": "#e09f3e"}
+LINES = {
+    "sum": ("the sum of all before it", "#d1495b", "o"),
+    "qkv": ("Q, K, V recomputed from it", "#2a6f97", "s"),
+    "swapped": ("the rest of a run given it", "#e09f3e", "^"),
+    "least left out": ("control: least output left out", "#8d99ae", "v"),
+    "layer before": ("control: Q, K, V from a layer before", "#5c677d", "<"),
+    "layer after": ("control: Q, K, V from a layer after", "#33415c", ">"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    begin(args.out)
+    found, errors, shares = {}, [], []
+    for name in args.model:
+        one = load(name, args.prompts)
+        found[name] = one
+        errors.append(errors_by_layer(one.model, one.prompts[:2]).assign(model=name))
+        shares.append(shares_of(one, args.seed).assign(model=name))
+    errors, shares = pd.concat(errors, ignore_index=True), pd.concat(shares, ignore_index=True)
+    written = [args.out / "residual_stream.csv", args.out / "residual_stream_shares.csv"]
+    for table, path in zip((errors, shares), written, strict=True):
+        table.to_csv(path, index=False, float_format="%.5g")
+    verdicts = [verdict_sum(errors), verdict_read(errors), verdict_shares(found, shares)]
+    written.append(save_verdicts(verdicts, args.out / "residual_stream.json"))
+    for figure, path in (
+        (draw_errors(errors), "residual_stream"),
+        (draw_shares(found, shares), "residual_stream_shares"),
+    ):
+        written.append(args.out / f"{path}.png")
+        figure.savefig(written[-1], dpi=110)
+    show_files(written)
+
+
+def load(name: str, n_prompts: int) -> Subject:
+    """A model with an induction head; what else is given is a user's mistake."""
+    try:
+        one = subject(load_model(name), n_prompts=n_prompts)
+        if not one.induction:
+            best = one.scores.top("prefix_matching", 1)[0]
+            raise ValueError(f"{name} has no induction head (best {best[0]}: {best[1]:.2f}): give another --model.")
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    return one
+
+
+def errors_by_layer(model: HookedModel, prompts: Prompts) -> pd.DataFrame:
+    """For every layer: relative errors, the greatest over positions; of controls the median over positions."""
+    learned = ["pos_embed"] if "hook_pos_embed" in model.hooked.hook_dict and not model.anatomy.is_rotary else []
+    outputs = ["attn_out"] + ["mlp_out"] * (not model.hooked.cfg.attn_only)
+    rotary = model.anatomy.is_rotary
+    turned = ["rot_q", "rot_k", "v"] if rotary else ["q", "k", "v"]
+    acts = capture(model, prompts, ["embed", *learned, "resid_pre", "resid_post", *outputs, *turned])
+    R = relative_rotations(model, range(prompts.tokens.shape[1])) if rotary else None
+    written = acts["embed"] + (acts["pos_embed"] if learned else 0)
+    earlier, rows, last = [], [], model.n_layers - 1
+    with progress_bar(model.n_layers, "layers", shown=sys.stderr.isatty()) as tick:
+        for layer in range(model.n_layers):
+            stream = acts["resid_pre", layer]
+            row: dict[str, Any] = {"sum": relative(written, stream).max()}
+            if earlier:
+                row["least left out"] = min(relative(written - one, stream).median() for one in earlier)
+            around = {"qkv": stream}
+            around |= {"layer before": acts["resid_pre", layer - 1]} if layer else {}
+            around["layer after"] = acts["resid_pre", layer + 1] if layer < last else acts["resid_post", last]
+            for label, x in around.items():
+                off = [
+                    relative(made_of(model, layer, part, x, R), acts[name, layer])
+                    for part, name in zip(("q", "k", "v"), turned, strict=True)
+                ]
+                row[label] = max(x.max() for x in off) if label == "qkv" else min(x.median() for x in off)
+            row["swapped"] = swapped(model, prompts, layer, stream)
+            rows += [{"layer": layer, "measure": name, "error": float(error)} for name, error in row.items()]
+            earlier += [acts[name, layer] for name in outputs]
+            written = written + sum(earlier[-len(outputs) :])
+            tick(1)
+    return pd.DataFrame(rows)
+
+
+def made_of(model: HookedModel, layer: int, part: Any, stream: Tensor, R: Tensor | None) -> Tensor:
+    """A layer's queries, keys or values, were this its input: `[prompt, pos, head, d_head]`."""
+    heads = read_from_stream(model, layer, part, stream.flatten(0, 1))
+    heads = heads.unflatten(1, stream.shape[:2]).movedim(0, 2)
+    return heads if R is None or part == "v" else torch.einsum("bphd,pde->bphe", heads, R[layer])
+
+
+def relative(ours: Tensor, theirs: Tensor) -> Float[Tensor, "prompt pos"]:
+    """Length of the difference over the length of what it should be, all heads of a position together."""
+    return (ours - theirs).flatten(2).norm(dim=-1) / theirs.flatten(2).norm(dim=-1)
+
+
+def swapped(model: HookedModel, prompts: Prompts, layer: int, stream: Tensor) -> float:
+    """A run on other prompts that is given these prompts' stream: how far its logits are from these prompts' own.
+
+    In units of how far the others' logits are, so 1 if the stream decided nothing and 0 if it decides all.
+    """
+    others, own = prompts.tokens.roll(1, 0), model.logits(prompts.tokens)
+    with torch.inference_mode():
+        hooks: Any = [(f"blocks.{layer}.hook_resid_pre", lambda x, hook: stream)]
+        logits = model.hooked.run_with_hooks(others.to(model.device), fwd_hooks=hooks)
+    return float((logits - own).norm() / (own.roll(1, 0) - own).norm())
+
+
+def shares_of(one: Subject, seed: int) -> pd.DataFrame:
+    """Every component's share of the strongest induction head's keys, queries, values and score; of others' keys."""
+    head, reference = one.induction[0], one.reference
+    tables = [
+        input_shares(one.model, one.prompts, head, part, reference=reference).assign(of=part)
+        for part in ("k", "q", "v")
+    ]
+    tables.append(score_shares(one.model, one.prompts, head).assign(of="score"))
+    tables = [table.assign(receiver=str(head)) for table in tables]
+    for other in no_induction_heads(one, seed):
+        table = input_shares(one.model, one.prompts, other, "k", reference=reference)
+        tables.append(table.assign(of="k", receiver=str(other)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def no_induction_heads(one: Subject, seed: int) -> list[Head]:
+    """Random heads above the previous-token head whose keys no induction head shares."""
+    scores, group = one.scores["prefix_matching"], one.model.n_heads // one.model.n_kv_heads
+    keys: dict[tuple[int, int], list[Head]] = {}
+    for layer in range(one.previous.layer + 1, one.model.n_layers):
+        for head in range(one.model.n_heads):
+            keys.setdefault((layer, head // group), []).append(Head(layer, head))
+    quiet = [heads[0] for heads in keys.values() if all(scores[head] < NO_INDUCTION for head in heads)]
+    return random.Random(seed).sample(quiet, min(CONTROLS, len(quiet)))
+
+
+def verdict_sum(errors: Any) -> Verdict:
+    numbers, passed, control = {}, {}, []
+    for name, rows in errors.groupby("model", sort=False):
+        by = rows.pivot(index="layer", columns="measure", values="error")
+        numbers[name] = f"at most {by['sum'].max():.1e} (layer {by['sum'].idxmax()}), {len(by)} layers"
+        passed[name] = bool(by["sum"].max() < EXACT < by["least left out"].min())
+        control.append(f"{name}: {by['least left out'].min():.1e} to {by['least left out'].max():.1e}")
+    return Verdict(
+        claim="The input of layer N is the embedding plus the sum of what all earlier layers wrote",
+        source="essay §5",
+        measured="The input of every layer, and the embedding plus all attention and MLP outputs below it, captured in "
+        "one run on repeated random tokens; length of the difference over the length of the input, float32.",
+        criterion=f"below {EXACT} at every position of every layer, and above it with any one earlier output left out",
+        numbers=numbers,
+        control="with the one earlier output left out that matters least there, median over positions, least and "
+        "greatest of the layers: " + "; ".join(control),
+        **outcome(passed),
+    )
+
+
+def verdict_read(errors: Any) -> Verdict:
+    numbers, passed, control = {}, {}, []
+    for name, rows in errors.groupby("model", sort=False):
+        by = rows.pivot(index="layer", columns="measure", values="error")
+        wrong = by[["layer before", "layer after"]].min()
+        numbers[name] = f"Q, K, V at most {by['qkv'].max():.1e}; logits of the run given it {by['swapped'].max():.1e}"
+        passed[name] = bool(by[["qkv", "swapped"]].max().max() < EXACT and wrong.min() > WRONG)
+        control.append(f"{name}: {wrong['layer before']:.2f} and {wrong['layer after']:.2f}")
+    return Verdict(
+        claim="Queries, keys and values of layer N come from the residual stream before it, and from nothing else",
+        source="essay §5",
+        measured="Q, K and V made of each layer's captured input by its norm, weights and rotation, against those the "
+        "model attended with (relative error); and logits of a run on one prompt whose stream is replaced, in that "
+        "layer, by another prompt's, against that other prompt's logits (1: nothing changed).",
+        criterion=f"both below {EXACT} in every layer, and from the stream one layer before or after the error of the "
+        f"best of Q, K and V is above {WRONG}",
+        numbers=numbers,
+        control="from the stream of the layer before and after, the least error of all layers: " + "; ".join(control),
+        **outcome(passed),
+    )
+
+
+def verdict_shares(found: dict[str, Subject], shares: Any) -> Verdict:
+    numbers, passed, control = {}, {}, []
+    for name, one in found.items():
+        rows, head, previous = shares[shares["model"] == name], str(one.induction[0]), str(one.previous)
+        own = {part: rows[(rows["receiver"] == head) & (rows["of"] == part)] for part in PARTS}
+        at = {part: table.set_index("sender").loc[previous] for part, table in own.items()}
+        ranks = {part: rank(table, previous) for part, table in own.items()}
+        others = rows[(rows["receiver"] != head) & (rows["sender"] == previous)]
+        others = others.dropna(subset=["share"])  # keys that read nothing at all
+        less = [at["q"], at["v"], *(row for _, row in others.iterrows())]
+        passed[name] = ranks["k"] == ranks["score"] == 1 and all(clear(at["k"], row) for row in less)
+        told = ", ".join(f"{PARTS[part]} {said(row)} (head {ranks[part]})" for part, row in at.items())
+        first = {part: table[table["head"] >= 0].iloc[0] for part, table in own.items() if ranks[part] > 1}
+        more = ", ".join(f"{PARTS[part]} {row['sender']} {said(row)}" for part, row in first.items())
+        numbers[name] = f"{previous} in {head}: {told} of {(own['k']['head'] >= 0).sum()} heads; first: {more or 'it'}"
+        quiet = ", ".join(f"{row['receiver']} {row['share']:.3f}" for _, row in others.iterrows())
+        control.append(f"{name}, {previous} in keys of heads that match no prefix: {quiet or 'there is no such head'}")
+    return Verdict(
+        claim="The keys of an induction head read what the previous-token head wrote; its queries and values do not",
+        source="essay §5",
+        measured="Shares of every embedding, head and MLP in the change of the strongest induction head's key, query "
+        "and value when all are replaced by their mean over other prompts, and in its score at the induction targets "
+        "above its other keys; repeated random tokens, standard errors over prompts.",
+        criterion="of all earlier attention heads the best previous-token head has the largest share of the keys and "
+        f"of the score, and its share of the keys is greater, by {ERRORS:.0f} standard errors of the difference, than "
+        "that of the queries, of the values, and of the keys of each control head",
+        numbers=numbers,
+        control="; ".join(control),
+        **outcome(passed),
+    )
+
+
+def clear(more: Any, less: Any) -> bool:
+    error = np.hypot(more["standard_error"], less["standard_error"])
+    return bool(more["share"] - less["share"] > ERRORS * error)
+
+
+def rank(table: Any, sender: str) -> int:
+    """Among attention heads, from 1."""
+    heads = table[table["head"] >= 0].sort_values("share", ascending=False)
+    return heads["sender"].tolist().index(sender) + 1
+
+
+def said(row: Any) -> str:
+    return f"{row['share']:.3f} ± {row['standard_error']:.3f}"
+
+
+def draw_errors(errors: Any) -> Figure:
+    names = list(dict.fromkeys(errors["model"]))
+    widths = [max(4, errors[errors["model"] == name]["layer"].nunique() ** 0.7) for name in names]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(10, 4.2), width_ratios=widths, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, name in zip(axes[0], names, strict=True):
+        rows = errors[errors["model"] == name]
+        for measure, (label, colour, marker) in LINES.items():
+            line = rows[rows["measure"] == measure]
+            ax.plot(line["layer"], line["error"].clip(lower=1e-9), color=colour, marker=marker, ms=4, lw=1, label=label)
+        exact = rows[rows["measure"].isin(["sum", "qkv", "swapped"])]["error"].max()
+        ax.set(yscale="log", ylim=(5e-10, 5), xlabel="layer", title=f"{name}: off by at most {exact:.0e}")
+        ax.axhline(EXACT, color="#222222", lw=0.8, ls=":")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("relative error (0 is drawn at 1e-9)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_shares(found: dict[str, Subject], shares: Any, most: int = 8) -> Figure:
+    figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.6), squeeze=False, layout="constrained")
+    for ax, (name, one) in zip(axes[0], found.items(), strict=True):
+        head = str(one.induction[0])
+        draw_bars(ax, shares[(shares["model"] == name) & (shares["receiver"] == head)], most)
+        rows = shares[(shares["model"] == name) & (shares["receiver"] == head) & (shares["of"] == "k")]
+        heads = rows[rows["head"] >= 0]
+        top = heads.loc[heads["share"].idxmax()]
+        ax.set_title(f"{name}: of all heads the keys of {head}\nread {top['sender']} most ({top['share']:.0%})")
+    axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def draw_bars(ax: Axes, rows: Any, most: int) -> None:
+    wide = rows.pivot(index="sender", columns="of", values="share")
+    errors = rows.pivot(index="sender", columns="of", values="standard_error")
+    shown = wide.drop(index="bias", errors="ignore").abs().max(axis=1).nlargest(most).index
+    place = np.arange(len(shown))
+    for i, (part, label) in enumerate(PARTS.items()):
+        x, error = wide.loc[shown, part], errors.loc[shown, part]
+        ax.barh(place + (i - 1.5) * 0.2, x, 0.19, xerr=error, color=COLOURS[part], label=label, error_kw={"lw": 0.8})
+    ax.set_yticks(place, list(shown))
+    ax.invert_yaxis()
+    ax.axvline(0, color="#222222", lw=0.8)
+    ax.set_xlabel("share of what is read")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = common_arguments(__doc__)
+    parser.add_argument("--model", nargs="+", default=["attn-only-2l", "smollm2-135m"], help="causal models")
+    parser.add_argument("--prompts", type=int, default=8, help="of repeated random tokens")
+    parser.add_argument("--seed", type=int, default=0, help="which heads are the controls")
+    args = parser.parse_args(argv)
+    if args.prompts < 2:
+        parser.error(f"--prompts must be at least 2, for a standard error, got {args.prompts}")
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Section 1 of the essay: attention as soft addressing."""

@@ -1,0 +1,1 @@
+"""What is experimented on: small models trained here, and runs of training."""
