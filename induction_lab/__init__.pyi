@@ -321,3 +321,6 @@ from .weights import (
 )
 
 __version__: str
+from .weights import (
+    FoldedWeights as FoldedWeights,
+)

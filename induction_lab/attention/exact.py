@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse, cap, score_rows
 
 PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
@@ -17,7 +18,7 @@ PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's ca
 class Attention:
     """One layer's attention: what it attended with, its output, and each row's log-sum-exp.
 
-    Grouped-query models have fewer key than query heads: query head `h` reads key head `h // (n_heads // n_kv_heads)`.
+    Grouped-query models have fewer key than query heads (`attention.grouped`).
     `mask` is boolean (True: may attend) or additive; without one attention is causal. Source of the identity:
     Dao et al. (2022), https://arxiv.org/abs/2205.14135, section 3.1.
     """
@@ -63,7 +64,7 @@ class Attention:
         n_queries, n_keys = self.q.shape[2], self.k.shape[2]
         at = torch.arange(n_queries, device=q.device) if queries is None else queries
         if heads is not None:
-            k = k.index_select(1, heads // (self.q.shape[1] // k.shape[1]))
+            k = k.index_select(1, key_head(heads, self.q.shape[1], k.shape[1]))
         if mask is not None:
             mask = _cut(mask, heads if mask.shape[1] > 1 else None, queries)
         return score_rows(q, k, at + n_keys - n_queries, scale=self.scale, mask=mask, softcap=self.softcap)
@@ -88,7 +89,7 @@ class Attention:
         Where heads are given, so are keys and values: one for each of them. O(n) memory.
         """
         sinks, mask = self.sinks, self.mask
-        shared = None if heads is None else heads // (self.q.shape[1] // self.k.shape[1])
+        shared = None if heads is None else key_head(heads, self.q.shape[1], self.k.shape[1])
         q = _cut(self.q, heads, None) if q is None else q
         k = _cut(self.k, shared, None) if k is None else k
         v = _cut(self.v, shared, None) if v is None else v

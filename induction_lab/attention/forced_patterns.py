@@ -1,4 +1,4 @@
-"""Attention in which some heads look where they are told, whatever their queries and keys."""
+"""Attention in which the patterns of some heads are given, whatever their queries and keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading, MaterialisedAttention
+from induction_lab.attention.grouped import key_head
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class ForcedAttention(Attention):
     forced: Mapping[int, Float[Tensor, "prompt query key"]] = field(default_factory=dict)
 
     def mix(self, *, heads: Int[Tensor, " head"] | None = None, v: Tensor | None = None, **others: Any) -> Tensor:
-        """What the heads put out with other values; of other queries and keys the forced heads take no heed."""
+        """What the heads put out with other queries, keys or values; given patterns stay, only their values change."""
         z = super().mix(heads=heads, v=v, **others).clone()
         v = self.v if v is None else v
-        shared = self.q.shape[1] // self.k.shape[1]
         own = heads is not None and v is not self.v  # one value head for each of the given heads
         for place, head in self._places(heads):
-            z[:, place] = self.forced[head].to(v) @ v[:, place if own else head // shared]
+            value = place if own else key_head(head, self.q.shape[1], self.k.shape[1])
+            z[:, place] = self.forced[head].to(v) @ v[:, value]
         return z
 
     def probabilities(
@@ -52,7 +53,7 @@ class ForcedAttention(Attention):
         return found
 
     def _places(self, heads: Tensor | None) -> list[tuple[int, int]]:
-        """Where among the given heads the forced ones stand."""
+        """For each given head that is held to a pattern: its place among the given heads, and its number."""
         every = range(self.q.shape[1]) if heads is None else heads.tolist()
         return [(place, head) for place, head in enumerate(every) if head in self.forced]
 

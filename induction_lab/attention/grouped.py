@@ -25,3 +25,8 @@ def to_query_heads(x: Tensor, n_heads: int, *, dim: int) -> Tensor:
     """
     n_kv_heads = x.shape[dim]
     return x if n_kv_heads == n_heads else x.repeat_interleave(n_heads // n_kv_heads, dim=dim)
+
+
+def by_group(x: Tensor, n_kv_heads: int, *, dim: int = 1) -> Tensor:
+    """Query heads along `dim` as `[…, key-value head, query head of its group, …]`."""
+    return x.unflatten(dim, (n_kv_heads, -1))

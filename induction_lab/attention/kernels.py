@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.attention.grouped import by_group, to_query_heads
+
 ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
 
 
@@ -51,9 +53,7 @@ def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | Non
 
 def _efficient_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     batch, n_heads, n_queries, _ = q.shape
-    group = n_heads // k.shape[1]
-    if group > 1:  # this kernel wants as many key heads as query heads
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    k, v = to_query_heads(k, n_heads, dim=1), to_query_heads(v, n_heads, dim=1)  # this kernel knows no groups
     bias = _additive(mask, q)
     if bias is not None:  # and a bias for every head whose rows are aligned
         aligned = -(-bias.shape[-1] // 16) * 16
@@ -79,7 +79,7 @@ def _blockwise(
         rows = score_rows(q[:, :, start:stop], k, at, scale=scale, mask=here, softcap=softcap)
         row_lse = rows.logsumexp(-1)
         p = (rows - row_lse[..., None]).exp().nan_to_num(0.0).to(v.dtype)
-        z.append((p.unflatten(1, (k.shape[1], -1)) @ v_shared).flatten(1, 2))
+        z.append((by_group(p, k.shape[1]) @ v_shared).flatten(1, 2))
         lse.append(row_lse)
     return torch.cat(z, 2), torch.cat(lse, 2)
 
@@ -87,7 +87,7 @@ def _blockwise(
 def score_rows(q: Tensor, k: Tensor, at: Tensor, *, scale: float, mask: Tensor | None, softcap: float | None) -> Tensor:
     """Scores of the queries `q`, which stand at the keys `at`; `mask` holds their rows."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    rows = q.to(wide).unflatten(1, (k.shape[1], -1))
+    rows = by_group(q.to(wide), k.shape[1])
     scores = cap((rows @ k.to(wide).unsqueeze(2).mT).flatten(1, 2) * scale, softcap)
     if mask is None:
         mask = torch.arange(k.shape[2], device=q.device) <= at[:, None]

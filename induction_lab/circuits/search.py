@@ -26,7 +26,8 @@ from induction_lab.results.saved import Loadable
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
-from induction_lab.weights.composition import composition_baseline, composition_scores
+from induction_lab.weights.composition import composition_baseline, composition_scores, pair_composition
+from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.summaries import ov_copying, qk_matching
 
 COLUMNS = (
@@ -79,6 +80,7 @@ def find_circuit(
     *,
     n: int = 20,
     scores: HeadScores | None = None,
+    folded: FoldedWeights | None = None,
     progress: bool = False,
 ) -> InductionCircuit:
     """Find the `n` strongest edges from previous-token heads to the keys of induction heads.
@@ -92,6 +94,7 @@ def find_circuit(
             matched with keys at these prompts' own distance.
         n: How many edges.
         scores: What these heads scored on these prompts, where that is known already; else they are scored.
+        folded: The model's folded weights, where they are at hand.
         progress: A progress bar on standard error.
 
     Raises:
@@ -106,45 +109,61 @@ def find_circuit(
         raise ValueError("Repeated prompts are wanted, whose period is known: repeated_tokens(model).")
     if scores is not None and scores.model != model.name:
         raise ValueError(f"`scores` are of {scores.model}, not of {model.name}.")
+    folded = FoldedWeights.of(model, folded)
     with progress_bar(6, "reading the weights", shown=progress) as tick:
         if scores is None:
             scores = score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
         previous, prefix = scores["previous_token"], scores["prefix_matching"]
         tick(1)
-        composition = {}
-        for kind in ("K", "Q", "V"):
-            composition[kind] = composition_scores(model, kind)
+        K = composition_scores(model, "K", folded=folded)
+        tick(1)
+        pairs = _strongest_pairs(previous, prefix, K, n)
+        later = list(dict.fromkeys(b for _, b in pairs))  # the rest is asked of these heads alone
+        others = {}
+        for kind in ("Q", "V"):
+            others[kind] = pair_composition(folded, kind, pairs)
             tick(1)
-        matching = qk_matching(model, previous, offset=prompts.period + prompts.gap - 1).cpu()
+        distance = prompts.period + prompts.gap - 1
+        matching = qk_matching(model, previous, offset=distance, heads=later, folded=folded)
         tick(1)
-        copying = ov_copying(model).cpu()
+        copying = ov_copying(model, heads=later, folded=folded)
         tick(1)
+    edges = _edges(pairs, previous, prefix, K)
+    edges["Q"], edges["V"] = others["Q"].tolist(), others["V"].tolist()
+    edges["qk_matching"] = [float(matching[b]) for _, b in pairs]
+    edges["ov_copying"] = [float(copying[b]) for _, b in pairs]
     baseline = composition_baseline(model.d_model, model.d_head)
-    edges = _edges(previous, prefix, composition, matching, copying, n)
     facts = provenance(model, prompts)
     return InductionCircuit(model.name, model.n_layers, model.n_heads, edges, *baseline, provenance=facts)
 
 
-def _edges(
+def _strongest_pairs(
     previous: Float[Tensor, "layer head"],
     prefix: Float[Tensor, "layer head"],
-    composition: dict[str, Float[Tensor, "layer_1 head_1 layer_2 head_2"]],
-    matching: Float[Tensor, "layer head"],
-    copying: Float[Tensor, "layer head"],
+    K: Float[Tensor, "layer_1 head_1 layer_2 head_2"],
     n: int,
-) -> pd.DataFrame:
-    K = composition["K"]
+) -> list[tuple[Head, Head]]:
+    """The `n` pairs of an earlier and a later head whose product of the three scores is greatest."""
     layer = torch.arange(len(previous))
     earlier = (layer[:, None] < layer)[:, None, :, None].expand_as(K)
     looks = previous[:, :, None, None] * prefix
     strength = looks * K.clamp(min=0)
     order = (strength + 1e-9 * looks).masked_fill(~earlier, -torch.inf)  # what lies below the baseline comes last
+    best = order.flatten().topk(min(n, int(earlier.sum()))).indices
+    l1, h1, l2, h2 = (where.tolist() for where in torch.unravel_index(best, K.shape))
+    return list(zip(map(Head, l1, h1), map(Head, l2, h2), strict=True))
+
+
+def _edges(
+    pairs: list[tuple[Head, Head]],
+    previous: Float[Tensor, "layer head"],
+    prefix: Float[Tensor, "layer head"],
+    K: Float[Tensor, "layer_1 head_1 layer_2 head_2"],
+) -> pd.DataFrame:
+    """The columns that say how strong an edge is, and why."""
     rows = []
-    for flat in order.flatten().topk(min(n, int(earlier.sum()))).indices.tolist():
-        l1, h1, l2, h2 = (int(i) for i in torch.unravel_index(torch.tensor(flat), strength.shape))
-        a, b, pair = (l1, h1), (l2, h2), (l1, h1, l2, h2)
-        rank = 1 + int((K[:l2, :, l2, h2] > K[pair]).sum())
-        numbers = (strength[pair], previous[a], prefix[b], K[pair])
-        rest = (composition["Q"][pair], composition["V"][pair], matching[b], copying[b])
-        rows.append((str(Head(*a)), str(Head(*b)), *map(float, numbers), rank, *map(float, rest)))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    for a, b in pairs:
+        strength = previous[a] * prefix[b] * K[*a, *b].clamp(min=0)
+        rank = 1 + int((K[: b.layer, :, b.layer, b.head] > K[*a, *b]).sum())
+        rows.append((str(a), str(b), *map(float, (strength, previous[a], prefix[b], K[*a, *b])), rank))
+    return pd.DataFrame(rows, columns=list(COLUMNS[:7]))

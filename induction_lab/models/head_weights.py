@@ -11,10 +11,7 @@ from induction_lab.models.hooked_model import HookedModel
 
 
 class HeadWeights(NamedTuple):
-    """One layer's heads.
-
-    Query head `h` reads key-value head `h // (n_heads // n_kv_heads)`.
-    """
+    """One layer's heads; in grouped-query models several query heads read one key-value head (`attention.grouped`)."""
 
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "kv_head d_model d_head"]

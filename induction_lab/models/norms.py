@@ -105,7 +105,8 @@ def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
     """
     if model.anatomy.projects_stream:
         raise ValueError(f"{model.name} projects its stream before the unembedding, so logits are not x W_U.")
-    return final_norm(model).fold(model.unembedding.to(model.wide)) * model.logit_scale
+    readers = final_norm(model).fold(model.unembedding.to(model.wide))
+    return readers if model.logit_scale == 1 else readers * model.logit_scale
 
 
 def folded_weights(model: HookedModel, layer: int) -> HeadWeights:

@@ -4,6 +4,9 @@ from .composition import (
 from .composition import (
     composition_scores as composition_scores,
 )
+from .folded import (
+    FoldedWeights as FoldedWeights,
+)
 from .ngrams import (
     bigram_logits as bigram_logits,
 )

@@ -10,6 +10,7 @@ Source: Elhage et al. (2021), "Three kinds of composition", https://transformer-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal, get_args
 
@@ -17,8 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.attention.grouped import to_query_heads
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import folded_weights
+from induction_lab.results.heads import Head
+from induction_lab.weights.folded import FoldedWeights
 
 Kind = Literal["Q", "K", "V"]
 _BLOCK_BYTES = 2**24  # of the symmetric matrices' rows that are held at a time
@@ -26,7 +29,11 @@ _LAYER_GROUPS = 4  # a product with later layers only; more groups waste less an
 
 
 def composition_scores(
-    model: HookedModel, kind: str = "K", *, subtract_baseline: bool = True
+    model: HookedModel,
+    kind: str = "K",
+    *,
+    subtract_baseline: bool = True,
+    folded: FoldedWeights | None = None,
 ) -> Float[Tensor, "layer_1 head_1 layer_2 head_2"]:
     """How much of what one head writes a later head reads, against random matrices; for all pairs of heads.
 
@@ -44,25 +51,40 @@ def composition_scores(
         model: Any model whose weights TransformerLens gives by head.
         kind: Which input of the later head: `Q`, `K` or `V`.
         subtract_baseline: False gives the plain ratio.
+        folded: The model's folded weights, where they are at hand.
 
     Raises:
         ValueError: If `kind` is none of the three, or the weights are not to be had.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"`kind` must be Q, K or V, got {kind!r}.")
-    writers, readers = _factors(model, kind)
-    n_layers, n_heads, d_head, d_model = writers.shape
+    n_layers, n_heads, d_head, d_model = model.n_layers, model.n_heads, model.d_head, model.d_model
+    folded = FoldedWeights.of(model, folded)
+    writers = folded.once("writers", lambda: _writers(folded))
     baseline = composition_baseline(d_model, d_head)[0] if subtract_baseline else 0.0
     scores = torch.zeros(n_layers, n_heads, n_layers, n_heads)
     size = -(-n_layers // _LAYER_GROUPS)
     for first in range(0, n_layers, size):
         last = min(first + size, n_layers)
         if last > 1:
-            earlier, later = writers[: last - 1], readers[first:last]
+            earlier, later = writers[: last - 1], _readers(folded, kind, range(first, last))
             ratios = _ratios(earlier.flatten(0, 1), later.flatten(0, 1)).unflatten(1, (-1, n_heads))
             scores[: last - 1, :, first:last] = ratios.unflatten(0, (-1, n_heads)).cpu()
     later_layer = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
     return torch.where(later_layer[:, None, :, None], scores - baseline, 0.0)
+
+
+def pair_composition(folded: FoldedWeights, kind: Kind, pairs: Sequence[tuple[Head, Head]]) -> Float[Tensor, " pair"]:
+    """`composition_scores` of a few pairs of an earlier and a later head, their factors multiplied out."""
+    model = folded.model
+    writers = folded.once("writers", lambda: _writers(folded))
+    layers = sorted({later.layer for _, later in pairs})
+    readers = dict(zip(layers, _readers(folded, kind, layers), strict=True))
+    products = [writers[earlier] @ readers[later.layer][later.head].mT for earlier, later in pairs]
+    return (
+        torch.stack([product.norm() for product in products]).cpu()
+        - composition_baseline(model.d_model, model.d_head)[0]
+    )
 
 
 @cache
@@ -86,26 +108,36 @@ def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed
     return float(drawn.mean()), float(drawn.std() / n_samples**0.5)
 
 
-def _factors(
-    model: HookedModel, kind: str
-) -> tuple[Float[Tensor, "layer head d_head d_model"], Float[Tensor, "layer head d_head d_model"]]:
-    """What heads write and read, of norm 1 and d_head wide, because `|W_V X| = |R_V X|` where `W_V = Q_V R_V`.
-
-    Readers are transposed, so that either side has the stream last.
-    """
-    shape = (model.n_layers, model.n_heads, model.d_head, model.d_model)
-    writers, readers = (torch.empty(shape, dtype=model.wide, device=model.device) for _ in range(2))
-    group = model.n_heads // model.n_kv_heads
+def _writers(folded: FoldedWeights) -> Float[Tensor, "layer head d_head d_model"]:
+    """What heads write, of norm 1 and d_head wide, because `|W_V X| = |R_V X|` where `W_V = Q_V R_V`."""
+    model = folded.model
+    writers = _empty_factors(model, model.n_layers)
     for layer in range(model.n_layers):
-        W_Q, W_K, W_V, W_O = folded_weights(model, layer)
-        W_K, W_V = W_K.repeat_interleave(group, 0), W_V.repeat_interleave(group, 0)  # grouped-query heads share
-        writers[layer] = _narrow(W_V) @ W_O
+        _, _, W_V, W_O = folded.layer(layer)
+        writers[layer] = to_query_heads(_narrow(W_V), model.n_heads, dim=0) @ W_O
+    return _of_norm_one(writers)
+
+
+def _readers(folded: FoldedWeights, kind: str, layers: Sequence[int]) -> Float[Tensor, "layer head d_head d_model"]:
+    """What heads of these layers read, narrowed likewise and transposed, so that the stream is last as in writers."""
+    model = folded.model
+    readers = _empty_factors(model, len(layers))
+    for place, layer in enumerate(layers):
+        W_Q, W_K, W_V, W_O = folded.layer(layer)
         inner, other = {"Q": (W_Q, W_K), "K": (W_K, W_Q), "V": (W_V, W_O.mT)}[kind]
-        readers[layer] = _narrow(other) @ inner.mT
-    for factors in (writers, readers):
-        norms = torch.linalg.matrix_norm(factors)[..., None, None]
-        factors /= torch.where(norms > 0, norms, 1.0)
-    return writers, readers
+        other, inner = (to_query_heads(x, model.n_heads, dim=0) for x in (_narrow(other), inner))
+        readers[place] = other @ inner.mT
+    return _of_norm_one(readers)
+
+
+def _empty_factors(model: HookedModel, n_layers: int) -> Float[Tensor, "layer head d_head d_model"]:
+    shape = (n_layers, model.n_heads, model.d_head, model.d_model)
+    return torch.empty(shape, dtype=model.wide, device=model.device)
+
+
+def _of_norm_one(factors: Float[Tensor, "layer head d_head d_model"]) -> Float[Tensor, "layer head d_head d_model"]:
+    norms = torch.linalg.matrix_norm(factors)[..., None, None]
+    return factors.div_(torch.where(norms > 0, norms, 1.0))
 
 
 def _narrow(weights: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "head d_head d_head"]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lab.attention.grouped import key_head
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, refuse_changed_outputs, unembedding_readers
@@ -158,8 +159,8 @@ def _best_outs(
     rows = stream_rows(model)[tokens]
     with torch.no_grad():
         read = model.anatomy.norm_before(0)(rows[None].to(model.dtype))[0].to(model.wide)
-        group = model.n_heads // model.n_kv_heads
-        written = read @ weights.W_V[head // group].to(model.wide) @ weights.W_O[head].to(model.wide)
+        kv_head = key_head(head, model.n_heads, model.n_kv_heads)
+        written = read @ weights.W_V[kv_head].to(model.wide) @ weights.W_O[head].to(model.wide)
         readers = unembedding_readers(model)
         logits = written @ (readers[tokens] - readers.mean(0)).mT
     best = logits.topk(k)

@@ -14,25 +14,25 @@ Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-from operator import index
-from typing import SupportsIndex, get_args
+from typing import get_args
 
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.FactoredMatrix import FactoredMatrix
 
+from induction_lab.attention.grouped import key_head
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import folded_weights, unembedding_readers
 from induction_lab.results.heads import Head, HeadLike, parse_head
+from induction_lab.weights.folded import FoldedWeights, Offset
 from induction_lab.weights.queries_keys import queries_and_keys
-from induction_lab.weights.rotary import relative_rotations
-from induction_lab.weights.stream_sources import Source, stream_rows
+from induction_lab.weights.stream_sources import Source
 
 Side = Source | HeadLike | Float[Tensor, "_ d_model"]
-Offset = SupportsIndex | range
 
 
-def ov_circuit(model: HookedModel, head: HeadLike, *, source: Side = "embedding") -> FactoredMatrix:
+def ov_circuit(
+    model: HookedModel, head: HeadLike, *, source: Side = "embedding", folded: FoldedWeights | None = None
+) -> FactoredMatrix:
     """What a head writes into the logits about each row: `rows W_V W_O W_U`, `[row, d_vocab]`.
 
     >>> circuit = ov_circuit(load_model(), "L1H3")               # doctest: +SKIP
@@ -44,14 +44,16 @@ def ov_circuit(model: HookedModel, head: HeadLike, *, source: Side = "embedding"
         head: Which.
         source: `embedding`, `effective` (embedding and first MLP), `positions`, another head (what that writes about
             each token's embedding: a virtual head), or vectors `[row, d_model]`.
+        folded: The model's folded weights, where they are at hand.
 
     Raises:
         ValueError: If head or source are not to be had, or the stream is projected before the unembedding.
     """
     layer, number = _head(model, head)
-    _, _, W_V, W_O = folded_weights(model, layer)
-    into = W_V[number // (model.n_heads // model.n_kv_heads)]
-    return FactoredMatrix(side_rows(model, source) @ into, W_O[number] @ unembedding_readers(model).mT)
+    folded = FoldedWeights.of(model, folded)
+    _, _, W_V, W_O = folded.layer(layer)
+    into = W_V[key_head(number, model.n_heads, model.n_kv_heads)]
+    return FactoredMatrix(side_rows(folded, source) @ into, W_O[number] @ folded.readers.mT)
 
 
 def qk_circuit(
@@ -62,6 +64,7 @@ def qk_circuit(
     key: Side = "embedding",
     offset: Offset = 0,
     exact: bool = False,
+    folded: FoldedWeights | None = None,
 ) -> FactoredMatrix:
     """How far a head's query on each row prefers each key row: `query_rows W_Q R W_K^T key_rows^T`, `[query, key]`.
 
@@ -78,42 +81,44 @@ def qk_circuit(
             are not rotary give the same at every offset.
         exact: Attention scores as the model computes them before soft cap and mask, had the stream held these rows:
             each row normalised at its own scale, biases in, scaled. Those of layer 0 are the model's own.
+        folded: The model's folded weights, where they are at hand.
 
     Raises:
         ValueError: If head, rows or offset are not to be had.
     """
     layer, number = _head(model, head)
-    R = rotation(model, offset)[layer]
-    rows = (side_rows(model, query), side_rows(model, key))
-    kv_index = number // (model.n_heads // model.n_kv_heads)
+    folded = FoldedWeights.of(model, folded)
+    R = folded.rotations(offset)[layer]
+    rows = (side_rows(folded, query), side_rows(folded, key))
+    kv_index = key_head(number, model.n_heads, model.n_kv_heads)
     if exact:
         all_q, all_k = queries_and_keys(model, layer, *rows)
         q, k = all_q[number], all_k[kv_index]
     else:
-        W_Q, W_K, _, _ = folded_weights(model, layer)
+        W_Q, W_K, _, _ = folded.layer(layer)
         q, k = rows[0] @ W_Q[number], rows[1] @ W_K[kv_index]
     return FactoredMatrix(q @ R, k.mT)
 
 
-def side_rows(model: HookedModel, side: Side) -> Float[Tensor, "row d_model"]:
-    """The vectors that a `source`, `query` or `key` stands for."""
+def side_rows(folded: FoldedWeights, side: Side) -> Float[Tensor, "row d_model"]:
+    """The vectors that a `source`, `query` or `key` stands for.
+
+    Raises:
+        ValueError: If it is neither a source, nor a head, nor vectors of the stream's width.
+    """
+    model = folded.model
     if isinstance(side, Tensor):
         if side.ndim != 2 or side.shape[1] != model.d_model:
             raise ValueError(f"Rows must be [row, d_model = {model.d_model}], got {tuple(side.shape)}.")
         return side.to(model.device, model.wide)
     if isinstance(side, str) and side in get_args(Source):
-        return stream_rows(model, side)  # type: ignore[arg-type]
+        return folded.rows(side)  # type: ignore[arg-type]
     try:
         layer, number = _head(model, side)
     except ValueError as error:
         raise ValueError(f"Rows are {', '.join(get_args(Source))}, a head, or vectors: {error}") from error
-    _, _, W_V, W_O = folded_weights(model, layer)
-    return stream_rows(model) @ W_V[number // (model.n_heads // model.n_kv_heads)] @ W_O[number]
-
-
-def rotation(model: HookedModel, offset: Offset) -> Float[Tensor, "layer d_head d_head"]:
-    """`R` of every layer at an offset, or its mean over a range of them."""
-    return relative_rotations(model, offset if isinstance(offset, range) else [index(offset)]).mean(1)
+    _, _, W_V, W_O = folded.layer(layer)
+    return folded.rows() @ W_V[key_head(number, model.n_heads, model.n_kv_heads)] @ W_O[number]
 
 
 def _head(model: HookedModel, head: HeadLike) -> Head:

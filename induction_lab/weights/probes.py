@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.attention.grouped import to_query_heads
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import folded_weights
 from induction_lab.weights.composition import composition_scores
+from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.queries_keys import positional_preference
-from induction_lab.weights.stream_sources import stream_rows
 from induction_lab.weights.summaries import ov_self_copying, qk_diagonal, qk_matching
 
 PROBES = (
@@ -57,6 +57,7 @@ def weight_probes(
     *,
     previous_token: Float[Tensor, "layer head"] | None = None,
     offset: int = 0,
+    folded: FoldedWeights | None = None,
 ) -> Probed:
     """Probe every head's weights.
 
@@ -70,20 +71,24 @@ def weight_probes(
         previous_token: Weight of each head as a previous-token head, `score_heads(…)["previous_token"]`, which
             `qk_matching` and `key_memory` need.
         offset: Query less key position at which rotary queries are matched with keys.
+        folded: The model's folded weights, where they are at hand.
 
     Raises:
         ValueError: If a probe is unknown.
     """
+    kept = FoldedWeights.of(model, folded)
     unknown = [name for name in probes if name not in PROBES]
     if unknown:
         raise ValueError(f"Unknown probes {unknown}; there are {', '.join(PROBES)}.")
     by_name: dict[str, Callable[[], Tensor]] = {
-        **{f"composition_{kind}": lambda kind=kind: _strongest(model, kind) for kind in "QKV"},
-        "qk_matching": lambda: _above_first(qk_matching(model, _given(previous_token), offset=offset)),
-        "output_memory": lambda: ov_self_copying(model, n_tokens=_TOKENS),
-        "key_memory": lambda: _above_first(qk_diagonal(model, _given(previous_token), offset=offset, n_tokens=_TOKENS)),
-        "position_memory": lambda: position_memory(model),
-        "preferred_offset": lambda: _preferred_offset(model),
+        **{f"composition_{kind}": lambda kind=kind: _strongest(kept, kind) for kind in "QKV"},
+        "qk_matching": lambda: _above_first(qk_matching(model, _given(previous_token), offset=offset, folded=kept)),
+        "output_memory": lambda: ov_self_copying(model, n_tokens=_TOKENS, folded=kept),
+        "key_memory": lambda: _above_first(
+            qk_diagonal(model, _given(previous_token), n_tokens=_TOKENS, offset=offset, folded=kept)
+        ),
+        "position_memory": lambda: position_memory(model, folded=kept),
+        "preferred_offset": lambda: _preferred_offset(kept),
     }
     values, errors, left_out = {}, {}, {}
     for name in probes:
@@ -98,7 +103,7 @@ def weight_probes(
     return Probed(values, errors, left_out)
 
 
-def position_memory(model: HookedModel) -> Float[Tensor, "layer head"]:
+def position_memory(model: HookedModel, *, folded: FoldedWeights | None = None) -> Float[Tensor, "layer head"]:
     """Share of positions `t >= 2` for which the best key among the position vectors up to `t` is that of `t - 1`.
 
     In [0, 1]; a previous-token head scores 1, chance is the mean of `1 / (t + 1)`. Ties lose.
@@ -108,7 +113,8 @@ def position_memory(model: HookedModel) -> Float[Tensor, "layer head"]:
     """
     if model.anatomy.smeared_keys:
         raise ValueError("Smeared keys mix two positions, so no position has a key of its own.")
-    rows = stream_rows(model, "positions")
+    folded = FoldedWeights.of(model, folded)
+    rows = folded.rows("positions")
     n = len(rows)
     if n < 3:
         raise ValueError(f"Positions from 2 on are asked for, {model.name} has only {n}.")
@@ -116,8 +122,8 @@ def position_memory(model: HookedModel) -> Float[Tensor, "layer head"]:
     future = torch.arange(n, device=rows.device) > position[:, None]
     found = []
     for layer in range(model.n_layers):
-        W_Q, W_K, _, _ = folded_weights(model, layer)
-        keys = (rows @ W_K).repeat_interleave(model.n_heads // model.n_kv_heads, 0)
+        W_Q, W_K, _, _ = folded.layer(layer)
+        keys = to_query_heads(rows @ W_K, model.n_heads, dim=0)
         scores = ((rows[2:] @ W_Q) @ keys.mT).masked_fill(future, -torch.inf)  # [head, query, key]
         before = scores.gather(2, (position - 1).expand(len(scores), -1)[..., None])
         share = ((scores >= before).sum(-1) == 1).float().mean(-1)
@@ -125,15 +131,17 @@ def position_memory(model: HookedModel) -> Float[Tensor, "layer head"]:
     return torch.stack(found).cpu()
 
 
-def _preferred_offset(model: HookedModel) -> Float[Tensor, "layer head"]:
-    preference = positional_preference(model, range(min(model.n_ctx or _OFFSETS, _OFFSETS)))
+def _preferred_offset(folded: FoldedWeights) -> Float[Tensor, "layer head"]:
+    offsets = range(min(folded.model.n_ctx or _OFFSETS, _OFFSETS))
+    preference = positional_preference(folded.model, offsets, folded=folded)
     return preference.argmax(0).float().where(preference.isfinite().all(0), torch.nan)
 
 
-def _strongest(model: HookedModel, kind: str) -> Float[Tensor, "layer head"]:
+def _strongest(folded: FoldedWeights, kind: str) -> Float[Tensor, "layer head"]:
     """Of each later head, with whichever earlier head composes most with it."""
-    scores = composition_scores(model, kind)
-    earlier = torch.arange(model.n_layers)[:, None] < torch.arange(model.n_layers)
+    scores = composition_scores(folded.model, kind, folded=folded)
+    layers = torch.arange(folded.model.n_layers)
+    earlier = layers[:, None] < layers
     return _above_first(scores.masked_fill(~earlier[:, None, :, None], -torch.inf).amax((0, 1)))
 
 

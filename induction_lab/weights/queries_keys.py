@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.attention.grouped import to_query_heads
 from induction_lab.internals.activations import capture
 from induction_lab.internals.reading import Enough, read_attention
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
 
@@ -32,7 +34,7 @@ def queries_and_keys(
         ValueError: If the scores are not products of queries and keys alone (ALiBi, smeared keys), or the
             architecture does not go through the attention interface of transformers.
     """
-    q, k = _before_rotation(model, layer, query_rows, key_rows)
+    q, k = read_from_stream(model, layer, "q", query_rows), read_from_stream(model, layer, "k", key_rows)
     return q * _scale(model, layer), k
 
 
@@ -53,7 +55,11 @@ def read_from_stream(
 
 
 def positional_preference(
-    model: HookedModel, offsets: Sequence[int], *, source: Source | Float[Tensor, "row d_model"] = "embedding"
+    model: HookedModel,
+    offsets: Sequence[int],
+    *,
+    source: Source | Float[Tensor, "row d_model"] = "embedding",
+    folded: FoldedWeights | None = None,
 ) -> Float[Tensor, "offset layer head"]:
     """The mean attention score over all pairs of tokens at each offset, of every head of a rotary model: exact.
 
@@ -69,20 +75,13 @@ def positional_preference(
             f"{model.name} is not rotary: what it prefers at a distance lies in its position vectors. "
             "See qk_circuit(model, head, query='positions', key='positions')."
         )
-    rows = source if isinstance(source, Tensor) else stream_rows(model, source)
+    rows = source if isinstance(source, Tensor) else FoldedWeights.of(model, folded).rows(source)
     R = relative_rotations(model, offsets)
-    group = model.n_heads // model.n_kv_heads
     found = []
     for layer in range(model.n_layers):
         q, k = (x.mean(1) for x in queries_and_keys(model, layer, rows, rows))
-        found.append(torch.einsum("hi,oij,hj->oh", q, R[layer], k.repeat_interleave(group, 0)))
+        found.append(torch.einsum("hi,oij,hj->oh", q, R[layer], to_query_heads(k, model.n_heads, dim=0)))
     return torch.stack(found, 1).cpu()
-
-
-def _before_rotation(
-    model: HookedModel, layer: int, query_rows: Tensor, key_rows: Tensor
-) -> tuple[Float[Tensor, "head query d_head"], Float[Tensor, "kv_head key d_head"]]:
-    return read_from_stream(model, layer, "q", query_rows), read_from_stream(model, layer, "k", key_rows)
 
 
 def _scale(model: HookedModel, layer: int) -> float:
@@ -95,7 +94,7 @@ def _scale(model: HookedModel, layer: int) -> float:
     row = capture(model, token, "resid_pre", layers=layer)["resid_pre", layer][0, :1]
     if model.anatomy.positions_beside_stream:
         row = row + stream_rows(model, "positions")[:1]
-    expected = _before_rotation(model, layer, row, row)
+    expected = read_from_stream(model, layer, "q", row), read_from_stream(model, layer, "k", row)
     seen: list[Attention] = []
 
     def read(attention: AttentionReading) -> None:

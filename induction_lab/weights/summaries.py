@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import folded_weights, unembedding_readers
+from induction_lab.results.heads import HeadLike, parse_heads
 from induction_lab.runtime.progress import progress_bar
-from induction_lab.weights.ov_qk import Offset, Side, rotation, side_rows
+from induction_lab.weights.folded import FoldedWeights, Offset
+from induction_lab.weights.ov_qk import Side, side_rows
+
+Heads = HeadLike | Iterable[HeadLike] | None
 
 
-def ov_eigenvalues(model: HookedModel, *, source: Side = "embedding") -> Complex[Tensor, "layer head d_head"]:
+def ov_eigenvalues(
+    model: HookedModel, *, source: Side = "embedding", heads: Heads = None, folded: FoldedWeights | None = None
+) -> Complex[Tensor, "layer head d_head"]:
     """The non-zero eigenvalues of every head's output circuit `rows W_V W_O W_U` (vocabulary to vocabulary).
 
     They equal those of the d_head x d_head matrix `W_O (W_U rows) W_V`, so no vocabulary-sized matrix is built.
-    Computed in float64. `source` gives one row a token: `embedding` or `effective`.
+    Computed in float64.
+
+    Args:
+        model: Any model whose weights TransformerLens gives by head.
+        source: One row a token: `embedding`, `effective`, or vectors.
+        heads: Only of these; the others are NaN.
+        folded: The model's folded weights, where they are at hand.
+
+    Raises:
+        ValueError: If rows or weights are not to be had, or a head is not there.
     """
-    rows = _token_rows(model, source)
-    through = unembedding_readers(model).mT.double() @ rows.double()  # from what is written to what its embedding is
-    group = model.n_heads // model.n_kv_heads
-    found = []
-    for layer in range(model.n_layers):
-        _, _, W_V, W_O = folded_weights(model, layer)
-        found.append(_eigenvalues(W_O.double() @ through @ W_V.double().repeat_interleave(group, 0)))
-    return torch.stack(found)
+    folded = FoldedWeights.of(model, folded)
+    rows = _token_rows(folded, source)
+    through = folded.readers.mT.double() @ rows.double()  # from what is written to what its embedding is
+    chosen = _by_layer(model, heads)
+
+    def circuits() -> Iterator[tuple[int, Tensor]]:
+        for layer in chosen:
+            _, _, W_V, W_O = folded.layer(layer)
+            yield layer, W_O.double() @ through @ to_query_heads(W_V.double(), model.n_heads, dim=0)
+
+    return _eigenvalues(model, circuits(), chosen)
 
 
-def ov_copying(model: HookedModel, *, source: Side = "embedding") -> Float[Tensor, "layer head"]:
+def ov_copying(
+    model: HookedModel, *, source: Side = "embedding", heads: Heads = None, folded: FoldedWeights | None = None
+) -> Float[Tensor, "layer head"]:
     """How far tokens on the whole raise themselves through a head: `Re(sum of eigenvalues) / sum of their moduli`.
 
     1: copies, -1: suppresses what it attends to, about 0: random weights. A head that writes nothing scores 0.
-    Not specific to induction heads. Source: Elhage et al. (2021), "Summarizing OV/QK matrices".
+    Not specific to induction heads. Source: Elhage et al. (2021), "Summarizing OV/QK matrices". Arguments as in
+    `ov_eigenvalues`.
     """
-    return positive_share(ov_eigenvalues(model, source=source))
+    return positive_share(ov_eigenvalues(model, source=source, heads=heads, folded=folded))
 
 
 def qk_eigenvalues(
@@ -43,20 +66,29 @@ def qk_eigenvalues(
     *,
     offset: Offset = 0,
     source: Side = "embedding",
+    heads: Heads = None,
+    folded: FoldedWeights | None = None,
 ) -> Complex[Tensor, "layer head d_head"]:
     """The non-zero eigenvalues of every head's query circuit against keys that say which token came before.
 
     `rows W_Q R W_K^T (rows sum_h w_h W_V^h W_O^h)^T`, the sum running over the heads of earlier layers, weighted by
     `previous_token`: what they write at a position is about the token before it. Zero where no layer is earlier.
+    Arguments as in `qk_matching`.
     """
-    rows = _token_rows(model, source).double()
+    folded = FoldedWeights.of(model, folded)
+    rows = _token_rows(folded, source).double()
     gram = rows.mT @ rows
-    R, group = rotation(model, offset).double(), model.n_heads // model.n_kv_heads
-    found = []
-    for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
-        keys = (written.double() @ W_K.double()).repeat_interleave(group, 0)  # [head, d_model, d_head]
-        found.append(_eigenvalues(keys.mT @ gram @ W_Q.double() @ R[layer]))
-    return torch.stack(found)
+    R = folded.rotations(offset).double()
+    chosen = _by_layer(model, heads)
+
+    def circuits() -> Iterator[tuple[int, Tensor]]:
+        up_to_the_last = range(1 + max(chosen, default=-1))
+        for layer, (W_Q, W_K, written) in zip(up_to_the_last, _query_sides(folded, previous_token), strict=False):
+            if layer in chosen:
+                keys = to_query_heads(written.double() @ W_K.double(), model.n_heads, dim=0)  # [head, d_model, d_head]
+                yield layer, keys.mT @ gram @ W_Q.double() @ R[layer]
+
+    return _eigenvalues(model, circuits(), chosen)
 
 
 def qk_matching(
@@ -65,6 +97,8 @@ def qk_matching(
     *,
     offset: Offset = 0,
     source: Side = "embedding",
+    heads: Heads = None,
+    folded: FoldedWeights | None = None,
 ) -> Float[Tensor, "layer head"]:
     """How far a head's queries look for keys whose *previous* token is their own: the share of `qk_eigenvalues`.
 
@@ -75,8 +109,14 @@ def qk_matching(
         previous_token: Weight of each head as a previous-token head: `score_heads(…)["previous_token"]`.
         offset: Query less key position; a range stands for the mean rotation over it.
         source: `embedding`, `effective`, or a row for each token.
+        heads: Only of these; the others are NaN.
+        folded: The model's folded weights, where they are at hand.
+
+    Raises:
+        ValueError: If `previous_token` has another shape, or rows, offset, weights or a head are not to be had.
     """
-    return positive_share(qk_eigenvalues(model, previous_token, offset=offset, source=source))
+    found = qk_eigenvalues(model, previous_token, offset=offset, source=source, heads=heads, folded=folded)
+    return positive_share(found)
 
 
 def positive_share(eigenvalues: Complex[Tensor, "*heads d_head"]) -> Float[Tensor, "*heads"]:
@@ -94,21 +134,23 @@ def ov_self_copying(
     n_tokens: int = 256,
     seed: int = 0,
     progress: bool = False,
+    folded: FoldedWeights | None = None,
 ) -> Float[Tensor, "layer head"]:
     """Share of tokens that are among the `k` tokens they raise most themselves, through each head's output circuit.
 
     In [0, 1]; chance is `k / d_vocab`. Over `n_tokens` random tokens (all, if the vocabulary is no larger) against the
     whole vocabulary, so with a standard error of at most `1 / (2 sqrt(n_tokens))`.
     """
-    rows, readers = _token_rows(model, source), unembedding_readers(model)
+    folded = FoldedWeights.of(model, folded)
+    rows, readers = _token_rows(folded, source), folded.readers
     tokens = _sample(model, k, n_tokens, seed)
-    group = model.n_heads // model.n_kv_heads
     result = torch.zeros(model.n_layers, model.n_heads)
     with progress_bar(model.n_layers, "output circuits", shown=progress) as tick:
         for layer in range(model.n_layers):
-            _, _, W_V, W_O = folded_weights(model, layer)
+            _, _, W_V, W_O = folded.layer(layer)
             for head in range(model.n_heads):
-                result[layer, head] = _among_first(rows[tokens] @ W_V[head // group], W_O[head] @ readers.mT, tokens, k)
+                values = rows[tokens] @ W_V[key_head(head, model.n_heads, model.n_kv_heads)]
+                result[layer, head] = _among_first(values, W_O[head] @ readers.mT, tokens, k)
             tick(1)
     return result
 
@@ -123,6 +165,7 @@ def qk_diagonal(
     n_tokens: int = 256,
     seed: int = 0,
     progress: bool = False,
+    folded: FoldedWeights | None = None,
 ) -> Float[Tensor, "layer head"]:
     """Share of tokens whose own key is among the `k` best for their query, over all tokens' keys.
 
@@ -130,44 +173,66 @@ def qk_diagonal(
     Without, those of the tokens themselves: heads that look for their own token. In [0, 1]; chance is `k / d_vocab`;
     sampled as in `ov_self_copying`. 0 where keys have no earlier layer to read.
     """
-    rows = _token_rows(model, source)
+    folded = FoldedWeights.of(model, folded)
+    rows, R = _token_rows(folded, source), folded.rotations(offset)
     tokens = _sample(model, k, n_tokens, seed)
-    R, group = rotation(model, offset), model.n_heads // model.n_kv_heads
     result = torch.zeros(model.n_layers, model.n_heads)
     with progress_bar(model.n_layers, "query circuits", shown=progress) as tick:
-        for layer, (W_Q, W_K, written) in enumerate(_query_sides(model, previous_token)):
+        for layer, (W_Q, W_K, written) in enumerate(_query_sides(folded, previous_token)):
             keys = rows @ (W_K if previous_token is None else written @ W_K)  # [kv_head, token, d_head]
             for head in range(model.n_heads):
                 queries = rows[tokens] @ W_Q[head] @ R[layer]
-                result[layer, head] = _among_first(queries, keys[head // group].mT, tokens, k)
+                own_keys = keys[key_head(head, model.n_heads, model.n_kv_heads)]
+                result[layer, head] = _among_first(queries, own_keys.mT, tokens, k)
             tick(1)
     return result
 
 
-def _eigenvalues(matrices: Float[Tensor, "head d_head d_head"]) -> Complex[Tensor, "head d_head"]:
-    """NaN for matrices that are not finite, at which LAPACK may crash: those of models that diverged."""
-    finite = matrices.isfinite().all(-1).all(-1)
-    values = torch.linalg.eigvals(matrices.where(finite[:, None, None], 0.0)).cpu()
-    return values.where(finite.cpu()[:, None], torch.nan)
+def _by_layer(model: HookedModel, heads: Heads) -> dict[int, list[int]]:
+    """The numbers of the chosen heads of each layer that has any; all heads of all layers where none are chosen."""
+    shape = {"n_layers": model.n_layers, "n_heads": model.n_heads}
+    if heads is None:
+        return {layer: list(range(model.n_heads)) for layer in range(model.n_layers)}
+    chosen: dict[int, list[int]] = {}
+    for layer, head in sorted(parse_heads(heads, **shape)):
+        chosen.setdefault(layer, []).append(head)
+    return chosen
+
+
+def _eigenvalues(
+    model: HookedModel, circuits: Iterable[tuple[int, Tensor]], chosen: dict[int, list[int]]
+) -> Complex[Tensor, "layer head d_head"]:
+    """Those of the chosen heads, given each layer's `[head, d_head, d_head]` matrices; NaN for the other heads.
+
+    NaN too for matrices that are not finite, at which LAPACK may crash: those of models that diverged.
+    """
+    found = torch.full((model.n_layers, model.n_heads, model.d_head), torch.nan, dtype=torch.complex128)
+    for layer, of_layer in circuits:
+        matrices = of_layer[chosen[layer]]
+        finite = matrices.isfinite().all(-1).all(-1)
+        values = torch.linalg.eigvals(matrices.where(finite[:, None, None], 0.0)).cpu()
+        found[layer, chosen[layer]] = values.where(finite.cpu()[:, None], torch.nan)
+    return found
 
 
 def _query_sides(
-    model: HookedModel, previous_token: Tensor | None
-) -> list[tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "kv d_model d_head"], Float[Tensor, "wide wide"]]]:
+    folded: FoldedWeights, previous_token: Tensor | None
+) -> Iterator[
+    tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "kv d_model d_head"], Float[Tensor, "wide wide"]]
+]:
     """Each layer's W_Q and W_K, and the weighted sum of what the heads of all earlier layers write."""
+    model = folded.model
     shape = (model.n_layers, model.n_heads)
     if previous_token is not None and tuple(previous_token.shape) != shape:
         raise ValueError(f"`previous_token` must be [layer, head] = {shape}, got {tuple(previous_token.shape)}.")
     written = torch.zeros(model.d_model, model.d_model, dtype=model.wide, device=model.device)
-    sides = []
     for layer in range(model.n_layers):
-        W_Q, W_K, W_V, W_O = folded_weights(model, layer)
-        sides.append((W_Q, W_K, written))
+        W_Q, W_K, W_V, W_O = folded.layer(layer)
+        yield W_Q, W_K, written
         if previous_token is not None:
             weights = previous_token[layer].to(written)[:, None, None]
-            W_V = W_V.repeat_interleave(model.n_heads // model.n_kv_heads, 0)
+            W_V = to_query_heads(W_V, model.n_heads, dim=0)
             written = written + torch.einsum("hdn,hne->de", W_V, weights * W_O)
-    return sides
 
 
 def _among_first(
@@ -184,10 +249,10 @@ def _among_first(
     return float(((entries >= own).sum(1) <= k).float().mean())
 
 
-def _token_rows(model: HookedModel, source: Side) -> Float[Tensor, "d_vocab d_model"]:
-    rows = side_rows(model, source)
-    if len(rows) != model.d_vocab:
-        raise ValueError(f"One row for each of the {model.d_vocab} tokens is wanted, got {len(rows)} rows.")
+def _token_rows(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_vocab d_model"]:
+    rows = side_rows(folded, source)
+    if len(rows) != folded.model.d_vocab:
+        raise ValueError(f"One row for each of the {folded.model.d_vocab} tokens is wanted, got {len(rows)} rows.")
     return rows
 
 

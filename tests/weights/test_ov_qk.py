@@ -17,7 +17,7 @@ from induction_lab import (
 )
 from induction_lab.models.attention_only.by_hand import INDUCTION, PREVIOUS_TOKEN
 from induction_lab.models.norms import attention_norm, final_norm
-from induction_lab.weights.ov_qk import rotation
+from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.summaries import ov_eigenvalues, qk_eigenvalues
 
 
@@ -91,7 +91,7 @@ def made(family, small):
 def test_qk_circuits_are_the_dense_products_for_every_kind_of_row(family, small):
     model = made(family, small)
     E, offset = stream_rows(model), 3
-    R = rotation(model, offset)[1]
+    R = FoldedWeights(model).rotations(offset)[1]
     rows = [("embedding", E), ("L0H2", dense_ov(model, (0, 2), E)), (E[:5] * 2, E[:5] * 2)]
     if family != "small":
         rows.append(("effective", stream_rows(model, "effective")))
@@ -169,7 +169,7 @@ def test_qk_matching_is_the_share_of_the_dense_circuits_eigenvalues(family, smal
     weights, offset = torch.rand(model.n_layers, model.n_heads), 2
     shares = qk_matching(model, weights, offset=offset)
     own = qk_diagonal(model, weights, k=3, offset=offset)
-    R = rotation(model, offset)
+    R = FoldedWeights(model).rotations(offset)
     assert not shares[0].any() and not own[0].any()  # nothing comes before the first layer
     for head in range(model.n_heads):
         dense = dense_prefix_circuit(model, (1, head), weights, R[1])

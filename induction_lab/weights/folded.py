@@ -1,0 +1,105 @@
+"""A model's weights with its norms folded in, each part made once and handed to whatever reads weights.
+
+Folding a layer probes its norms with vectors and copies its weights; the rows of the stream run the model on every
+token of its vocabulary. Functions of this package need the same parts again and again, so they take a `FoldedWeights`
+where there is one, and make their own otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from operator import index
+from typing import SupportsIndex, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.models.head_weights import HeadWeights
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.norms import folded_weights, unembedding_readers
+from induction_lab.weights.rotary import relative_rotations
+from induction_lab.weights.stream_sources import Source, stream_rows
+
+Offset = SupportsIndex | range
+Part = TypeVar("Part", bound=Tensor | Iterable[Tensor])
+
+
+class FoldedWeights:
+    """Weights as the residual stream meets them at frozen scale, from one moment of a model; biases are left out.
+
+    >>> folded = FoldedWeights(load_model())                              # doctest: +SKIP
+    >>> matching = qk_matching(folded.model, previous_token, folded=folded)  # doctest: +SKIP
+    >>> copying = ov_copying(folded.model, folded=folded)                 # doctest: +SKIP
+
+    What was made is kept up to `max_bytes` and made anew beyond that, so memory is bounded for large models. All of
+    SmolLM2-135M takes 370 MB: 106 MB for its 30 layers, 113 MB each for `rows("embedding")` and `readers`, 40 MB for
+    what composition asks of its heads. Training the model further does not change what is kept: make another one.
+
+    Args:
+        model: Any model whose weights TransformerLens gives by head.
+        max_bytes: How much may be kept.
+    """
+
+    def __init__(self, model: HookedModel, *, max_bytes: int = 2**30) -> None:
+        """Nothing is folded before it is asked for."""
+        self.model = model
+        self.max_bytes = max_bytes
+        self._kept: dict[Hashable, Tensor | Iterable[Tensor]] = {}
+        self._bytes = 0
+
+    @classmethod
+    def of(cls, model: HookedModel, folded: FoldedWeights | None) -> FoldedWeights:
+        """The given folded weights, or fresh ones where there are none.
+
+        Raises:
+            ValueError: If the given ones are another model's.
+        """
+        if folded is not None and folded.model is not model:
+            raise ValueError(f"`folded` holds the weights of {folded.model.name}, not those of this {model.name}.")
+        return cls(model) if folded is None else folded
+
+    def layer(self, layer: int) -> HeadWeights:
+        """`W_Q`, `W_K`, `W_V`, `W_O` of a layer, every norm on the way folded in (`models.norms.folded_weights`).
+
+        Raises:
+            ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
+        """
+        return self.once(("layer", layer), lambda: folded_weights(self.model, layer))
+
+    @property
+    def readers(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The unembedding as rows, final norm and logit scale folded in (`models.norms.unembedding_readers`).
+
+        Raises:
+            ValueError: If the stream is projected before the unembedding.
+        """
+        return self.once("readers", partial(unembedding_readers, self.model))
+
+    def rows(self, source: Source = "embedding") -> Float[Tensor, "row d_model"]:
+        """What enters the residual stream for every token or position (`stream_rows`).
+
+        Raises:
+            ValueError: If the model has no such thing.
+        """
+        return self.once(("rows", source), lambda: stream_rows(self.model, source))
+
+    def rotations(self, offset: Offset) -> Float[Tensor, "layer d_head d_head"]:
+        """Each layer's rotation between query and key at an offset, or its mean over a range of offsets.
+
+        Raises:
+            ValueError: If an offset lies outside the context, or the rotation cannot be read off the model.
+        """
+        offsets = offset if isinstance(offset, range) else range(index(offset), index(offset) + 1)
+        return self.once(("rotations", offsets), lambda: relative_rotations(self.model, offsets).mean(1))
+
+    def once(self, name: Hashable, make: Callable[[], Part]) -> Part:
+        """What `make` gives, kept under this name as long as there is room for it."""
+        if name in self._kept:
+            return self._kept[name]  # type: ignore[return-value]
+        made = make()
+        size = sum(part.nbytes for part in ([made] if isinstance(made, Tensor) else made))
+        if self._bytes + size <= self.max_bytes:
+            self._kept[name] = made
+            self._bytes += size
+        return made
