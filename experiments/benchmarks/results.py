@@ -25,6 +25,7 @@ TABLES = {
     "memory": "Peak memory of the same (`score_memory.py`)",
     "scaling": "Time and memory against context, heads and prompts (`scaling.py`)",
     "composition": "K-composition of all pairs of heads (`composition_speed.py`)",
+    "circuit": "The likely circuit, in forward passes over the same prompts (`circuit_speed.py`)",
     "ablation": "Mean-ablating every head by itself (`ablation_speed.py`)",
     "training": "Training small models (`training_speed.py`)",
     "looking": "Looking at a checkpoint (`training_speed.py`)",

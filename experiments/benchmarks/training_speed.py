@@ -34,8 +34,7 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.tools.training import TrainConfig
-from transformer_lens.tools.training import train as train_with_lens
+from transformer_lens.tools.training import TrainConfig, train as train_with_lens
 
 from induction_lab import (
     AttentionOnlyConfig,

@@ -52,8 +52,7 @@ def sweep(
     """
     say("loading libraries …")
     from induction_lab.sweeps.plan_file import load_sweep_plan
-    from induction_lab.sweeps.sweeping import dry_run as costs_of
-    from induction_lab.sweeps.sweeping import sweep as run_sweep
+    from induction_lab.sweeps.sweeping import dry_run as costs_of, sweep as run_sweep
 
     path = out or Path("results") / stem(plan.stem)
     if cells and not dry_run:

@@ -1,6 +1,1 @@
-from .activations import (
-    Activations as Activations,
-)
-from .activations import (
-    capture as capture,
-)
+from .activations import Activations as Activations, capture as capture

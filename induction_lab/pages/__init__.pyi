@@ -1,6 +1,2 @@
-from .atlas import (
-    write_atlas as write_atlas,
-)
-from .report import (
-    write_report as write_report,
-)
+from .atlas import write_atlas as write_atlas
+from .report import write_report as write_report

@@ -1,63 +1,26 @@
-from .animations import (
-    animate_heads as animate_heads,
-)
-from .animations import (
-    save_animation as save_animation,
-)
-from .attribution import (
-    plot_logit_attribution as plot_logit_attribution,
-)
-from .attribution import (
-    plot_logit_lens as plot_logit_lens,
-)
+from .animations import animate_heads as animate_heads, save_animation as save_animation
+from .attribution import plot_logit_attribution as plot_logit_attribution, plot_logit_lens as plot_logit_lens
 from .circuits import (
     plot_circuit as plot_circuit,
-)
-from .circuits import (
     plot_composition as plot_composition,
-)
-from .circuits import (
     plot_eigenvalues as plot_eigenvalues,
 )
 from .effects import (
     plot_effects as plot_effects,
-)
-from .effects import (
     plot_explanation as plot_explanation,
-)
-from .effects import (
     plot_term_importance as plot_term_importance,
 )
 from .heads import (
     plot_all_scores as plot_all_scores,
-)
-from .heads import (
     plot_head_scores as plot_head_scores,
-)
-from .heads import (
     plot_loss as plot_loss,
-)
-from .heads import (
     plot_pattern as plot_pattern,
-)
-from .heads import (
     plot_score_by_layer as plot_score_by_layer,
 )
 from .training import (
     plot_heads_over_training as plot_heads_over_training,
-)
-from .training import (
     plot_loss_derivative as plot_loss_derivative,
-)
-from .training import (
     plot_loss_paths as plot_loss_paths,
-)
-from .training import (
     plot_over_training as plot_over_training,
 )
-from .training_sheets import (
-    plot_model_analysis as plot_model_analysis,
-)
-from .training_sheets import (
-    plot_small_multiples as plot_small_multiples,
-)
+from .training_sheets import plot_model_analysis as plot_model_analysis, plot_small_multiples as plot_small_multiples

@@ -1,9 +1,1 @@
-from .heads import (
-    Head as Head,
-)
-from .heads import (
-    parse_head as parse_head,
-)
-from .heads import (
-    parse_heads as parse_heads,
-)
+from .heads import Head as Head, parse_head as parse_head, parse_heads as parse_heads

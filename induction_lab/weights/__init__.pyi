@@ -1,48 +1,15 @@
-from .composition import (
-    composition_baseline as composition_baseline,
-)
-from .composition import (
-    composition_scores as composition_scores,
-)
-from .folded import (
-    FoldedWeights as FoldedWeights,
-)
-from .ngrams import (
-    bigram_logits as bigram_logits,
-)
-from .ngrams import (
-    skip_trigrams as skip_trigrams,
-)
-from .ov_qk import (
-    ov_circuit as ov_circuit,
-)
-from .ov_qk import (
-    qk_circuit as qk_circuit,
-)
-from .probes import (
-    weight_probes as weight_probes,
-)
-from .queries_keys import (
-    positional_preference as positional_preference,
-)
-from .stream_sources import (
-    stream_rows as stream_rows,
-)
+from .composition import composition_baseline as composition_baseline, composition_scores as composition_scores
+from .folded import FoldedWeights as FoldedWeights
+from .ngrams import bigram_logits as bigram_logits, skip_trigrams as skip_trigrams
+from .ov_qk import ov_circuit as ov_circuit, qk_circuit as qk_circuit
+from .probes import weight_probes as weight_probes
+from .queries_keys import positional_preference as positional_preference
+from .stream_sources import stream_rows as stream_rows
 from .summaries import (
     ov_copying as ov_copying,
-)
-from .summaries import (
     ov_eigenvalues as ov_eigenvalues,
-)
-from .summaries import (
     ov_self_copying as ov_self_copying,
-)
-from .summaries import (
     qk_diagonal as qk_diagonal,
-)
-from .summaries import (
     qk_eigenvalues as qk_eigenvalues,
-)
-from .summaries import (
     qk_matching as qk_matching,
 )

@@ -1,7 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import attend, reading

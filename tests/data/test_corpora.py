@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from induction_lab.data import corpora as texts
-from induction_lab.data import text_files as documents
+from induction_lab.data import corpora as texts, text_files as documents
 from induction_lab.data.corpora import TextFiles, TokenFile
 from induction_lab.runtime.machine import CACHE_VARIABLE
 

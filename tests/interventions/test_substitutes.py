@@ -13,8 +13,7 @@ from by_hand import (
     z_of,
 )
 from families import INTERFACE, OUTSIDE
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from induction_lab.behaviour.losses import loss_per_token
 from induction_lab.data.occurrences import ideal_pattern

@@ -11,8 +11,7 @@ import pytest
 import torch
 from families import publish
 from folders import ROOT
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 from pages import HOSTILE, hostile_model, trajectory
 

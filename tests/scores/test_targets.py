@@ -1,7 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from induction_lab.data.occurrences import copyable
 from induction_lab.scores.attention_scores import ATTENTION_SCORES, attention_targets

@@ -1,6 +1,5 @@
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from induction_lab.data.corpora import TextFiles
 from induction_lab.data.token_streams import MarkovChains, ScatteredCopies, TiledBlocks, TriggerBigrams, ZipfianTokens
