@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.attention.grouped import key_head
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.reading import Enough, read_attention
 from induction_lab.models.head_weights import head_weights
@@ -143,7 +144,7 @@ class _Cut:
         heads = self.rows(key[1], tensor.device)["heads"] if isinstance(key, tuple) and name in HEAD_NAMES else None
         if heads is not None:
             axis = _HEAD_AXIS.get(name, 2)
-            tensor = tensor.index_select(axis, heads // (self.model.n_heads // tensor.shape[axis]))
+            tensor = tensor.index_select(axis, key_head(heads, self.model.n_heads, tensor.shape[axis]))
         return tensor.detach().clone()
 
     def rows(self, layer: int, device: torch.device) -> dict[str, Tensor | None]:

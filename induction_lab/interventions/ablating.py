@@ -15,6 +15,7 @@ from torch import Tensor
 
 from induction_lab.attention.exact import HeadOutputs, LayerAttention
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
+from induction_lab.internals.bridge_hooks import by_head
 from induction_lab.internals.editing import edit_attention, unhooked
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs, clean_run
@@ -163,11 +164,10 @@ class _Ablation:
         values: list[Tensor] = []
 
         def keep(module: Any, args: Any, v: Tensor) -> None:
-            values[:] = [v.flatten(2).unflatten(2, (self.model.n_kv_heads, -1)).transpose(1, 2)]
+            values[:] = [by_head(v, self.model.n_kv_heads)]
 
         def change(module: Any, args: Any, z: Tensor) -> Tensor | None:
-            by_head = z.flatten(2).unflatten(2, (self.model.n_heads, -1)).transpose(1, 2)
-            outputs = HeadOutputs(layer, by_head, values.pop() if values else None)
+            outputs = HeadOutputs(layer, by_head(z, self.model.n_heads), values.pop() if values else None)
             return self.edit(outputs).z.transpose(1, 2).reshape(z.shape)
 
         return keep, change

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
+from induction_lab.internals.bridge_hooks import by_head
 from induction_lab.interventions.ablations import parse_groups
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
@@ -104,10 +105,7 @@ def _first_order(
         for layer, name in enumerate(wanted):
             gradient = found.gradients[name]
             assert gradient is not None
-            z, gradient = (
-                x.flatten(2).unflatten(2, (model.n_heads, -1)).transpose(1, 2)
-                for x in (found.activations[name], gradient)
-            )
+            z, gradient = (by_head(x, model.n_heads) for x in (found.activations[name], gradient))
             outputs = batch.outputs.heads.get(layer)
             instead = 0.0 if outputs is None else outputs[rows] if len(outputs) > 1 else outputs
             change[rows, layer] = ((instead - z) * gradient).sum((2, 3)).float().cpu()

@@ -28,6 +28,7 @@ from induction_lab.attention.exact import (
 from induction_lab.attention.forced_patterns import ForcedAttention, show_forced
 from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse
+from induction_lab.internals.bridge_hooks import by_head
 from induction_lab.internals.editing import edit_attention
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import HeadLike, parse_heads
@@ -153,7 +154,7 @@ def _bridge_hooks(model: HookedModel, heads: list[int], beta: float | int) -> tu
     seen: dict[str, Tensor] = {}
 
     def keep(module: Any, args: Any, v: Tensor) -> None:
-        seen["v"] = v.flatten(2).unflatten(2, (model.n_kv_heads, -1)).transpose(1, 2)
+        seen["v"] = by_head(v, model.n_kv_heads)
 
     def change_pattern(module: Any, args: Any, pattern: Tensor) -> Tensor:
         pattern = pattern.clone()
@@ -162,9 +163,9 @@ def _bridge_hooks(model: HookedModel, heads: list[int], beta: float | int) -> tu
         return pattern
 
     def change_outputs(module: Any, args: Any, z: Tensor) -> Tensor:
-        by_head = z.flatten(2).unflatten(2, (model.n_heads, -1)).clone()
+        outputs = by_head(z, model.n_heads).clone()
         v = seen["v"][:, [key_head(head, model.n_heads, model.n_kv_heads) for head in heads]]
-        by_head[:, :, heads] = (seen.pop("pattern").to(v) @ v).transpose(1, 2)
-        return by_head.reshape(z.shape)
+        outputs[:, heads] = seen.pop("pattern").to(v) @ v
+        return outputs.transpose(1, 2).reshape(z.shape)
 
     return keep, change_pattern, change_outputs
