@@ -7,6 +7,7 @@ Run by `make bench` after the benchmarks themselves. A table that is missing is 
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -37,7 +38,8 @@ TABLES = {
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     parts = ["# Benchmarks, side by side", machine()]
     for name, title in TABLES.items():
         path = HERE / f"{name}.csv"

@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import json
 
 import pytest
@@ -38,3 +40,9 @@ def test_an_unknown_name_is_one_message_and_exit_code_2(name, hint, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([name])
     assert stopped.value.code == 2 and hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_takes_its_arguments(name):
+    main_of = importlib.import_module(experiments()[name].module).main
+    assert list(inspect.signature(main_of).parameters) == ["argv"]
