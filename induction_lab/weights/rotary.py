@@ -19,7 +19,7 @@ from induction_lab.attention.hooks import reading
 from induction_lab.internals.reading import on_engine
 from induction_lab.models.hooked_model import HookedModel, evaluating
 
-_PROBES = 8  # tokens
+_PROBES, _DRAWN = 8, 512  # tokens that are run, of those drawn
 _FAR = 0.618  # of the context: an offset at which even slow dimensions have turned
 
 
@@ -67,20 +67,27 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
 def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor, "sample pos d_head"]]:
     """Each layer's queries and keys at position 0 and at the offsets, all alike before they were turned."""
     positions = torch.tensor([0, *offsets], device=model.device)
+    n_positions = len(positions)
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.d_vocab, (_PROBES, 1), generator=generator).to(model.device)
-    tokens, positions = tokens.repeat_interleave(len(positions), 0), positions.repeat(_PROBES)[:, None]
+    tokens = torch.randint(model.d_vocab, (_DRAWN, 1), generator=generator).to(model.device)
+    with torch.inference_mode():
+        tokens = tokens[model.anatomy.embedding(tokens).any(-1)][:_PROBES, None]  # rows of zeros show nothing
+    if not len(tokens):
+        raise ValueError(f"The embeddings of {model.name} are zero, so no rotation can be seen on them.")
+    tokens, positions = tokens.repeat_interleave(n_positions, 0), positions.repeat(len(tokens))[:, None]
     seen: dict[int, Tensor] = {}
 
     def read(attention: AttentionReading) -> None:
         assert isinstance(attention, Attention)
-        both = torch.cat([attention.q, attention.k], 1)[:, :, 0].unflatten(0, (_PROBES, -1))
+        both = torch.cat([attention.q, attention.k], 1)[:, :, 0].unflatten(0, (-1, n_positions))
         seen[attention.layer] = both.transpose(1, 2).flatten(0, 1).to(model.wide)
 
     with torch.inference_mode(), evaluating(model.network), reading(read), on_engine(model):
         model.anatomy.body(tokens, position_ids=positions, use_cache=False)
     if len(seen) != model.n_layers:
         raise ValueError(f"Only {len(seen)} of {model.n_layers} layers of {model.name} showed their queries and keys.")
+    if not all(samples.isfinite().all() for samples in seen.values()):
+        raise ValueError(f"{model.name} has queries or keys that are not finite: has the training diverged?")
     return [seen[layer] for layer in range(model.n_layers)]
 
 
@@ -105,13 +112,17 @@ def _pairs(samples: Float[Tensor, "sample 2 d_head"], noise: float, *, first_gue
 def _matrix(
     samples: Float[Tensor, "sample pos d_head"], first: Int[Tensor, " pair"], second: Int[Tensor, " pair"]
 ) -> tuple[Float[Tensor, "offset d_head d_head"], float]:
-    """The rotation from position 0 to each other, pair by pair by least squares, and what that leaves unexplained."""
+    """The rotation from position 0 to each other, pair by pair by least squares, and what that leaves unexplained.
+
+    Pairs that are zero in every query and key, as some trained weights leave them, show no angle and need none.
+    """
     d_head = samples.shape[-1]
     pairs = torch.complex(samples[..., first], samples[..., second])
     turns = (pairs[:, :1].conj() * pairs[:, 1:]).sum(0)
-    turns = turns / turns.abs()
+    turns = torch.where(turns == 0, 1.0, turns / turns.abs())
     rotation = torch.eye(d_head, dtype=samples.dtype, device=samples.device).repeat(len(turns), 1, 1)
     rotation[:, first, first] = rotation[:, second, second] = turns.real
     rotation[:, first, second], rotation[:, second, first] = turns.imag, -turns.imag
     missed = samples[:, 1:] - torch.einsum("si,oij->soj", samples[:, 0], rotation)
-    return rotation, float(missed.square().sum() / samples[:, 1:].square().sum()) ** 0.5
+    total = float(samples[:, 1:].square().sum())
+    return rotation, (float(missed.square().sum()) / total) ** 0.5 if total else 0.0

@@ -112,3 +112,41 @@ def test_offsets_outside_the_context_are_refused(small, offsets):
 def test_a_rotation_that_cannot_be_seen_is_refused():
     with pytest.raises(ValueError, match="rotates outside the attention interface"):
         relative_rotations(HookedModel(random_network("gptj")), [1])
+
+
+def without(family, dims, of=("q", "k")):
+    """A model in which some dimensions of all queries and keys are exactly zero, as training may leave them."""
+    network = random_network(family)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith(tuple(f"{component}_proj.weight" for component in of)):
+                parameter.view(-1, 12, parameter.shape[1])[:, dims] = 0
+    return HookedModel(network)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "cohere"])  # halves, halves with norms of heads, neighbours
+@pytest.mark.parametrize("dims", [[3, 9], [2, 3, 8, 9], [4], list(range(12))], ids=str)
+def test_dimensions_that_are_dead_in_queries_and_keys_hide_no_others(family, dims):
+    whole, R = (
+        relative_rotations(model, [0, 3, 9]) for model in (HookedModel(random_network(family)), without(family, dims))
+    )
+    assert R.isfinite().all()
+    alive = torch.tensor([dim for dim in range(12) if dim not in dims], dtype=torch.long)
+    some = R[..., alive, :], whole[..., alive, :]
+    torch.testing.assert_close(some[0][..., alive], some[1][..., alive], atol=1e-4, rtol=0)
+
+
+def test_tokens_without_an_embedding_are_not_asked_and_diverged_queries_are_told():
+    network = random_network("llama")
+    whole = relative_rotations(HookedModel(network), [0, 3])
+    embeddings = network.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings[20:] = 0  # rows that pad the vocabulary, say
+        torch.testing.assert_close(relative_rotations(HookedModel(network), [0, 3]), whole, atol=1e-4, rtol=0)
+        embeddings.zero_()
+        with pytest.raises(ValueError, match="are zero"):
+            relative_rotations(HookedModel(network), [1])
+        embeddings.normal_()
+        network.model.layers[1].self_attn.k_proj.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        relative_rotations(HookedModel(network), [1])
