@@ -115,7 +115,7 @@ def find_circuit(
             scores = score_heads(model, prompts, scores=["previous_token", "prefix_matching"], loss=False)
         previous, prefix = scores["previous_token"], scores["prefix_matching"]
         tick(1)
-        K = composition_scores(model, "K", folded=folded)
+        K = composition_scores(model, "K", later=_candidates(folded, previous, prefix, n), folded=folded)
         tick(1)
         pairs = _strongest_pairs(previous, prefix, K, n)
         later = list(dict.fromkeys(b for _, b in pairs))  # the rest is asked of these heads alone
@@ -137,6 +137,24 @@ def find_circuit(
     return InductionCircuit(model.name, model.n_layers, model.n_heads, edges, *baseline, provenance=facts)
 
 
+def _candidates(
+    folded: FoldedWeights, previous: Float[Tensor, "layer head"], prefix: Float[Tensor, "layer head"], n: int
+) -> list[Head]:
+    """The later heads of the `n` strongest pairs, and others that cannot be ruled out before their K is known.
+
+    K lies below 1 less the baseline. So with the K of a few likely pairs, which bounds the strength of the `n`-th from
+    below, many heads are ruled out by where they look alone.
+    """
+    looks = _looks(previous, prefix)
+    likely = _best(looks, 8 * n)
+    K = pair_composition(folded, "K", likely).clamp(min=0)
+    found = torch.stack([looks[*a, *b] for a, b in likely]) * K
+    enough = 0.999 * found.topk(n).values[-1] if len(likely) >= n else 0.0  # K of pairs and of all differ in rounding
+    most = 1 - composition_baseline(folded.model.d_model, folded.model.d_head)[0]
+    possible = (looks.amax((0, 1)) * most >= enough).nonzero().tolist()
+    return [Head(layer, head) for layer, head in possible if layer > 0]
+
+
 def _strongest_pairs(
     previous: Float[Tensor, "layer head"],
     prefix: Float[Tensor, "layer head"],
@@ -144,13 +162,22 @@ def _strongest_pairs(
     n: int,
 ) -> list[tuple[Head, Head]]:
     """The `n` pairs of an earlier and a later head whose product of the three scores is greatest."""
+    looks = _looks(previous, prefix)
+    return _best(looks * (K.clamp(min=0).nan_to_num() + 1e-9), n)  # what lies below the baseline comes last
+
+
+def _looks(
+    previous: Float[Tensor, "layer head"], prefix: Float[Tensor, "layer head"]
+) -> Float[Tensor, "layer_1 head_1 layer_2 head_2"]:
+    """The product of the two attention scores of every pair; -inf where the first head is not in an earlier layer."""
     layer = torch.arange(len(previous))
-    earlier = (layer[:, None] < layer)[:, None, :, None].expand_as(K)
-    looks = previous[:, :, None, None] * prefix
-    strength = looks * K.clamp(min=0)
-    order = (strength + 1e-9 * looks).masked_fill(~earlier, -torch.inf)  # what lies below the baseline comes last
-    best = order.flatten().topk(min(n, int(earlier.sum()))).indices
-    l1, h1, l2, h2 = (where.tolist() for where in torch.unravel_index(best, K.shape))
+    earlier = (layer[:, None] < layer)[:, None, :, None]
+    return (previous[:, :, None, None] * prefix).masked_fill(~earlier, -torch.inf)
+
+
+def _best(order: Float[Tensor, "layer_1 head_1 layer_2 head_2"], n: int) -> list[tuple[Head, Head]]:
+    best = order.flatten().topk(min(n, int(order.isfinite().sum()))).indices
+    l1, h1, l2, h2 = (where.tolist() for where in torch.unravel_index(best, order.shape))
     return list(zip(map(Head, l1, h1), map(Head, l2, h2), strict=True))
 
 

@@ -23,6 +23,7 @@ class Head(NamedTuple):
 
 
 HeadLike = str | tuple[int, ...]
+Heads = HeadLike | Iterable[HeadLike] | None  # None: all
 
 
 def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | None = None) -> Head:
@@ -74,3 +75,17 @@ def parse_heads(
     if twice:
         raise ValueError(f"Each head may be given once, got {', '.join(twice)} more than once.")
     return found
+
+
+def heads_by_layer(heads: Heads, *, n_layers: int, n_heads: int) -> dict[int, list[int]]:
+    """The chosen heads' numbers of each layer that has any, both ascending; all heads of all layers for None.
+
+    Raises:
+        ValueError: If a head cannot be read, is not there, or is given twice.
+    """
+    if heads is None:
+        return {layer: list(range(n_heads)) for layer in range(n_layers)}
+    chosen: dict[int, list[int]] = {}
+    for layer, head in sorted(parse_heads(heads, n_layers=n_layers, n_heads=n_heads)):
+        chosen.setdefault(layer, []).append(head)
+    return chosen

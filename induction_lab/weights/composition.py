@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.attention.grouped import to_query_heads
+from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.results.heads import Head
+from induction_lab.results.heads import Head, Heads, heads_by_layer
 from induction_lab.weights.folded import FoldedWeights
 
 Kind = Literal["Q", "K", "V"]
@@ -32,6 +32,7 @@ def composition_scores(
     model: HookedModel,
     kind: str = "K",
     *,
+    later: Heads = None,
     subtract_baseline: bool = True,
     folded: FoldedWeights | None = None,
 ) -> Float[Tensor, "layer_1 head_1 layer_2 head_2"]:
@@ -50,6 +51,7 @@ def composition_scores(
     Args:
         model: Any model whose weights TransformerLens gives by head.
         kind: Which input of the later head: `Q`, `K` or `V`.
+        later: Only with these as the second head; pairs of the others are NaN.
         subtract_baseline: False gives the plain ratio.
         folded: The model's folded weights, where they are at hand.
 
@@ -58,29 +60,33 @@ def composition_scores(
     """
     if kind not in get_args(Kind):
         raise ValueError(f"`kind` must be Q, K or V, got {kind!r}.")
-    n_layers, n_heads, d_head, d_model = model.n_layers, model.n_heads, model.d_head, model.d_model
+    n_layers, n_heads = model.n_layers, model.n_heads
+    chosen = heads_by_layer(later, n_layers=n_layers, n_heads=n_heads)
     folded = FoldedWeights.of(model, folded)
     writers = folded.once("writers", lambda: _writers(folded))
-    baseline = composition_baseline(d_model, d_head)[0] if subtract_baseline else 0.0
-    scores = torch.zeros(n_layers, n_heads, n_layers, n_heads)
-    size = -(-n_layers // _LAYER_GROUPS)
+    scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan)
+    size = -(-n_layers // _LAYER_GROUPS) if later is None else n_layers
     for first in range(0, n_layers, size):
-        last = min(first + size, n_layers)
-        if last > 1:
-            earlier, later = writers[: last - 1], _readers(folded, kind, range(first, last))
-            ratios = _ratios(earlier.flatten(0, 1), later.flatten(0, 1)).unflatten(1, (-1, n_heads))
-            scores[: last - 1, :, first:last] = ratios.unflatten(0, (-1, n_heads)).cpu()
-    later_layer = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
-    return torch.where(later_layer[:, None, :, None], scores - baseline, 0.0)
+        group = [Head(layer, head) for layer in range(first, first + size) for head in chosen.get(layer, [])]
+        if group:
+            layers, heads = torch.tensor(group).T
+            earlier = writers[: group[-1].layer]
+            ratios = _ratios(earlier.flatten(0, 1), _readers(folded, kind, group))
+            scores[:, :, layers, heads] = 0.0
+            scores[: len(earlier), :, layers, heads] = ratios.unflatten(0, (-1, n_heads)).cpu()
+    if subtract_baseline:
+        scores -= composition_baseline(model.d_model, model.d_head)[0]
+    can_read = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
+    return torch.where(can_read[:, None, :, None] | scores.isnan(), scores, 0.0)
 
 
 def pair_composition(folded: FoldedWeights, kind: Kind, pairs: Sequence[tuple[Head, Head]]) -> Float[Tensor, " pair"]:
     """`composition_scores` of a few pairs of an earlier and a later head, their factors multiplied out."""
     model = folded.model
     writers = folded.once("writers", lambda: _writers(folded))
-    layers = sorted({later.layer for _, later in pairs})
-    readers = dict(zip(layers, _readers(folded, kind, layers), strict=True))
-    products = [writers[earlier] @ readers[later.layer][later.head].mT for earlier, later in pairs]
+    later = list(dict.fromkeys(second for _, second in pairs))
+    readers = dict(zip(later, _readers(folded, kind, later), strict=True))
+    products = [writers[first] @ readers[second].mT for first, second in pairs]
     return (
         torch.stack([product.norm() for product in products]).cpu()
         - composition_baseline(model.d_model, model.d_head)[0]
@@ -111,31 +117,35 @@ def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed
 def _writers(folded: FoldedWeights) -> Float[Tensor, "layer head d_head d_model"]:
     """What heads write, of norm 1 and d_head wide, because `|W_V X| = |R_V X|` where `W_V = Q_V R_V`."""
     model = folded.model
-    writers = _empty_factors(model, model.n_layers)
+    writers = _empty_factors(model, model.n_layers, model.n_heads)
     for layer in range(model.n_layers):
         _, _, W_V, W_O = folded.layer(layer)
         writers[layer] = to_query_heads(_narrow(W_V), model.n_heads, dim=0) @ W_O
     return _of_norm_one(writers)
 
 
-def _readers(folded: FoldedWeights, kind: str, layers: Sequence[int]) -> Float[Tensor, "layer head d_head d_model"]:
-    """What heads of these layers read, narrowed likewise and transposed, so that the stream is last as in writers."""
+def _readers(folded: FoldedWeights, kind: str, heads: Sequence[Head]) -> Float[Tensor, "head d_head d_model"]:
+    """What these heads read, narrowed likewise and transposed, so that the stream is last as in writers."""
     model = folded.model
-    readers = _empty_factors(model, len(layers))
-    for place, layer in enumerate(layers):
+    readers = _empty_factors(model, len(heads))
+    for layer in {head.layer for head in heads}:
+        places = [place for place, head in enumerate(heads) if head.layer == layer]
+        query = torch.tensor([heads[place].head for place in places], device=model.device)
+        key = key_head(query, model.n_heads, model.n_kv_heads)
         W_Q, W_K, W_V, W_O = folded.layer(layer)
-        inner, other = {"Q": (W_Q, W_K), "K": (W_K, W_Q), "V": (W_V, W_O.mT)}[kind]
-        other, inner = (to_query_heads(x, model.n_heads, dim=0) for x in (_narrow(other), inner))
-        readers[place] = other @ inner.mT
+        if kind == "V":
+            inner, other = _narrow(W_O[query].mT), W_V[key]
+        else:
+            inner, other = (_narrow(W_K)[key], W_Q[query]) if kind == "Q" else (_narrow(W_Q[query]), W_K[key])
+        readers[places] = inner @ other.mT
     return _of_norm_one(readers)
 
 
-def _empty_factors(model: HookedModel, n_layers: int) -> Float[Tensor, "layer head d_head d_model"]:
-    shape = (n_layers, model.n_heads, model.d_head, model.d_model)
-    return torch.empty(shape, dtype=model.wide, device=model.device)
+def _empty_factors(model: HookedModel, *size: int) -> Float[Tensor, "*size d_head d_model"]:
+    return torch.empty(*size, model.d_head, model.d_model, dtype=model.wide, device=model.device)
 
 
-def _of_norm_one(factors: Float[Tensor, "layer head d_head d_model"]) -> Float[Tensor, "layer head d_head d_model"]:
+def _of_norm_one(factors: Float[Tensor, "*size d_head d_model"]) -> Float[Tensor, "*size d_head d_model"]:
     norms = torch.linalg.matrix_norm(factors)[..., None, None]
     return factors.div_(torch.where(norms > 0, norms, 1.0))
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.results.heads import HeadLike, parse_heads
+from induction_lab.models.norms import final_norm
+from induction_lab.results.heads import Heads, heads_by_layer
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.weights.folded import FoldedWeights, Offset
 from induction_lab.weights.ov_qk import Side, side_rows
-
-Heads = HeadLike | Iterable[HeadLike] | None
 
 
 def ov_eigenvalues(
@@ -36,9 +35,8 @@ def ov_eigenvalues(
         ValueError: If rows or weights are not to be had, or a head is not there.
     """
     folded = FoldedWeights.of(model, folded)
-    rows = _token_rows(folded, source)
-    through = folded.readers.mT.double() @ rows.double()  # from what is written to what its embedding is
-    chosen = _by_layer(model, heads)
+    through = _from_written_to_embedding(folded, source)
+    chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads)
 
     def circuits() -> Iterator[tuple[int, Tensor]]:
         for layer in chosen:
@@ -76,10 +74,9 @@ def qk_eigenvalues(
     Arguments as in `qk_matching`.
     """
     folded = FoldedWeights.of(model, folded)
-    rows = _token_rows(folded, source).double()
-    gram = rows.mT @ rows
+    gram = _gram(folded, source)
     R = folded.rotations(offset).double()
-    chosen = _by_layer(model, heads)
+    chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads)
 
     def circuits() -> Iterator[tuple[int, Tensor]]:
         up_to_the_last = range(1 + max(chosen, default=-1))
@@ -188,17 +185,6 @@ def qk_diagonal(
     return result
 
 
-def _by_layer(model: HookedModel, heads: Heads) -> dict[int, list[int]]:
-    """The numbers of the chosen heads of each layer that has any; all heads of all layers where none are chosen."""
-    shape = {"n_layers": model.n_layers, "n_heads": model.n_heads}
-    if heads is None:
-        return {layer: list(range(model.n_heads)) for layer in range(model.n_layers)}
-    chosen: dict[int, list[int]] = {}
-    for layer, head in sorted(parse_heads(heads, **shape)):
-        chosen.setdefault(layer, []).append(head)
-    return chosen
-
-
 def _eigenvalues(
     model: HookedModel, circuits: Iterable[tuple[int, Tensor]], chosen: dict[int, list[int]]
 ) -> Complex[Tensor, "layer head d_head"]:
@@ -247,6 +233,24 @@ def _among_first(
     if not bool(own.isfinite().all()):
         return float("nan")
     return float(((entries >= own).sum(1) <= k).float().mean())
+
+
+def _gram(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model"]:
+    """`rows^T rows` in float64."""
+
+    def make() -> Tensor:
+        rows = _token_rows(folded, source).double()
+        return rows.mT @ rows
+
+    return folded.once(("gram", source), make) if isinstance(source, str) else make()
+
+
+def _from_written_to_embedding(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model"]:
+    """`W_U rows` in float64, norm and logit scale folded in: what a head writes, as the embedding of what it raises."""
+    model, rows = folded.model, _token_rows(folded, source)
+    if rows.shape == model.unembedding.shape and torch.equal(rows, model.unembedding.to(rows)):  # tied embeddings
+        return final_norm(model).fold(_gram(folded, source)).mT * model.logit_scale
+    return folded.readers.mT.double() @ rows.double()
 
 
 def _token_rows(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_vocab d_model"]:

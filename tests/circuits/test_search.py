@@ -86,3 +86,20 @@ def test_prompts_without_a_period_are_refused(bundled):
 
     with pytest.raises(ValueError, match="Repeated prompts are wanted"):
         find_circuit(bundled, distinct_tokens(bundled, n_prompts=2, length=20))
+
+
+@pytest.mark.parametrize("n", [1, 3, 20, 1000])
+def test_edges_are_the_strongest_of_all_pairs(n):
+    network = AttentionOnlyTransformer(AttentionOnlyConfig(n_layers=4, n_heads=3), seed=1)
+    model = HookedModel(network)
+    generator = torch.Generator().manual_seed(n)
+    previous, prefix = torch.rand(2, 4, 3, generator=generator).pow(4)
+    prompts = repeated_tokens(model, n_prompts=2, period=9)
+    scores = score_heads(model, prompts, scores=["previous_token", "prefix_matching"])
+    scores.values.update(previous_token=previous, prefix_matching=prefix)
+    edges = find_circuit(model, prompts, scores=scores, n=n).edges
+    K = composition_scores(model)
+    strengths = previous[:, :, None, None] * prefix * K.clamp(min=0)
+    expected = strengths.flatten().sort(descending=True).values[: len(edges)]
+    assert len(edges) == min(n, 54)
+    torch.testing.assert_close(torch.tensor(edges["strength"]).float(), expected, atol=1e-7, rtol=1e-4)

@@ -103,3 +103,15 @@ def test_trained_induction_heads_read_the_previous_token_head_through_their_keys
 def test_an_unknown_kind_of_composition_is_refused(small):
     with pytest.raises(ValueError, match="Q, K or V"):
         composition_scores(small, "X")
+
+
+@pytest.mark.parametrize("kind", ["Q", "K", "V"])
+def test_a_few_later_heads_compose_as_among_all(kind):
+    model = HookedModel(random_network("llama"))
+    every, some = composition_scores(model, kind), composition_scores(model, kind, later=["L1H3", "L0H0"])
+    torch.testing.assert_close(some[:, :, 1, 3], every[:, :, 1, 3], atol=1e-6, rtol=1e-5)
+    assert (some[:, :, 0, 0] == 0).all()
+    some[:, :, 1, 3] = some[:, :, 0, 0] = torch.nan
+    assert some.isnan().all()
+    with pytest.raises(ValueError, match="L9H0 is not there"):
+        composition_scores(model, kind, later="L9H0")
