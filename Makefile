@@ -4,7 +4,7 @@
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes)
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
-# make bench  the side-by-side comparisons of experiments/benchmarks/, and RESULTS.md of them
+# make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
