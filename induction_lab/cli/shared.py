@@ -18,6 +18,11 @@ ModelName = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help=f"{', '.join(DTYPES)} or auto.")]
 Revision = Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")]
+Steps = Annotated[
+    str, typer.Option(help="Checkpoints, by their steps, separated by commas; of runs and folders all by default.")
+]
+Spread = Annotated[int | None, typer.Option("--n", help="So many checkpoints instead, evenly through all there are.")]
+Stage = Annotated[str | None, typer.Option(help="Of training, where checkpoints name several; pretraining by default.")]
 Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
 
 

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+from families import random_network
+from hub import publishes
 from killing import RECIPE
 
 from induction_lab import load_sweep_plan
@@ -40,7 +42,8 @@ def plan(**changes) -> dict:
     return base | changes
 
 
-def test_a_file_becomes_cells_of_everything_with_everything_that_fits(tmp_path):
+def test_a_file_becomes_cells_of_everything_with_everything_that_fits(tmp_path, monkeypatch):
+    publishes(monkeypatch, "main", "step0", "step256", "step512")
     (tmp_path / "sweep.toml").write_text(WHOLE)
     (tmp_path / "words.txt").write_text("one two three")
     chosen = load_sweep_plan(tmp_path / "sweep.toml")
@@ -123,6 +126,28 @@ def test_a_run_gives_its_checkpoints(tmp_path):
         some[1].snapshot.load(device="cpu", dtype="float32")
     model = some[0].snapshot.load(device="cpu", dtype="float64")
     assert str(model.dtype) == "torch.float64"
+
+
+def test_a_folder_of_checkpoints_gives_each_of_them(tmp_path):
+    for step in (5, 10, 100):
+        random_network("llama", seed=step).save_pretrained(tmp_path / "out" / f"checkpoint-{step}")
+    every = load_sweep_plan(plan(models=[str(tmp_path / "out")]))
+    cells = every.cells()
+    assert every.elsewhere == [] and len({cell.key for cell in cells}) == 3
+    assert [cell.place["revision"] for cell in cells] == ["step5", "step10", "step100"]
+    (last,) = load_sweep_plan(plan(models=[{"name": str(tmp_path / "out"), "n": 1}])).cells()
+    assert last.key == cells[-1].key and last.snapshot.load(device="cpu", dtype="float32").n_layers == 2
+
+
+def test_revisions_of_other_names_are_found_by_their_steps(monkeypatch):
+    publishes(monkeypatch, "main", *(f"step{step}-tokens{step // 250}B" for step in (0, 1000, 2000)))
+    chosen = load_sweep_plan(plan(models=[{"name": "allenai/OLMo-1B", "n": 2}]))
+    places = [(cell.snapshot.revision, cell.snapshot.step) for cell in chosen.cells()]
+    assert places == [("step0-tokens0B", 0), ("step2000-tokens8B", 2000)] and chosen.elsewhere == ["allenai/OLMo-1B"]
+    named = load_sweep_plan(plan(models=[{"name": "allenai/OLMo-1B", "revisions": ["step1000-tokens4B"]}])).cells()
+    assert named[0].snapshot.step == 1000
+    with pytest.raises(ValueError, match="no step 7 among those of allenai/OLMo-1B"):
+        load_sweep_plan(plan(models=[{"name": "allenai/OLMo-1B", "steps": [7]}])).cells()
 
 
 def test_a_text_is_cut_and_drawn_by_the_seed(smollm2, tmp_path):
