@@ -77,7 +77,7 @@ essay: $(READY)
 
 figures: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
-	$(BIN)/python -m experiments find_induction_heads --model attn-only-2l
+	$(BIN)/python -m experiments find_induction_heads --model induction-2l
 	$(BIN)/python -m experiments find_induction_heads --model smollm2-135m
 	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
 	$(BIN)/python -m experiments report_picture

@@ -11,6 +11,7 @@ import typer
 
 from induction_lab.cli.shared import Device, Dtype, Folder, Format, ModelName, Revision, deliver, save_figure, say, stem
 from induction_lab.data.text_files import read_text
+from induction_lab.models.names import BUNDLED
 
 analysis = typer.Typer()
 
@@ -26,7 +27,7 @@ Given = Annotated[
     "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
 )
 def score(
-    model: ModelName = "attn-only-2l",
+    model: ModelName = BUNDLED,
     prompts: Annotated[int, typer.Option(help="How many prompts.")] = 16,
     period: Annotated[int, typer.Option(help="Tokens of the repeated block.")] = 50,
     repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
@@ -86,7 +87,7 @@ def score(
     "[bold]induction-lab circuit gpt2 --format json > gpt2.json[/bold]"
 )
 def circuit(
-    model: ModelName = "attn-only-2l",
+    model: ModelName = BUNDLED,
     prompts: Annotated[int, typer.Option(help="How many prompts to see by where heads look.")] = 16,
     period: Annotated[int, typer.Option(help="Tokens of the repeated block, and the distance to read at.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
@@ -119,7 +120,7 @@ def circuit(
     "[bold]induction-lab explain gpt2 --format json > gpt2.json[/bold]"
 )
 def explain(
-    model: ModelName = "attn-only-2l",
+    model: ModelName = BUNDLED,
     prompts: Annotated[int, typer.Option(help="How many prompts; the time grows with them.")] = 8,
     period: Annotated[int, typer.Option(help="Tokens of the block, which is written twice.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random tokens and the random sets of heads.")] = 0,
@@ -160,7 +161,7 @@ def explain(
 
 
 @analysis.command(
-    epilog="Examples:  [bold]induction-lab plot results/attn-only-2l.csv[/bold]   ·   "
+    epilog="Examples:  [bold]induction-lab plot results/induction-2l.csv[/bold]   ·   "
     "[bold]induction-lab plot results/gpt2.parquet --score prefix_matching -o prefix.svg[/bold]"
 )
 def plot(

@@ -11,6 +11,7 @@ import typer
 
 from induction_lab.cli.shared import Device, Dtype, Revision, Spread, Stage, Steps, say, whole_numbers
 from induction_lab.data.text_files import read_text
+from induction_lab.models.names import BUNDLED
 
 reporting = typer.Typer()
 
@@ -26,7 +27,7 @@ def report(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="attn-only-2l (by default), smollm2-135m, Hugging Face ids, folders, .gguf files, runs, checkpoints."
+            help=f"{BUNDLED} (by default), smollm2-135m, Hugging Face ids, folders, .gguf files, runs, checkpoints."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page, an .html file.")] = Path("report.html"),
@@ -75,7 +76,7 @@ def report(
     content = None if text is None else read_text(text)
     explained = [Explanation.load(path) for path in explanation or []]
     followed = [Trajectory.load(path) for path in training or []]
-    names = models or ["attn-only-2l"]
+    names = models or [BUNDLED]
     asked = whole_numbers(steps, "--steps")
     how: Any = {"n": n, "stage": stage, "revision": revision, "device": device, "dtype": dtype}
     shown = [open_by_name(name, asked, **how) for name in names]

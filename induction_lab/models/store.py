@@ -10,34 +10,15 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from induction_lab.models.attention_only.config import MODEL_TYPE
 from induction_lab.models.checkpoint_names import checkpoint_folders, parse_checkpoint
+from induction_lab.models.names import BUNDLED, NAMED
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.runtime.optional import library
 
-
-@dataclass(frozen=True)
-class NamedModel:
-    """A model that goes by a short name here."""
-
-    name: str
-    what: str
-    size: str
-    needs: str
-
-
-BUNDLED = "attn-only-2l"  # the name of the model that comes with the package
-NAMED = {
-    model.name: model
-    for model in (
-        NamedModel(BUNDLED, "2 attention layers, trained on repeats", "0.4 MB", "bundled"),
-        NamedModel("smollm2-135m", "SmolLM2-135M-Instruct, 30 x 9 heads", "540 MB", "93 MB download"),
-    )
-}
 _BUNDLED_FOLDER = Path(__file__).parent / "weights"
 _COMPLETE = "induction_lab.json"  # written last; a folder without it is not there
 

@@ -17,6 +17,7 @@ from induction_lab.models import store
 from induction_lab.models.checkpoint_names import parse_checkpoint
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import load_model
+from induction_lab.models.names import NAMED
 from induction_lab.runtime.machine import find_device
 from induction_lab.training.checkpoints import CheckpointFolder, Revisions, choose_steps, find_checkpoints, history_kind
 from induction_lab.training.runs import RECIPE, TOKENIZER, Run, checkpoint_folder, is_run
@@ -87,7 +88,7 @@ class SweepModel:
             return [Snapshot(self.label, self.name, history.revision(step), step, "") for step in history.steps]
         found = store.locate(self.name)
         if isinstance(found, Path):
-            source = self.name if self.name in store.NAMED else str(found.absolute())
+            source = self.name if self.name in NAMED else str(found.absolute())
             return [Snapshot(self.label, source, None, None, weights_of(found))]
         return [Snapshot(self.label, self.name, each, _step(each), "") for each in self.revisions or (None,)]
 

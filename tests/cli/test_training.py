@@ -142,5 +142,5 @@ def test_a_model_without_steps_says_which_checkpoints_there_are(lab, monkeypatch
 
 
 def test_steps_that_no_model_of_a_report_has_are_refused(lab):
-    code, _, err = lab("report", "attn-only-2l", "--steps", "0,1")
-    assert code == 2 and "--steps and --n are for training runs and Hugging Face ids, got attn-only-2l" in err
+    code, _, err = lab("report", "induction-2l", "--steps", "0,1")
+    assert code == 2 and "--steps and --n are for training runs and Hugging Face ids, got induction-2l" in err

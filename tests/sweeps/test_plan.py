@@ -18,7 +18,7 @@ WHOLE = """
 seeds = [0, 1]
 device = "cpu"
 [[models]]
-name = "attn-only-2l"
+name = "induction-2l"
 [[models]]
 name = "no/such-model-70m"
 steps = [0, 512]
@@ -38,7 +38,7 @@ edges = 3
 
 
 def plan(**changes) -> dict:
-    base = {"models": ["attn-only-2l"], "prompts": {"short": {"period": 5}}, "measurements": ["losses"]}
+    base = {"models": ["induction-2l"], "prompts": {"short": {"period": 5}}, "measurements": ["losses"]}
     return base | changes
 
 
@@ -50,9 +50,9 @@ def test_a_file_becomes_cells_of_everything_with_everything_that_fits(tmp_path, 
     cells = chosen.cells()
     assert len(cells) == (1 + 2) * 3 * 2 == len({cell.key for cell in cells}) == len({cell.place_key for cell in cells})
     assert chosen.left_out == ["edges on words: it wants repeated tokens"]
-    assert [str(cell.snapshot) for cell in cells[::6]] == ["attn-only-2l", "family step0", "family step512"]
+    assert [str(cell.snapshot) for cell in cells[::6]] == ["induction-2l", "family step0", "family step512"]
     assert [cell.snapshot.step for cell in cells[::6]] == [None, 0, 512]
-    assert str(cells[0]) == "attn-only-2l: losses on short, seed 0"
+    assert str(cells[0]) == "induction-2l: losses on short, seed 0"
 
 
 def test_a_key_is_the_hash_of_what_determines_the_cell(monkeypatch):
@@ -93,7 +93,7 @@ def test_what_determines_the_numbers_changes_the_key_and_nothing_else_does(tmp_p
         {"prompts": {"other": {"period": 5}}},
         {"measurements": ["head_scores"]},
         {"measurements": {"losses": {"kind": "head_scores", "scores": ["copying"]}}},
-        {"models": [{"name": "attn-only-2l", "label": "ours"}]},
+        {"models": [{"name": "induction-2l", "label": "ours"}]},
     ]
     assert len({key(**other) for other in others} | {base, on_text}) == len(others) + 2
     moved = tmp_path / "b.txt"
@@ -171,8 +171,8 @@ MISTAKES = {
     "negative steps": ({"models": [{"name": "gpt2", "steps": [-1]}]}, "must not be negative"),
     "one step twice": ({"models": [{"name": "gpt2", "steps": [1, 1]}]}, "must differ"),
     "both revisions and steps": ({"models": [{"name": "g", "steps": [1], "revisions": ["a"]}]}, "without `steps`"),
-    "steps of one model": ({"models": [{"name": "attn-only-2l", "steps": [1]}]}, "are for training runs"),
-    "revisions of a folder": ({"models": [{"name": "attn-only-2l", "revisions": ["a"]}]}, "Hugging Face ids"),
+    "steps of one model": ({"models": [{"name": "induction-2l", "steps": [1]}]}, "are for training runs"),
+    "revisions of a folder": ({"models": [{"name": "induction-2l", "revisions": ["a"]}]}, "Hugging Face ids"),
     "one label twice": ({"models": ["gpt2", "gpt2"]}, "labels of models must differ"),
     "a label too long": ({"models": [{"name": "gpt2", "label": "x" * 201}]}, "1 to 200 characters"),
     "a label too long in a folder's name": ({"models": [{"name": "gpt2", "label": "é" * 70}]}, "fewer beyond ASCII"),

@@ -44,8 +44,8 @@ def test_a_name_with_steps_is_published_checkpoints_and_nothing_is_fetched(monke
 
 
 def test_every_other_name_is_one_model(tmp_path):
-    assert isinstance(open_by_name("attn-only-2l"), HookedModel)
-    assert find_checkpoints("attn-only-2l") is None
+    assert isinstance(open_by_name("induction-2l"), HookedModel)
+    assert find_checkpoints("induction-2l") is None
     assert find_checkpoints(str(tmp_path), [0, 1]) is None  # a folder is here, whose steps nobody publishes
     with pytest.raises(ValueError):
         open_by_name(str(tmp_path), [0, 1])
