@@ -98,7 +98,6 @@ from .sweeps import (
     sweep as sweep,
 )
 from .training import (
-    CheckpointFolder as CheckpointFolder,
     Checkpoints as Checkpoints,
     Recipe as Recipe,
     Revisions as Revisions,

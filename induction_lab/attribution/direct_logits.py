@@ -17,7 +17,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from induction_lab.behaviour.next_tokens import NO_ANSWER, check_answers, next_tokens, places
-from induction_lab.data.occurrences import copyable
+from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import batches
 from induction_lab.internals.head_outputs import heads_along
@@ -61,7 +61,7 @@ class LogitAttributions(Saved):
         """Logits that each head adds: the mean over each prompt's positions, then over prompts.
 
         Args:
-            where: Positions to average over; by default where copying is right (`occurrences.copyable`).
+            where: Positions to average over; by default where copying is right (`Recurrences.copyable`).
 
         Raises:
             ValueError: If there is no such position with an answer.
@@ -93,7 +93,7 @@ class LogitAttributions(Saved):
         return pd.concat(frames, ignore_index=True)
 
     def _summary(self, where: Bool[Tensor, "prompt pos"] | None) -> tuple[Tensor, Tensor]:
-        mask = copyable(self.prompts.tokens, self.prompts.lengths) if where is None else where.cpu()
+        mask = Recurrences(self.prompts).copyable if where is None else where.cpu()
         mask = mask & ~self.values[0].isnan()
         if not mask.any():
             what = "Nothing is copied in these prompts, no pair recurs" if where is None else "`where` picks no answer"

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.data.occurrences import copyable
+from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.activations import capture
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
@@ -77,7 +77,7 @@ class PathTerms(Mapping[HeadPath, Tensor]):
         Raises:
             ValueError: If nothing is copied in these prompts.
         """
-        mask = copyable(self.prompts.tokens, self.prompts.lengths)
+        mask = Recurrences(self.prompts).copyable
         prompt, query = mask.nonzero(as_tuple=True)
         if not len(prompt):
             raise ValueError("Nothing is copied in these prompts, no pair recurs: use repeated_tokens(model).")

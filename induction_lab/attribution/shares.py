@@ -113,7 +113,7 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
     found = []
     for row in range(len(prompts)):  # one at a time: all that was written, at once, is large
         tokens = prompts.tokens[row : row + 1]
-        targets = attention_targets(tokens, ["prefix_matching"])
+        targets = attention_targets(prompts[row : row + 1], ["prefix_matching"])
         if len(targets.query):
             streams = ResidualStreams(model, tokens)
             found.append(_score_shares(streams, senders, head, targets.query, targets.key).cpu())
@@ -176,5 +176,5 @@ def _check_scores(model: HookedModel, prompts: Prompts, head: Head) -> None:
     if model.anatomy.head_norm(head.layer, "k") is not None:
         raise ValueError(f"{model.name} normalises its keys, so they are no sum of what they read: use input_shares.")
     _refuse_mixed_inputs(model)
-    if not len(attention_targets(prompts.tokens, ["prefix_matching"]).query):
+    if not len(attention_targets(prompts, ["prefix_matching"]).query):
         raise ValueError("No token occurs a second time, so there is no induction target: use repeated_tokens(model).")

@@ -25,7 +25,7 @@ def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int]
 
     Args:
         model: Whose predictions.
-        prompts: `Prompts`, tokens with BOS first, or text; on `repeated_tokens` each lag is another token.
+        prompts: `Prompts`, tokens or text (`as_prompts`); on `repeated_tokens` each lag is another token.
         lags: Distances from the earlier occurrence; 0 is the token itself again.
 
     Returns:
@@ -50,7 +50,7 @@ def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int]
         here = (prompt >= start) & (prompt < start + _PROMPTS)
         for i, lag in enumerate(lags):
             place = earlier[here] + lag
-            keep = (place >= 1) & (place <= query[here])
+            keep = (place >= prompts.first) & (place <= query[here])
             row, at = prompt[here][keep], query[here][keep]
             expected = probabilities[row - start, at, tokens[row, place[keep]]]
             total[:, i].index_add_(0, row, expected)

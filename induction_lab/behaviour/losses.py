@@ -22,15 +22,16 @@ def loss_per_token(
     ).view(tokens.shape[0], -1)
 
 
-def copy_masks(period: int, n_repeats: int, *, gap: int = 0) -> list[Bool[Tensor, " predicted"]]:
+def copy_masks(period: int, n_repeats: int, *, gap: int = 0, has_bos: bool = True) -> list[Bool[Tensor, " predicted"]]:
     """For each copy of the block the entries of `loss_per_token` that predict it, its first token left out.
 
     The first token of a later copy cannot be foreseen (nothing says that the block ends there), so it is left out of
-    every copy alike.
+    every copy alike. Of prompts without BOS the very first token is not predicted at all.
     """
-    n_predicted = period * n_repeats + gap * (n_repeats - 1)
+    before = 0 if has_bos else 1
+    n_predicted = period * n_repeats + gap * (n_repeats - 1) - before
     position = torch.arange(n_predicted)
-    starts = [repeat * (period + gap) for repeat in range(n_repeats)]
+    starts = [repeat * (period + gap) - before for repeat in range(n_repeats)]
     return [(position > start) & (position < start + period) for start in starts]
 
 

@@ -23,8 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.behaviour.losses import LOGIT_BYTES, losses_on
-from induction_lab.data.occurrences import copyable
-from induction_lab.data.prompts import Prompts
+from induction_lab.data.occurrences import Recurrences
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.models.hooked_model import HookedModel
 
 Weights = Callable[[Prompts], Float[Tensor, "prompt query"]]
@@ -50,7 +50,7 @@ class Metric:
 MetricLike = str | Metric | Function
 
 
-def before_and_after(before: HookedModel, after: HookedModel, prompts: Prompts) -> Metric:
+def before_and_after(before: HookedModel, after: HookedModel, prompts: PromptsLike) -> Metric:
     """Before-and-after attribution: how far an ablation pushes losses along the way they went between two snapshots.
 
     With `L` the losses of all tokens of all prompts as one vector, the metric is its product with
@@ -66,6 +66,7 @@ def before_and_after(before: HookedModel, after: HookedModel, prompts: Prompts) 
     Raises:
         ValueError: If the two lose the same everywhere.
     """
+    prompts = as_prompts(after, prompts)
     losses = [losses_on(model, prompts).nan_to_num(0.0) for model in (before, after)]
     change = losses[1] - losses[0]
     if not change.any():
@@ -232,7 +233,7 @@ class Measure:
 
 
 def _where_copying(prompts: Prompts) -> Tensor:
-    mask = copyable(prompts.tokens, prompts.lengths).float()
+    mask = Recurrences(prompts).copyable.float()
     return mask / mask.sum(1, keepdim=True).clamp(min=1)
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from induction_lab.data.occurrences import copyable
+from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts
 from induction_lab.models.hooked_model import HookedModel
 
@@ -42,6 +42,6 @@ def check_answers(model: HookedModel, prompts: Prompts, answers: Tensor) -> Int[
 
 def places(prompts: Prompts, answered: Bool[Tensor, "prompt pos"]) -> dict[str, Bool[Tensor, "prompt pos"]]:
     """Positions with an answer: `copied`, where copying is right, and `elsewhere`; those of the two that there are."""
-    copied = copyable(prompts.tokens, prompts.lengths)
+    copied = Recurrences(prompts).copyable
     found = {"copied": copied & answered, "elsewhere": ~copied & answered}
     return {where: mask for where, mask in found.items() if mask.any()}

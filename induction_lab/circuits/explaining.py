@@ -24,7 +24,7 @@ import pandas as pd
 
 from induction_lab.circuits.explanation import EDGES, TESTS, Explanation
 from induction_lab.circuits.verdicts import CIRCUIT, verdicts
-from induction_lab.data.prompts import Prompts, repeated_tokens
+from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
 from induction_lab.interventions.ablations import ablation_sweep
 from induction_lab.interventions.effects import Effects
 from induction_lab.interventions.path_patching import patch_paths
@@ -40,7 +40,7 @@ _SCORES = ("previous_token", "prefix_matching", "duplicate_token")
 
 def explain(
     model: HookedModel,
-    prompts: Prompts | None = None,
+    prompts: PromptsLike | None = None,
     *,
     reference: Prompts | None = None,
     n_random: int = 10,
@@ -66,10 +66,10 @@ def explain(
     Raises:
         ValueError: If the prompts are no repeated tokens, or fewer than two.
     """
-    prompts = repeated_tokens(model, n_prompts=8) if prompts is None else prompts
-    if not isinstance(prompts, Prompts) or prompts.period is None or prompts.n_repeats != 2 or len(prompts) < 2:
+    prompts = repeated_tokens(model, n_prompts=8) if prompts is None else as_repeats(model, prompts)
+    if prompts.period is None or prompts.n_repeats != 2 or len(prompts) < 2:
         raise ValueError("Two or more prompts of a block written twice are wanted: repeated_tokens(model, n_prompts=8)")
-    facts = {"period": prompts.period, "gap": prompts.gap}
+    facts = {name: getattr(prompts, name) for name in ("period", "gap", "bos", "beyond_context")}
     others = repeated_tokens(model, n_prompts=REFERENCE, seed=(prompts.seed or 0) + 1, **facts)
     fresh = repeated_tokens(model, n_prompts=len(prompts), seed=(prompts.seed or 0) + 2, **facts)
     run = {"reference": others if reference is None else reference, "progress": progress}

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.data.prompts import Prompts, repeated_tokens
+from induction_lab.data.prompts import PromptsLike, as_repeats, repeated_tokens
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.cards import html_card
@@ -76,7 +76,7 @@ class InductionCircuit(Loadable):
 
 def find_circuit(
     model: HookedModel,
-    prompts: Prompts | None = None,
+    prompts: PromptsLike | None = None,
     *,
     n: int = 20,
     scores: HeadScores | None = None,
@@ -86,7 +86,7 @@ def find_circuit(
     """Find the `n` strongest edges from previous-token heads to the keys of induction heads.
 
     >>> find_circuit(load_model())                                        # doctest: +SKIP
-    InductionCircuit('induction-2l', 16 edges, best L0H3 > L1H3)
+    InductionCircuit('attn-only-2l', 16 edges, best L0H3 > L1H3)
 
     Args:
         model: Any whose weights TransformerLens gives by head.
@@ -104,7 +104,7 @@ def find_circuit(
         raise ValueError(f"{model.name} has {model.n_layers} layer: no head can feed another.")
     if n < 1:
         raise ValueError(f"`n` must be at least 1, got {n}.")
-    prompts = repeated_tokens(model) if prompts is None else prompts
+    prompts = repeated_tokens(model) if prompts is None else as_repeats(model, prompts)
     if prompts.period is None:
         raise ValueError("Repeated prompts are wanted, whose period is known: repeated_tokens(model).")
     if scores is not None and scores.model != model.name:

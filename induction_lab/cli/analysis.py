@@ -9,9 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, Folder, Format, ModelName, Revision, deliver, save_figure, say, stem
+from induction_lab.cli.shared import (
+    Bos,
+    Device,
+    Dtype,
+    Folder,
+    Format,
+    ModelName,
+    Period,
+    Revision,
+    deliver,
+    save_figure,
+    say,
+    stem,
+)
 from induction_lab.data.text_files import read_text
-from induction_lab.models.names import BUNDLED
 
 analysis = typer.Typer()
 
@@ -27,12 +39,13 @@ Given = Annotated[
     "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
 )
 def score(
-    model: ModelName = BUNDLED,
+    model: ModelName = "attn-only-2l",
     prompts: Annotated[int, typer.Option(help="How many prompts.")] = 16,
-    period: Annotated[int, typer.Option(help="Tokens of the repeated block.")] = 50,
+    period: Period = None,
     repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
     gap: Annotated[int, typer.Option(help="Other tokens between two copies.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    bos: Bos = True,
     scores: Annotated[
         str, typer.Option(help="Names separated by commas, module:name for one of your own; all by default.")
     ] = "",
@@ -40,6 +53,9 @@ def score(
         Path | None, typer.Option(help="Score on this text file, not on random tokens (--period, --repeats, --gap).")
     ] = None,
     length: Annotated[int | None, typer.Option(help="With --text: longest prompt in tokens.")] = None,
+    beyond_context: Annotated[
+        bool, typer.Option("--beyond-context", help="Allow prompts longer than the model's context (rotary positions).")
+    ] = False,
     top: Annotated[int, typer.Option(help="Heads in the second table.")] = 8,
     chance: Annotated[bool, typer.Option(help="Test heads against prompts without repeats.")] = True,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
@@ -66,10 +82,12 @@ def score(
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
     content = None if text is None else read_text(text)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    how: dict[str, Any] = {"n_prompts": prompts, "bos": "model" if bos else None, "beyond_context": beyond_context}
     if content is None:
-        chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, n_repeats=repeats, gap=gap, seed=seed)
+        block = {"n_repeats": repeats, "gap": gap, "distinct": chance and prompts > 1}
+        chosen = repeated_tokens(loaded, period=period, seed=seed, **block, **how)
     else:
-        chosen = text_prompts(loaded, content, n_prompts=prompts, length=length)
+        chosen = text_prompts(loaded, content, length=length, **how)
     tested = chance and len(chosen) > 1
     say("")
     found = score_heads(
@@ -87,10 +105,11 @@ def score(
     "[bold]induction-lab circuit gpt2 --format json > gpt2.json[/bold]"
 )
 def circuit(
-    model: ModelName = BUNDLED,
+    model: ModelName = "attn-only-2l",
     prompts: Annotated[int, typer.Option(help="How many prompts to see by where heads look.")] = 16,
-    period: Annotated[int, typer.Option(help="Tokens of the repeated block, and the distance to read at.")] = 50,
+    period: Period = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    bos: Bos = True,
     top: Annotated[int, typer.Option(help="Edges to list and draw.")] = 8,
     figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
     device: Device = None,
@@ -107,7 +126,7 @@ def circuit(
     from induction_lab.models.loading import load_model
 
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
-    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
+    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")
     found = find_circuit(loaded, chosen, n=top, progress=sys.stderr.isatty())
     place = out / f"{stem(found.model)}_circuit"
@@ -120,10 +139,11 @@ def circuit(
     "[bold]induction-lab explain gpt2 --format json > gpt2.json[/bold]"
 )
 def explain(
-    model: ModelName = BUNDLED,
+    model: ModelName = "attn-only-2l",
     prompts: Annotated[int, typer.Option(help="How many prompts; the time grows with them.")] = 8,
-    period: Annotated[int, typer.Option(help="Tokens of the block, which is written twice.")] = 50,
+    period: Period = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens and the random sets of heads.")] = 0,
+    bos: Bos = True,
     random_sets: Annotated[int, typer.Option("--random", help="Random sets to compare the circuit with.")] = 10,
     figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
     device: Device = None,
@@ -151,7 +171,7 @@ def explain(
     if random_sets < 0:
         raise ValueError(f"--random must not be negative, got {random_sets}.")
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
-    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed)
+    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")
     place = out / f"{stem(loaded.name)}_explained"
     sweep = place.with_name(f"{place.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
@@ -161,7 +181,7 @@ def explain(
 
 
 @analysis.command(
-    epilog="Examples:  [bold]induction-lab plot results/induction-2l.csv[/bold]   ·   "
+    epilog="Examples:  [bold]induction-lab plot results/attn-only-2l.csv[/bold]   ·   "
     "[bold]induction-lab plot results/gpt2.parquet --score prefix_matching -o prefix.svg[/bold]"
 )
 def plot(

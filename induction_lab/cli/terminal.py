@@ -18,8 +18,7 @@ from induction_lab.circuits.search import InductionCircuit
 from induction_lab.circuits.verdicts import VERDICTS
 from induction_lab.development.phase_change import Rise, onset, rise
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.models.names import NAMED
-from induction_lab.models.store import is_here
+from induction_lab.models.store import NAMED, is_here
 from induction_lab.results.heads import LOOKS, Head
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.scores.chance import fewest_prompts
@@ -32,13 +31,22 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
     """What the model does on the prompts, the best three heads of each score, the best `top` induction heads."""
     out = Console(highlight=False)
     out.print(_behaviour(scores))
-    out.print(_head_count(scores) + "\n")
+    out.print(_head_count(scores))
+    show_prompts(scores.provenance)
+    out.print()
     out.print(_ranking(scores))
     for name, reason in scores.provenance.get("left_out", {}).items():
         out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
     if "prefix_matching" in scores.scores and top > 0:
         out.print()
         out.print(_induction_heads(scores, top))
+
+
+def show_prompts(provenance: dict[str, Any]) -> None:
+    """What stands in front of each prompt, and how prompts differ from the usual; nothing of files of before."""
+    for what, name in (("in front of each prompt", "in_front"), ("prompts", "note")):
+        if provenance.get(name):
+            Console(highlight=False).print(f"[dim]{what}: {escape(provenance[name])}[/dim]")
 
 
 def show_circuit(circuit: InductionCircuit) -> None:
@@ -53,6 +61,7 @@ def show_circuit(circuit: InductionCircuit) -> None:
     if not len(likely):
         verdict = f"no induction circuit shows: the nearest to one is {edge}."
     out.print(f"[bold]{escape(circuit.model)}[/bold], {count} heads: {verdict}")
+    show_prompts(circuit.provenance)
     out.print(
         f"Composition above random matrices, which score {circuit.baseline:.4f} ± {circuit.baseline_error:.4f}.\n"
     )
@@ -78,8 +87,10 @@ def show_explanation(explanation: Explanation) -> None:
     out.print(
         f"[bold]{escape(explanation.model)}[/bold], {count} heads: loss {behaviour['first_copy']:.2f} nats on the "
         f"first copy, [bold]{behaviour['second_copy']:.2f}[/bold] on the second; there {behaviour['no_heads']:.2f} "
-        "with all heads mean-ablated.\n"
+        "with all heads mean-ablated."
     )
+    show_prompts(explanation.provenance)
+    out.print()
     columns = ("verdict", "ablated, nats", "path to keys", "previous", "prefix", "writes")
     table = _table("head", *columns, right=columns[1:])
     shown: Any = explanation.heads.loc[explanation.heads["verdict"] != "bystander"]

@@ -1,12 +1,12 @@
 """Where tokens of a prompt occurred before.
 
 With `x` a prompt and position 0 its BOS, the earlier occurrences of a query `t` are the `s` with `1 <= s < t` and
-`x_s = x_t`.
+`x_s = x_t`. Of prompts without BOS (`Prompts.has_bos`) position 0 is an occurrence like the others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -23,9 +23,9 @@ IDEAL_PATTERNS = ("previous_token", "induction")
 def occurrences(
     prompts: Prompts,
 ) -> tuple[Int[Tensor, " match"], Int[Tensor, " match"], Int[Tensor, " match"], Bool[Tensor, " match"]]:
-    """All (prompt, query t, earlier occurrence s) with `1 <= s < t`, and whether `s` is the latest; no padding."""
+    """All (prompt, query t, earlier occurrence s), BOS and padding left out, and whether `s` is the latest."""
     tokens, real = prompts.tokens.cpu(), prompts.real
-    real[:, 0] = False
+    real[:, : prompts.first] = False
     prompt, position = real.nonzero(as_tuple=True)
     _, kind = torch.unique(tokens[real], return_inverse=True)
     group = prompt * (int(kind.max()) + 1 if len(kind) else 1) + kind
@@ -44,22 +44,27 @@ def occurrences(
     return tuple(torch.cat(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def ideal_pattern(tokens: Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor, "prompt query key"]:
+def ideal_pattern(prompts: Prompts | Int[Tensor, "prompt pos"], kind: str) -> Float[Tensor, "prompt query key"]:
     """Where a perfect previous-token or induction head attends; rows sum to 1.
+
+    Args:
+        prompts: Prompts, or tokens with BOS first.
+        kind: `previous_token` or `induction`.
 
     Raises:
         ValueError: If `kind` is another.
     """
     if kind not in IDEAL_PATTERNS:
         raise ValueError(f"An ideal pattern is one of {', '.join(IDEAL_PATTERNS)}, got {kind!r}.")
-    n_prompts, n_pos = tokens.shape
-    pattern = torch.zeros(n_prompts, n_pos, n_pos)
+    prompts = Prompts(prompts) if isinstance(prompts, Tensor) else replace(prompts, lengths=None)
+    n_prompts, n_pos = prompts.tokens.shape
+    pattern = torch.zeros(n_prompts, n_pos, n_pos, dtype=torch.float32)
     if kind == "previous_token":
         pattern.diagonal(-1, dim1=1, dim2=2)[:, 1:] = 1.0
     else:
-        prompt, query, earlier, _ = occurrences(Prompts(tokens))
+        prompt, query, earlier, _ = occurrences(prompts)
         pattern[prompt, query, earlier + 1] = 1.0
-    pattern[:, :, 0] += pattern.sum(-1) == 0  # rest on BOS
+    pattern[:, :, 0] += pattern.sum(-1) == 0  # rest on BOS, or on what stands in its place
     return pattern / pattern.sum(-1, keepdim=True)
 
 
@@ -96,7 +101,7 @@ class Recurrences:
 
     @cached_property
     def queries(self) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
-        """(prompt, position) of every token but BOS; no padding."""
+        """(prompt, position) of every token but the first, which can look at itself alone; no padding."""
         real = self.prompts.real
         real[:, 0] = False
         prompt, query = real.nonzero(as_tuple=True)
@@ -104,7 +109,7 @@ class Recurrences:
 
     @cached_property
     def unseen(self) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
-        """(prompt, position) of every token but BOS that did not occur before."""
+        """(prompt, position) of every token but the first that did not occur before."""
         real = self.prompts.real
         real[:, 0] = False
         real[self.matches[:2]] = False

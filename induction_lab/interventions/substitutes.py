@@ -235,7 +235,7 @@ class IdealPattern(Method):
 
     def on(self, rows: slice) -> Substitute:
         """The ideal pattern on the batch's tokens."""
-        return OtherPattern(ideal_pattern(self.prompts[rows].tokens, self.kind).to(self.runs.model.device))
+        return OtherPattern(ideal_pattern(self.prompts[rows], self.kind).to(self.runs.model.device))
 
 
 class IdealPreviousToken(IdealPattern):

@@ -18,7 +18,10 @@ Component = Literal["q", "k", "v"]
 
 
 class Shape(NamedTuple):
-    """How many of each there are, and how wide; `n_ctx` is None where nothing bounds the length of a prompt."""
+    """How many of each there are, and how wide; `n_ctx` is None where nothing bounds the length of a prompt.
+
+    `bos_is` says what `bos_token_id` is: `BOS`, `end-of-text` where there is no BOS, empty where there is neither.
+    """
 
     n_layers: int
     n_heads: int
@@ -28,6 +31,8 @@ class Shape(NamedTuple):
     d_vocab: int
     n_ctx: int | None
     bos_token_id: int
+    bos_is: str = "BOS"
+    pad_token_id: int | None = None
 
 
 class Anatomy(ABC):

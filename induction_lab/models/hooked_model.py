@@ -36,7 +36,9 @@ class HookedModel:
         n_layers, n_heads, n_kv_heads: Layers; query heads and key-value heads of each.
         d_model, d_head, d_vocab: Widths of the residual stream and of a head; number of tokens.
         n_ctx: Longest prompt, or None where nothing bounds it.
-        bos_token_id: What every prompt begins with: the model's BOS, else its end-of-text token.
+        bos_token_id: What every prompt begins with: the model's BOS, else its end-of-text token, else token 0.
+        bos_is: Which of them that is: `BOS`, `end-of-text` or empty.
+        pad_token_id: What stands for no token in batches, or None where there is none.
 
     Raises:
         ValueError: If the network is no causal language model.
@@ -59,7 +61,8 @@ class HookedModel:
         self.name, shape = self.anatomy.name, self.anatomy.shape
         self.n_layers, self.n_heads, self.n_kv_heads = shape.n_layers, shape.n_heads, shape.n_kv_heads
         self.d_model, self.d_head, self.d_vocab = shape.d_model, shape.d_head, shape.d_vocab
-        self.n_ctx, self.bos_token_id = shape.n_ctx, shape.bos_token_id
+        self.n_ctx, self.bos_token_id, self.bos_is = shape.n_ctx, shape.bos_token_id, shape.bos_is
+        self.pad_token_id = shape.pad_token_id
         _check_causal(self)
 
     @property
@@ -76,6 +79,11 @@ class HookedModel:
     def wide(self) -> torch.dtype:
         """In what to add things up: float32, or the parameters' own type if that is wider."""
         return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether positions beyond the context mean something: rotations that are computed, not vectors of a table."""
+        return self.anatomy.is_rotary and self.anatomy.goes_through_interface
 
     @property
     def hooked(self) -> Any:

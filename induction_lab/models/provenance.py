@@ -25,6 +25,8 @@ def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str]
         "tokenizer_sha256": model.tokenizer_sha256,
         "prompts": about_prompts(prompts),
         "bos_token_id": model.bos_token_id,
+        "in_front": in_front(model, prompts),
+        "note": prompts.note,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "attention_path": "engine" if model.anatomy.goes_through_interface else "hooks",
@@ -51,6 +53,18 @@ def about_prompts(prompts: Prompts) -> dict[str, Any]:
     if prompts.lengths is not None:
         facts["lengths_sha256"] = hashlib.sha256(str(prompts.lengths.tolist()).encode()).hexdigest()
     return facts
+
+
+def in_front(model: HookedModel, prompts: Prompts) -> str:
+    """What stands at the beginning of every prompt, in words."""
+    first = ", ".join(map(str, sorted(set(prompts.tokens[:, 0].tolist()))[:4]))
+    if not prompts.has_bos:
+        return "nothing: position 0 holds a token like the others"
+    if first != str(model.bos_token_id):
+        return f"token {first}"
+    if not model.bos_is:
+        return f"token {first}, though the model knows neither BOS nor end-of-text: measure without by bos=None"
+    return f"{model.bos_is} (token {first})"
 
 
 def fingerprint(model: HookedModel, prompts: Prompts) -> str:

@@ -176,16 +176,19 @@ def _shape(config: Any, tokenizer: Any | None) -> Shape:
         d_head=getattr(config, "head_dim", None) or d_model // n_heads,
         d_vocab=config.vocab_size,
         n_ctx=int(n_ctx) if n_ctx else None,
-        bos_token_id=_bos(config, tokenizer),
+        **_special(config, tokenizer),
     )
 
 
-def _bos(config: Any, tokenizer: Any | None) -> int:
-    """What prompts begin with: the first of BOS and end-of-text that the vocabulary holds, else 0."""
-    candidates = [getattr(config, "bos_token_id", None), getattr(tokenizer, "bos_token_id", None)]
-    candidates += [getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)]
-    for candidate in candidates:
-        candidate = candidate[0] if isinstance(candidate, list) and candidate else candidate
-        if isinstance(candidate, int) and 0 <= candidate < config.vocab_size:
-            return candidate
-    return 0
+def _special(config: Any, tokenizer: Any | None) -> dict[str, Any]:
+    """What prompts begin with, the first of BOS and end-of-text that the vocabulary holds, else 0; and the padding."""
+
+    def first_of(*names: str) -> int | None:
+        candidates = [getattr(holder, name, None) for name in names for holder in (config, tokenizer)]
+        candidates = [each[0] if isinstance(each, list) and each else each for each in candidates]
+        return next((each for each in candidates if isinstance(each, int) and 0 <= each < config.vocab_size), None)
+
+    bos, end, pad = first_of("bos_token_id"), first_of("eos_token_id"), getattr(tokenizer, "pad_token_id", None)
+    kind = "BOS" if bos is not None else "end-of-text" if end is not None else ""
+    front = bos if bos is not None else end if end is not None else 0
+    return {"bos_token_id": front, "bos_is": kind, "pad_token_id": first_of("pad_token_id") if pad is None else pad}

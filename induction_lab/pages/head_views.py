@@ -83,15 +83,20 @@ def head_views(
 
 
 def token_names(model: HookedModel, prompts: Prompts) -> list[str]:
-    """The first prompt's tokens as text, `BOS` for the first; token ids where the model has no tokenizer."""
+    """The first prompt's tokens as text, `BOS` for that; token ids where the model has no tokenizer."""
     ids = prompts.tokens[0, : prompts.real_lengths[0]].tolist()
-    if model.tokenizer is None:
-        return ["BOS", *map(str, ids[1:])]
-    return ["BOS", *(_name(model.tokenizer, token) for token in ids[1:])]
+    names = [str(token) if model.tokenizer is None else _name(model.tokenizer, token) for token in ids]
+    return ["BOS", *names[1:]] if prompts.has_bos and model.bos_is else names
 
 
 def _name(tokenizer: Any, token: int) -> str:
-    text, piece = tokenizer.decode([token]), str(tokenizer.convert_ids_to_tokens(token))
+    try:
+        text, piece = tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token)
+    except Exception:  # whatever a tokenizer trips over, the number is known
+        return str(token)
+    if piece is None:  # the model has more logits than its tokenizer tokens
+        return str(token)
+    piece = str(piece)
     if "\ufffd" in text or not text:  # part of a character
         return f"⟨{piece}⟩"
     return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text

@@ -8,7 +8,8 @@ from typing import Any
 
 from induction_lab.circuits.explaining import explain
 from induction_lab.circuits.explanation import Explanation
-from induction_lab.data.prompts import ordinary_tokens, repeated_tokens
+from induction_lab.data.prompts import repeated_tokens
+from induction_lab.data.vocabulary import default_period
 from induction_lab.development.following import follow_training
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.models.hooked_model import HookedModel
@@ -21,7 +22,6 @@ from induction_lab.scores.score import Score
 from induction_lab.training.checkpoints import Checkpoints
 
 Shown = HookedModel | Checkpoints
-PERIOD = 50
 
 
 def write_report(
@@ -47,8 +47,8 @@ def write_report(
     >>> write_report([load_model("gpt2"), Run("runs/minute")], "both.html")             # doctest: +SKIP
 
     Args:
-        models: Models; or training (`Run`, `Revisions`, `CheckpointFolder`), of which the last checkpoint is shown and
-            all the others with a slider.
+        models: Models; or training runs (`Run`, `Revisions`), of which the last checkpoint is shown and all the others
+            with a slider.
         path: The file, `.html`. Nothing else is needed to open it.
         period: Tokens of the repeated block that heads are scored on; by default 50, fewer where a model has no room.
         n_prompts: How many prompts of such blocks the scores are means over.
@@ -78,7 +78,8 @@ def write_report(
     explained, followed = dict(explanations or {}), dict(trajectories or {})
     _check_names(several, {"an explanation": explained, "a trajectory": followed})
     loaded = [_last(shown) for shown in several]
-    period = min(_room(model) for model in loaded) if period is None else period
+    if period is None:
+        period = min(default_period(model, distinct=n_prompts > 1)[0] for model in loaded)
     plan = ReportPlan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate, tuple(scores))
     subjects = []
     for shown, model, label in zip(several, loaded, labels(several), strict=True):
@@ -121,12 +122,6 @@ def _last(shown: Shown) -> HookedModel:
     if not shown.steps:
         raise ValueError(f"{shown.name} has no checkpoint yet.")
     return shown.model(max(shown.steps))
-
-
-def _room(model: HookedModel) -> int:
-    """The model's default period: 50 tokens, or as many as its context and its vocabulary allow to repeat."""
-    tokens = len(ordinary_tokens(model))
-    return max(1, min(PERIOD, tokens, PERIOD if model.n_ctx is None else (model.n_ctx - 1) // 2))
 
 
 def _check_names(models: Sequence[Shown], given: Mapping[str, Mapping[str, Any]]) -> None:

@@ -245,7 +245,7 @@ def _short_prompts(
 
 def _ablated(model: HookedModel, heads: Sequence[Head], plan: ReportPlan) -> Effects:
     """The effect on the loss of ablating each head by itself, on a few prompts."""
-    few = {"period": plan.period}
+    few: dict[str, Any] = {"period": plan.period}
     prompts = repeated_tokens(model, n_prompts=min(ABLATION_PROMPTS, plan.n_prompts), seed=plan.seed, **few)
     others = repeated_tokens(model, n_prompts=REFERENCE_PROMPTS, seed=plan.seed + 1, **few)
     return ablation_sweep(model, prompts, heads=[str(head) for head in heads], reference=others)

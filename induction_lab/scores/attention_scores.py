@@ -1,8 +1,8 @@
 """The scores that are attention to keys known from the tokens.
 
 With `x` a prompt and position 0 its BOS, the earlier occurrences of a query `t` are the `s` with `1 <= s < t` and
-`x_s = x_t`. Each score is the attention from `t` to a set of keys, summed over the keys, averaged over the queries that
-have any, then over prompts:
+`x_s = x_t`; of prompts without BOS position 0 is a token like the others. Each score is the attention from `t` to a set
+of keys, summed over the keys, averaged over the queries that have any, then over prompts:
 
     prefix_matching   s + 1 for every s      the tokens that followed         (Olsson et al. 2022)
     induction_stripe  s + 1, the latest s    the token that followed last     (Nanda's mosaic)
@@ -65,12 +65,12 @@ class PreviousToken(AttentionScore):
     """Attention to the token before."""
 
     name, source = "previous_token", ELHAGE
-    meaning = "Attention to the token before, from the third position on."
+    meaning = "Attention to the token before, where that is not BOS."
 
     def pairs_of(self, seen: Recurrences) -> Pairs:
-        """`t - 1`, for `t >= 2`."""
+        """`t - 1`, for `t >= 2`; without BOS for `t >= 1`."""
         prompt, query = seen.queries
-        second = query >= 2
+        second = query >= 1 + seen.prompts.first
         return prompt[second], query[second], query[second] - 1
 
 
@@ -86,12 +86,12 @@ class DuplicateToken(AttentionScore):
 
 
 class Resting(AttentionScore):
-    """Attention to BOS from tokens that did not occur before."""
+    """Attention to the first position from tokens that did not occur before."""
 
     name, source = "resting", ELHAGE
     meaning = (
-        "Attention to the first position (BOS) from tokens that did not occur before: where a head rests that finds "
-        "nothing to copy."
+        "Attention to the first position, which BOS holds where prompts have one, from tokens that did not occur "
+        "before: where a head rests that finds nothing to copy."
     )
 
     def pairs_of(self, seen: Recurrences) -> Pairs:
@@ -122,9 +122,9 @@ class AntiInduction(AttentionScore):
     )
 
     def pairs_of(self, seen: Recurrences) -> Pairs:
-        """`s - 1` for every `s > 1`."""
+        """`s - 1` for every `s > 1`; without BOS `s > 0`."""
         prompt, query, earlier = seen.matches
-        before = earlier >= 2
+        before = earlier > seen.prompts.first
         return prompt[before], query[before], earlier[before] - 1
 
 
@@ -191,7 +191,7 @@ class Targets:
 
 
 def attention_targets(
-    tokens: Int[Tensor, "prompt pos"],
+    tokens: Prompts | Int[Tensor, "prompt pos"],
     scores: Sequence[str] = ATTENTION_SCORES,
     *,
     lengths: Int[Tensor, " prompt"] | None = None,
@@ -199,7 +199,7 @@ def attention_targets(
     """The pairs that `scores` read on these tokens.
 
     Args:
-        tokens: Prompts; position 0 is BOS.
+        tokens: `Prompts`, or tokens with BOS first.
         scores: Names from `ATTENTION_SCORES`.
         lengths: Real tokens of each prompt; what follows is padding and never read.
 
@@ -209,8 +209,9 @@ def attention_targets(
     unknown = [name for name in scores if name not in BY_NAME]
     if unknown:
         raise ValueError(f"Unknown attention scores {unknown}; there are {', '.join(ATTENTION_SCORES)}.")
-    seen = Recurrences(Prompts(tokens, lengths))
-    return Targets.of({name: BY_NAME[name].pairs_of(seen) for name in scores}, *tokens.shape)
+    prompts = tokens if isinstance(tokens, Prompts) else Prompts(tokens, lengths)
+    seen = Recurrences(prompts)
+    return Targets.of({name: BY_NAME[name].pairs_of(seen) for name in scores}, *prompts.tokens.shape)
 
 
 def _reads(pair: Tensor, prompt: Tensor, query: Tensor, key: Tensor, *, n_prompts: int, n_pos: int) -> Reads:

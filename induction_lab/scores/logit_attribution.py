@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
-from induction_lab.data.occurrences import Recurrences, copyable
+from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.head_outputs import heads_along
 from induction_lab.internals.reading import StreamEnd
@@ -59,7 +59,7 @@ class _OnCopies:
 
     def __init__(self, model: HookedModel, batch: Prompts) -> None:
         self.model, self.n_prompts = model, len(batch)
-        prompt, query = copyable(batch.tokens, batch.lengths).nonzero(as_tuple=True)
+        prompt, query = Recurrences(batch).copyable.nonzero(as_tuple=True)
         answer = batch.tokens[prompt, query + 1]
         self.prompt, self.query, answer = (x.to(model.device) for x in (prompt, query, answer))
         self.norm = final_norm(model)

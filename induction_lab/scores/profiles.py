@@ -25,7 +25,7 @@ PLACES = {
     "followed": "the token that followed its earlier occurrence",
     "previous": "the token before",
     "duplicate": "its own earlier occurrence",
-    "first": "the first position (BOS)",
+    "first": "the first position",
     "itself": "itself",
 }
 TOKENS_A_BATCH = 4096
@@ -53,7 +53,7 @@ def attention_profiles(model: HookedModel, prompts: PromptsLike, *, lags: Sequen
 
     Args:
         model: Any supported model.
-        prompts: `Prompts`, tokens with BOS first, or text.
+        prompts: `Prompts`, tokens or text.
         lags: Distances from the earlier occurrence.
 
     Raises:
@@ -114,8 +114,8 @@ def _add_attention(
 
 def _pairs(seen: Recurrences, lags: Sequence[int]) -> tuple[dict[str, Pairs], list[Pairs]]:
     """(prompt, query, key) of each of `PLACES`, and of each lag."""
-    (prompt, query, earlier), (rows, at) = seen.latest, seen.queries
-    later = at >= 2  # the token before the second one is BOS
+    (prompt, query, earlier), (rows, at), first = seen.latest, seen.queries, seen.prompts.first
+    later = at >= 1 + first  # the token before the second one is BOS
     places = {
         "followed": (prompt, query, earlier + 1),
         "previous": (rows[later], at[later], at[later] - 1),
@@ -126,6 +126,6 @@ def _pairs(seen: Recurrences, lags: Sequence[int]) -> tuple[dict[str, Pairs], li
     around = []
     for lag in lags:
         key = earlier + lag
-        keep = (key >= 1) & (key <= query)
+        keep = (key >= first) & (key <= query)
         around.append((prompt[keep], query[keep], key[keep]))
     return places, around

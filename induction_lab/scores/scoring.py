@@ -55,7 +55,7 @@ def score_heads(
 
     Args:
         model: Any causal model.
-        prompts: `Prompts`, tokens `[prompt, pos]` with BOS first, or text; `repeated_tokens(model)` by default.
+        prompts: `Prompts`, tokens, text or chat messages, see `as_prompts`; `repeated_tokens(model)` by default.
         scores: Names from `SCORES`, and scores of your own (`Score`, or `module:name` where one stands); by default all
             that the model and the prompts allow, the others being named with the reason in `provenance["left_out"]`.
         batch_size: Prompts at a time; by default as many as make 4,096 tokens.
@@ -74,7 +74,7 @@ def score_heads(
         ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts; or if one of
             your own gives what is no score, or changes the model.
     """
-    prompts = repeated_tokens(model) if prompts is None else as_prompts(model, prompts)
+    prompts = repeated_tokens(model, distinct=chance_test) if prompts is None else as_prompts(model, prompts)
     plan = plan_scores(model, prompts, scores, strict=scores is not None, batch_size=batch_size)
     return run_plan(model, plan, chance_test=chance_test, loss=loss, progress=progress)
 
@@ -173,9 +173,10 @@ def _null(model: HookedModel, main: Reading) -> Reading | None:
     }
     if not tested:
         return None
-    length, seed = main.prompts.tokens.shape[1] - 1, (main.prompts.seed or 0) + 1
+    length, seed = main.prompts.tokens.shape[1] - main.prompts.first, (main.prompts.seed or 0) + 1
     try:
-        control = distinct_tokens(model, n_prompts=len(main.prompts), length=length, seed=seed)
+        how = {"bos": main.prompts.bos, "beyond_context": main.prompts.beyond_context}
+        control = distinct_tokens(model, n_prompts=len(main.prompts), length=length, seed=seed, **how)
     except ValueError as error:
         raise ValueError(
             f"The chance test needs prompts of the same length that repeat nothing: {error} "
@@ -201,5 +202,5 @@ def _summarise_losses(losses: list[Tensor], prompts: Prompts) -> tuple[list[floa
     by_position = torch.cat(losses).nanmean(0)
     if prompts.period is None or prompts.n_repeats is None or prompts.period < 2:
         return by_position.tolist(), []
-    masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap)
+    masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap, has_bos=prompts.has_bos)
     return by_position.tolist(), [float(by_position[mask].mean()) for mask in masks]

@@ -39,7 +39,7 @@ def attention_spread(
         addresses    `exp H`, as many evenly read positions as have that entropy; 1 is hard addressing
         evenness     `H / ln(t + 1)`, in [0, 1]
         largest      the largest probability of the row; 1 is hard addressing
-        first        the probability of position 0 (BOS), where heads rest that find nothing
+        first        the probability of position 0 (BOS, as a rule), where heads rest that find nothing
         distance     positions between query and key, weighted by attention, in tokens
         distance_past_first  the same of what does not rest on position 0
 

@@ -108,7 +108,7 @@ class LossesSettings:
         losses = losses_on(model, prompts).double()
         rows = [_loss_row("loss", index, at) for index, at in enumerate(losses.T, 1)]
         if prompts.period is not None and prompts.n_repeats is not None and prompts.period > 1:
-            masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap)
+            masks = copy_masks(prompts.period, prompts.n_repeats, gap=prompts.gap, has_bos=prompts.has_bos)
             rows += [_loss_row("loss_by_copy", copy, losses[:, mask].mean(1)) for copy, mask in enumerate(masks, 1)]
         rows.append(_loss_row("mean_loss", -1, losses.nanmean(1)))
         return pd.DataFrame(rows).assign(uniform=math.log(model.d_vocab))

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
+from induction_lab.data.vocabulary import token_text
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, refuse_changed_outputs, unembedding_readers
@@ -176,5 +177,5 @@ def _stream_scale(model: HookedModel) -> Float[Tensor, " row"]:
 
 
 def _shown(model: HookedModel, source: int, destination: int, out: int) -> str:
-    a, b, c = (repr(model.tokenizer.decode([int(token)]))[1:-1] for token in (source, destination, out))
+    a, b, c = (token_text(model.tokenizer, int(token)) for token in (source, destination, out))
     return f"{a} … {b} → {c}"

@@ -87,7 +87,7 @@ def test_impossible_repeats_are_refused(asked, message):
 
 def test_a_vocabulary_too_small_is_said_so():
     with pytest.raises(ValueError, match="50 distinct tokens are wanted, the vocabulary has 29"):
-        repeated_tokens(vocabulary(d_vocab=30))
+        repeated_tokens(vocabulary(d_vocab=30), period=50)
 
 
 def test_a_prompt_as_long_as_the_context_fits():
@@ -134,7 +134,7 @@ def test_bad_tokens_are_refused(given, message):
         as_prompts(vocabulary(), given)
 
 
-@pytest.mark.parametrize("given", [3, [1, 2], []])
+@pytest.mark.parametrize("given", [3, [1, "a"], []])
 def test_what_is_neither_tokens_nor_text_is_refused(given):
     with pytest.raises((ValueError, TypeError)):
         as_prompts(vocabulary(), given)

@@ -185,7 +185,7 @@ class AttentionOnlyTransformer(HookedRootModule):
         return x if return_type == "hidden" else self.unembed(x)
 
     def _check(self, tokens: Tensor) -> None:
-        if tokens.shape[1] > self.cfg.n_ctx:
+        if tokens.shape[1] > self.cfg.n_ctx and self.cfg.positions != "rotary":
             raise ValueError(f"The prompt has {tokens.shape[1]} tokens, the model's context only {self.cfg.n_ctx}.")
         if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.cfg.d_vocab):
             raise ValueError(
