@@ -4,7 +4,7 @@
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes)
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
-# make bench  the side-by-side comparisons of experiments/benchmarks/, and RESULTS.md of them
+# make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -77,7 +77,7 @@ essay: $(READY)
 
 figures: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
-	$(BIN)/python -m experiments find_induction_heads --model attn-only-2l
+	$(BIN)/python -m experiments find_induction_heads --model induction-2l
 	$(BIN)/python -m experiments find_induction_heads --model smollm2-135m
 	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
 	$(BIN)/python -m experiments report_picture

@@ -98,6 +98,7 @@ from .sweeps import (
     sweep as sweep,
 )
 from .training import (
+    CheckpointFolder as CheckpointFolder,
     Checkpoints as Checkpoints,
     Recipe as Recipe,
     Revisions as Revisions,

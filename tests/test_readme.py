@@ -90,7 +90,7 @@ def test_commands_run(path, monkeypatch, tmp_path):
 
 
 def test_the_demo_prints_what_is_shown(monkeypatch, tmp_path):
-    shown = re.search(r"```text\n(attn-only-2l on 16.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shown = re.search(r"```text\n(induction-2l on 16.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert shown and "$(BIN)/induction-lab score\n" in (ROOT / "Makefile").read_text()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

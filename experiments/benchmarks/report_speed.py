@@ -163,7 +163,7 @@ def in_browser(path: Path, chromium: Path, turns: int) -> list[tuple[str, float,
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="attn-only-2l")
+    parser.add_argument("--model", default="induction-2l")
     parser.add_argument("--page", type=Path, help="a report that is there already: only the browser is timed")
     parser.add_argument("--chromium", type=Path, default=Path("/usr/bin/chromium"))
     parser.add_argument("--turns", type=int, default=15)

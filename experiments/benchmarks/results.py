@@ -1,6 +1,6 @@
 """The tables of all benchmarks on one page, with the machine and the versions that they were measured with.
 
-    python -m experiments results        # writes RESULTS.md beside this file from the .csv files there
+    python -m experiments results        # writes README.md beside this file from the .csv files there
 
 Run by `make bench` after the benchmarks themselves. A table that is missing is named as such.
 """
@@ -21,35 +21,64 @@ from experiments.benchmarks.scaling import PLAIN
 from induction_lab.models.provenance import versions
 
 HERE = Path(__file__).parent
-TABLES = {
-    "speed": "Scoring every head of SmolLM2-135M on one prompt (`score_speed.py`)",
-    "memory": "Peak memory of the same (`score_memory.py`)",
-    "scaling": "Time and memory against context, heads and prompts (`scaling.py`)",
-    "composition": "K-composition of all pairs of heads (`composition_speed.py`)",
-    "circuit": "The likely circuit, in forward passes over the same prompts (`circuit_speed.py`)",
-    "ablation": "Mean-ablating every head by itself (`ablation_speed.py`)",
-    "training": "Training small models (`training_speed.py`)",
-    "looking": "Looking at a checkpoint (`training_speed.py`)",
-    "workers": "Many seeds at once (`training_speed.py`)",
-    "report": "Writing and using the report (`report_speed.py`)",
-    "sweep": "What a cell of a sweep costs beside its measurement (`sweep_overhead.py`)",
-    "gpu_exactness": "The engine on a GPU: every path against float64 (`gpu_engine.py`)",
-    "gpu": "The engine on a GPU: a model of Llama 3 8B's shape (`gpu_engine.py`)",
+SECTIONS = {
+    "Scores": {
+        "speed": "Every head of SmolLM2-135M on one prompt (`score_speed.py`). TransformerLens and transformers' own "
+        "matrices are asked for one score, a diagonal, where the row says so; ours are seven.",
+        "memory": "Peak memory of the same above the loaded model, each row a fresh process (`score_memory.py`). "
+        "At the longest context the matrices of a single layer would not fit.",
+        "scaling": "How both grow with context, heads and prompts (`scaling.py`): each point a fresh process, best of "
+        "three runs. Ways that hold matrices end where they no longer fit.",
+    },
+    "Composition": {
+        "composition": "K-composition of all pairs of heads (`composition_speed.py`). `max_difference` is that between "
+        "the ways' numbers; about half of our time goes to the small QR decompositions before the products.",
+    },
+    "Circuits": {
+        "circuit": "The likely circuit of SmolLM2-135M, in forward passes over the same prompts (`circuit_speed.py`).",
+    },
+    "Ablation": {
+        "ablation": "All heads of SmolLM2-135M, each ablated by its mean over the other prompts (`ablation_speed.py`). "
+        "The floor is what cannot be left out: on average half the layers, and logits at half the positions.",
+    },
+    "Training": {
+        "training": "The same rotary model in float32, paired rounds (`training_speed.py`); `speed_up` is that of ours "
+        "over the row's way.",
+        "looking": "What looking at a checkpoint costs beside the training until the next one, in seconds.",
+        "workers": "Several seeds by two processes instead of one. On a GPU seeds are stacked instead.",
+    },
+    "The report": {
+        "report": "Writing the page of SmolLM2-135M beside its computations alone, and using it: milliseconds from "
+        "event to frame in headless Chromium (`report_speed.py`).",
+    },
+    "Sweeps": {
+        "sweep": "What a sweep adds to a cell's own work, with a measurement that does nothing (`sweep_overhead.py`).",
+    },
+    "On a GPU": {
+        "gpu_exactness": "Every path of the engine against float64 (`gpu_engine.py`).",
+        "gpu": "A model of Llama 3 8B's shape (`gpu_engine.py`).",
+    },
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    parts = ["# Benchmarks, side by side", machine()]
-    for name, title in TABLES.items():
-        path = HERE / f"{name}.csv"
-        table = pd.read_csv(path) if path.is_file() else None
-        if table is not None and name == "scaling":
-            table = ways_beside_each_other(table)
-        parts += [f"## {title}", "Not measured here." if table is None else as_markdown(table)]
-        picture = path.with_suffix(".png")
-        parts += [f"![{title}]({picture.name})"] if picture.is_file() else []
-    (HERE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+    parts = ["# Timings beside what people use today", machine()]
+    for heading, tables in SECTIONS.items():
+        parts.append(f"## {heading}")
+        for name, words in tables.items():
+            parts += [words, *shown(HERE / f"{name}.csv")]
+    (HERE / "README.md").write_text("\n\n".join(parts) + "\n")
+
+
+def shown(path: Path) -> list[str]:
+    """A table and the picture beside it, if there is one."""
+    if not path.is_file():
+        return ["Not measured here."]
+    table = pd.read_csv(path)
+    table = ways_beside_each_other(table) if path.stem == "scaling" else table
+    picture = path.with_suffix(".png")
+    return [as_markdown(table), *([f"![{path.stem}]({picture.name})"] if picture.is_file() else [])]
 
 
 def machine() -> str:
@@ -60,7 +89,8 @@ def machine() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     of = ", ".join(f"{package} {version}" for package, version in versions().items())
     return (
-        f"Each table as its script last wrote it; `make bench` runs all of them. This page was put together on "
+        "`make bench` runs every script of this folder (`python -m experiments NAME`: one of them); each table is as "
+        "its script last wrote it. This page was put together on "
         f"{os.cpu_count()} cores of {name}, {gpu}; {of}. The cores are shared and noisy, so ways are compared as "
         "ratios of paired runs (median, lowest, highest), never as seconds of different runs."
     )

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 def one(executor: str, cells: int) -> dict[str, float]:
     """One sweep: milliseconds a cell, and megabytes after a tenth and at the end."""
     plan = {
-        "models": ["attn-only-2l"],
+        "models": ["induction-2l"],
         "prompts": {"short": {"period": 2, "n_prompts": 1}},
         "measurements": {"nothing": {"kind": "function", "function": "sweep_overhead:nothing"}},
         "seeds": list(range(cells)),

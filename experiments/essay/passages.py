@@ -7,7 +7,6 @@ several lengths are filled up on the right with BOS, which nothing before it can
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import re
 import tomllib
@@ -101,12 +100,6 @@ def same_layers(
 def group_size(model: HookedModel, most: int) -> int:
     """How many heads to take together: `most`, or half of a small model's, so that others are left to compare with."""
     return min(most, model.n_layers * model.n_heads // 2)
-
-
-def mean_and_error(values: Float[Tensor, " item"]) -> tuple[float, float]:
-    """Mean and its standard error over items; the error of one item is NaN."""
-    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else math.nan
-    return float(values.mean()), error
 
 
 def read_data(path: Path) -> dict[str, Any]:

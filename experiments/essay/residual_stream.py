@@ -311,7 +311,7 @@ def draw_bars(ax: Axes, rows: Any, most: int) -> None:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
-    parser.add_argument("--model", nargs="+", default=["attn-only-2l", "smollm2-135m"], help="causal models")
+    parser.add_argument("--model", nargs="+", default=["induction-2l", "smollm2-135m"], help="causal models")
     parser.add_argument("--prompts", type=int, default=8, help="of repeated random tokens")
     parser.add_argument("--seed", type=int, default=0, help="which heads are the controls")
     args = parser.parse_args(argv)

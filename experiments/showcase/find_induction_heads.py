@@ -58,7 +58,7 @@ def labels(model: HookedModel, prompts: Prompts) -> list[str]:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
-    parser.add_argument("--model", default="attn-only-2l")
+    parser.add_argument("--model", default="induction-2l")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--period", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)

@@ -78,7 +78,7 @@ def subjects(names: Sequence[str], *, seeds: int = 3, n_prompts: int = 16) -> tu
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """What every script on these subjects can be told."""
     parser = common_arguments(description)
-    parser.add_argument("--models", nargs="*", default=["attn-only-2l", "smollm2-135m"], help="besides the small ones")
+    parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
     parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
     return parser
 

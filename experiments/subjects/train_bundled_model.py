@@ -1,4 +1,4 @@
-"""Train the bundled model, attn-only-2l: two attention layers that learn to copy repeated tokens.
+"""Train the bundled model, induction-2l: two attention layers that learn to copy repeated tokens.
 
     python -m experiments train_bundled_model
 
@@ -16,7 +16,7 @@ The committed weights were trained before loss and norms were computed by the ke
 otherwise and gives another model, which has to pass the same checks.
 
 Writes model.safetensors, config.json and training.json (every 50 steps: loss and scores) to
-induction_lab/models/weights/attn-only-2l. About 6 minutes on 2 CPU cores.
+induction_lab/models/weights/induction-2l. About 6 minutes on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from induction_lab import HookedModel, repeated_tokens, score_heads
 from induction_lab.data.token_streams import TiledBlocks
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.names import BUNDLED
 from induction_lab.training.trainer import TrainingPlan, train
 
 CONFIG = AttentionOnlyConfig(n_layers=2, n_heads=4, d_model=64, d_head=32, d_vocab=256, n_ctx=128, positions="rotary")
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     network = AttentionOnlyTransformer(CONFIG, seed=args.seed)
     plan = TrainingPlan(steps=args.steps)
     history = train(network, DATA, plan, seed=args.seed, look=look, progress=not args.quiet)
-    checks = examine(HookedModel(network.eval(), name="attn-only-2l"))
+    checks = examine(HookedModel(network.eval(), name=BUNDLED))
     for name, (value, ok) in checks.items():
         print(f"{'ok  ' if ok else 'FAIL'} {name}: {value:.3f}")
     if not all(ok for _, ok in checks.values()) and not args.keep_failed:
@@ -78,7 +79,7 @@ def examine(model: HookedModel) -> dict[str, tuple[float, bool]]:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = ROOT / "induction_lab" / "models" / "weights" / "attn-only-2l"
+    default = ROOT / "induction_lab" / "models" / "weights" / BUNDLED
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--out", type=Path, default=default, help="folder to write (default: the package's own)")

@@ -86,7 +86,7 @@ def find_circuit(
     """Find the `n` strongest edges from previous-token heads to the keys of induction heads.
 
     >>> find_circuit(load_model())                                        # doctest: +SKIP
-    InductionCircuit('attn-only-2l', 16 edges, best L0H3 > L1H3)
+    InductionCircuit('induction-2l', 16 edges, best L0H3 > L1H3)
 
     Args:
         model: Any whose weights TransformerLens gives by head.

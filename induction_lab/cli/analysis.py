@@ -24,6 +24,7 @@ from induction_lab.cli.shared import (
     stem,
 )
 from induction_lab.data.text_files import read_text
+from induction_lab.models.names import BUNDLED
 
 analysis = typer.Typer()
 
@@ -39,7 +40,7 @@ Given = Annotated[
     "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
 )
 def score(
-    model: ModelName = "attn-only-2l",
+    model: ModelName = BUNDLED,
     prompts: Annotated[int, typer.Option(help="How many prompts.")] = 16,
     period: Period = None,
     repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
@@ -105,7 +106,7 @@ def score(
     "[bold]induction-lab circuit gpt2 --format json > gpt2.json[/bold]"
 )
 def circuit(
-    model: ModelName = "attn-only-2l",
+    model: ModelName = BUNDLED,
     prompts: Annotated[int, typer.Option(help="How many prompts to see by where heads look.")] = 16,
     period: Period = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
@@ -139,7 +140,7 @@ def circuit(
     "[bold]induction-lab explain gpt2 --format json > gpt2.json[/bold]"
 )
 def explain(
-    model: ModelName = "attn-only-2l",
+    model: ModelName = BUNDLED,
     prompts: Annotated[int, typer.Option(help="How many prompts; the time grows with them.")] = 8,
     period: Period = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens and the random sets of heads.")] = 0,
@@ -181,7 +182,7 @@ def explain(
 
 
 @analysis.command(
-    epilog="Examples:  [bold]induction-lab plot results/attn-only-2l.csv[/bold]   ·   "
+    epilog="Examples:  [bold]induction-lab plot results/induction-2l.csv[/bold]   ·   "
     "[bold]induction-lab plot results/gpt2.parquet --score prefix_matching -o prefix.svg[/bold]"
 )
 def plot(

@@ -22,7 +22,8 @@ def get(model: Annotated[str, typer.Argument(help="A name from `induction-lab mo
     """Bring a named model into the cache, once."""
     from induction_lab.cli.terminal import show_line
     from induction_lab.models.bringing import get as bring
-    from induction_lab.models.store import NAMED, is_here
+    from induction_lab.models.names import NAMED
+    from induction_lab.models.store import is_here
 
     if model in NAMED and is_here(model):
         show_line(f"{model} is here already.")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, Revision, say, whole_numbers
+from induction_lab.cli.shared import Device, Dtype, Revision, Spread, Stage, Steps, say, whole_numbers
 from induction_lab.data.text_files import read_text
+from induction_lab.models.names import BUNDLED
 
 reporting = typer.Typer()
 
@@ -26,7 +27,7 @@ def report(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="attn-only-2l (by default), smollm2-135m, Hugging Face ids, folders, .gguf files, run folders."
+            help=f"{BUNDLED} (by default), smollm2-135m, Hugging Face ids, folders, .gguf files, runs, checkpoints."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page, an .html file.")] = Path("report.html"),
@@ -48,7 +49,9 @@ def report(
         list[Path] | None,
         typer.Option(help="Take the training history from a table that `induction-lab follow` wrote."),
     ] = None,
-    steps: Annotated[str, typer.Option(help="Checkpoints of a Hugging Face model, separated by commas.")] = "",
+    steps: Steps = "",
+    n: Spread = None,
+    stage: Stage = None,
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
@@ -62,6 +65,7 @@ def report(
     from induction_lab.circuits.explanation import Explanation
     from induction_lab.cli.terminal import show_files
     from induction_lab.development.trajectory import Trajectory
+    from induction_lab.models.hooked_model import HookedModel
     from induction_lab.pages.html import check_libraries
     from induction_lab.pages.report import write_report
     from induction_lab.training.checkpoints import open_by_name
@@ -72,9 +76,12 @@ def report(
     content = None if text is None else read_text(text)
     explained = [Explanation.load(path) for path in explanation or []]
     followed = [Trajectory.load(path) for path in training or []]
-    names = models or ["attn-only-2l"]
+    names = models or [BUNDLED]
     asked = whole_numbers(steps, "--steps")
-    shown = [open_by_name(name, asked, revision=revision, device=device, dtype=dtype) for name in names]
+    how: Any = {"n": n, "stage": stage, "revision": revision, "device": device, "dtype": dtype}
+    shown = [open_by_name(name, asked, **how) for name in names]
+    if (asked or n is not None) and all(isinstance(each, HookedModel) for each in shown):
+        raise ValueError(f"--steps and --n are for training runs and Hugging Face ids, got {', '.join(names)}.")
     say("")
     path = write_report(
         shown,

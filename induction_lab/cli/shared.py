@@ -10,14 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
+from induction_lab.models.names import BUNDLED
 from induction_lab.runtime.dtypes import DTYPES
 
 ModelName = Annotated[
-    str, typer.Argument(help="attn-only-2l, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
+    str, typer.Argument(help=f"{BUNDLED}, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help=f"{', '.join(DTYPES)} or auto.")]
 Revision = Annotated[str | None, typer.Option(help="Of a Hugging Face model, e.g. step1000.")]
+Steps = Annotated[
+    str, typer.Option(help="Checkpoints, by their steps, separated by commas; of runs and folders all by default.")
+]
+Spread = Annotated[int | None, typer.Option("--n", help="So many checkpoints instead, evenly through all there are.")]
+Stage = Annotated[str | None, typer.Option(help="Of training, where checkpoints name several; pretraining by default.")]
 Period = Annotated[
     int | None, typer.Option(help="Tokens of the repeated block; 50, fewer where there is no room.", show_default=False)
 ]

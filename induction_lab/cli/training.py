@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Folder, save_figure, say, stem, whole_numbers
+from induction_lab.cli.shared import Folder, Spread, Stage, Steps, save_figure, say, stem, whole_numbers
 from induction_lab.data.text_files import read_text
 
 training = typer.Typer()
@@ -66,13 +66,19 @@ def train(
 @training.command(
     epilog="Examples:  [bold]induction-lab follow runs/minute[/bold]   ·   "
     "[bold]induction-lab follow runs/minute-seed* --no-animation[/bold]   ·   "
-    "[bold]induction-lab follow EleutherAI/pythia-70m --steps 0,512,1000,143000 --text essay.txt[/bold]"
+    "[bold]induction-lab follow out/my-gpt2[/bold]   ·   "
+    "[bold]induction-lab follow EleutherAI/pythia-70m --steps 0,512,1000,143000 --text essay.txt[/bold]   ·   "
+    "[bold]induction-lab follow allenai/OLMo-2-0425-1B --n 12[/bold]"
 )
 def follow(
-    runs: Annotated[list[str], typer.Argument(help="Run folders, or Hugging Face ids with --steps.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Run folders, folders of checkpoint-*, Hugging Face ids with --steps or --n.")
+    ],
     out: Folder = Path("results"),
     score: Annotated[str, typer.Option(help="Of heads: for table, figure and animation.")] = "prefix_matching",
-    steps: Annotated[str, typer.Option(help="Checkpoints, separated by commas; of a run all by default.")] = "",
+    steps: Steps = "",
+    n: Spread = None,
+    stage: Stage = None,
     texts: Annotated[int, typer.Option(help="Texts to measure losses on, drawn as the run's own data.")] = 128,
     text: Annotated[Path | None, typer.Option(help="Measure losses on this text file instead.")] = None,
     probes: Annotated[bool, typer.Option(help="Measure what weights alone say, too.")] = True,
@@ -87,6 +93,7 @@ def follow(
     from induction_lab.cli.terminal import show_files, show_trajectory
     from induction_lab.development.following import follow_training
     from induction_lab.scores.registry import SCORES
+    from induction_lab.training.checkpoints import choose_steps
     from induction_lab.weights.probes import PROBES
 
     there = (*SCORES, *(PROBES if probes else ()))
@@ -95,7 +102,7 @@ def follow(
     if texts < 2:
         raise ValueError(f"--texts must be at least 2, got {texts}.")
     asked = whole_numbers(steps, "--steps")
-    sources = [_checkpoints(name, asked, device) for name in runs]
+    sources = [_checkpoints(name, asked, n, stage, device) for name in runs]
     places = [out / f"{stem(source.name)}_training.parquet" for source in sources]
     if len(set(places)) < len(places):
         raise ValueError(f"Runs of different names are wanted, got {', '.join(source.name for source in sources)}.")
@@ -104,9 +111,9 @@ def follow(
         say(f"{source.name}: drawing texts …")
         given = _texts(source, texts, text)
         say("")
-        kinds = PROBES if probes else ()
-        shown = sys.stderr.isatty()
-        followed = follow_training(source, texts=given, probes=kinds, steps=asked or None, path=place, progress=shown)
+        chosen = asked if n is None else choose_steps(source.name, source.steps, asked, n=n)
+        measured: Any = {"texts": given, "probes": PROBES if probes else (), "steps": chosen or None}
+        followed = follow_training(source, **measured, path=place, progress=sys.stderr.isatty())
         found.append(followed)
         show_trajectory(followed, score)
     written = list(places)
@@ -117,16 +124,24 @@ def follow(
     show_files(written)
 
 
-def _checkpoints(name: str, steps: list[int], device: str | None) -> Any:
-    from induction_lab.training.checkpoints import find_checkpoints
+def _checkpoints(name: str, steps: list[int], n: int | None, stage: str | None, device: str | None) -> Any:
+    """The training of that name; of a Hugging Face model the steps are asked for, and there may be many."""
+    from induction_lab.training.checkpoints import Revisions, find_checkpoints, steps_in_words
 
-    found = find_checkpoints(name, steps, device=device)
-    if found is None:
+    found = find_checkpoints(name, steps, n=n, stage=stage, device=device)
+    if found is not None:
+        return found
+    try:
+        there = list(Revisions(name, stage=stage).there)
+    except ValueError as error:
         raise ValueError(
-            f"{name} is no training run. Train one: induction-lab train minute. For a Hugging Face model say which "
-            f"checkpoints: induction-lab follow {name} --steps 0,1000,143000."
-        )
-    return found
+            f"{name} is no training run. Train one: induction-lab train minute; or give a folder of checkpoint folders "
+            f"or a Hugging Face id that publishes checkpoints. What was said: {error}"
+        ) from error
+    raise ValueError(
+        f"{name} has {len(there)} checkpoints: {steps_in_words(there)}. Say which: induction-lab follow {name} "
+        f"--steps {there[0]},{there[-1]}; or how many, evenly through them: --n {min(12, len(there))}."
+    )
 
 
 def _texts(source: Any, n_texts: int, text: Path | None) -> Any:

@@ -49,7 +49,7 @@ def follow_training(
     >>> follow_training(pythia, path="pythia.parquet").best("prefix_matching")        # doctest: +SKIP
 
     Args:
-        checkpoints: A training run, or `Revisions`.
+        checkpoints: A training run, `Revisions`, or a `CheckpointFolder`.
         prompts: Named prompts to score the heads on; by default `default_prompts`. The first are those whose
             `previous_token` scores and distance the probes use.
         texts: Held-out text, or what the run's own data look like; without it there are no losses but by copy.
@@ -89,7 +89,7 @@ def follow_training(
         for step in missing:
             model = model if step == at_hand else checkpoints.model(step)
             rows = evaluation.measure(model, Rows(checkpoints.name, step))
-            result = _with(result, rows, weights_sha256(model))
+            result = _with(result, rows, model)
             if path is not None and not result.table.empty:
                 result.save(path)
             tick(1)
@@ -141,11 +141,12 @@ def _check_same(before: Trajectory, facts: dict[str, Any], model: HookedModel, s
         )
 
 
-def _with(trajectory: Trajectory, rows: Rows, weights: str) -> Trajectory:
+def _with(trajectory: Trajectory, rows: Rows, model: HookedModel) -> Trajectory:
     """The trajectory with one checkpoint more."""
     table = pd.concat([part for part in (trajectory.table, rows.table()) if not part.empty] or [trajectory.table])
     facts = dict(trajectory.provenance)
-    facts["weights_sha256"] = {**facts.get("weights_sha256", {}), str(rows.step): weights}
+    for fact, value in (("weights_sha256", weights_sha256(model)), ("revisions", model.revision)):
+        facts[fact] = {**facts.get(fact, {}), str(rows.step): value}
     left_out = {what: list(steps) for what, steps in _left_out(trajectory).items()}
     for what, why in rows.left_out.items():
         left_out.setdefault(f"{what}: {why}", []).append(rows.step)

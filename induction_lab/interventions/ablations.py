@@ -45,7 +45,7 @@ def ablation_sweep(
     """Ablate each head (or group of heads) by itself and measure what is lost.
 
     >>> ablation_sweep(load_model(), repeated_tokens(load_model(), n_prompts=4))          # doctest: +SKIP
-    Effects('attn-only-2l', 8 rows of mean ablation, copy_loss: L0H3 +4.72)
+    Effects('induction-2l', 8 rows of mean ablation, copy_loss: L0H3 +4.72)
 
     Args:
         model: Any supported model.

@@ -10,12 +10,13 @@ import torch
 from induction_lab.models import store
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.names import BUNDLED, NAMED
 from induction_lab.runtime.dtypes import DTYPES
 from induction_lab.runtime.machine import find_device
 
 
 def load_model(
-    name: str | Path = store.BUNDLED,
+    name: str | Path = BUNDLED,
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -27,7 +28,7 @@ def load_model(
     2
 
     Args:
-        name: `attn-only-2l` (bundled), `smollm2-135m` (brought once by `induction-lab get`), a Hugging Face
+        name: `induction-2l` (bundled), `smollm2-135m` (brought once by `induction-lab get`), a Hugging Face
             id such as `gpt2`, a local folder, or a `.gguf` file.
         device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU; `auto`: spread over all
             GPUs and the CPU by Accelerate, for models of transformers that one GPU cannot hold.
@@ -40,7 +41,7 @@ def load_model(
     """
     target = None if device == "auto" else find_device(device)
     wanted = _dtype(dtype)
-    if revision is not None and (str(name) in store.NAMED or Path(name).exists()):
+    if revision is not None and (str(name) in NAMED or Path(name).exists()):
         raise ValueError(f"`revision` is for Hugging Face ids; {name} has one version only.")
     source = store.locate(str(name))
     if isinstance(source, Path) and store.is_attention_only(source):

@@ -10,33 +10,15 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from induction_lab.models.attention_only.config import MODEL_TYPE
+from induction_lab.models.checkpoint_names import checkpoint_folders, parse_checkpoint
+from induction_lab.models.names import BUNDLED, NAMED
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.runtime.optional import library
 
-
-@dataclass(frozen=True)
-class NamedModel:
-    """A model that goes by a short name here."""
-
-    name: str
-    what: str
-    size: str
-    needs: str
-
-
-BUNDLED = "attn-only-2l"  # the name of the model that comes with the package
-NAMED = {
-    model.name: model
-    for model in (
-        NamedModel(BUNDLED, "2 attention layers, trained on repeats", "0.4 MB", "bundled"),
-        NamedModel("smollm2-135m", "SmolLM2-135M-Instruct, 30 x 9 heads", "540 MB", "93 MB download"),
-    )
-}
 _BUNDLED_FOLDER = Path(__file__).parent / "weights"
 _COMPLETE = "induction_lab.json"  # written last; a folder without it is not there
 
@@ -60,7 +42,9 @@ def locate(name: str) -> Path | str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"The folder {name} holds no model: it has no config.json.")
+            inside = [each.name for each in sorted(checkpoint_folders(path), key=lambda each: each.step)]
+            more = f" It holds checkpoints: {', '.join(inside[:8])}{', …' if inside[8:] else ''}." if inside else ""
+            raise ValueError(f"The folder {name} holds no model: it has no config.json.{more}")
         return path
     if path.is_file():
         if path.suffix != ".gguf":
@@ -89,7 +73,7 @@ def load_transformers(
         ValueError: If it is not here and cannot be fetched, or its files are damaged.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     where: tuple[str, dict[str, Any]] = (str(source), {"revision": revision} if revision else {})
     if isinstance(source, Path) and source.suffix == ".gguf":
@@ -101,13 +85,22 @@ def load_transformers(
         raise ValueError(_why_not(source, revision, error)) from error
     if dtype is torch.float64:
         network = network.double()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where[0], **where[1])
-    except (OSError, ValueError, KeyError, TypeError):
-        tokenizer = None  # a model without one is measured on tokens
-    if tokenizer is not None and len(tokenizer) <= len(tokenizer.added_tokens_decoder):
-        tokenizer = None  # what transformers makes of a folder that holds none: nothing but special tokens
+    tokenizer = _tokenizer(where[0], **where[1])
+    if tokenizer is None and isinstance(source, Path) and parse_checkpoint(source.name) is not None:
+        tokenizer = _tokenizer(str(source.absolute().parent))  # where transformers.Trainer keeps it
     return network.eval(), tokenizer
+
+
+def _tokenizer(place: str, **which: Any) -> Any:
+    """The tokenizer of a model; None where it has none, which is then measured on tokens."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **which)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # What transformers makes of a folder that holds none: nothing but special tokens.
+    return tokenizer if len(tokenizer) > len(tokenizer.added_tokens_decoder) else None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from induction_lab.pages.html import FOLDER
 from induction_lab.plots.style import OKABE_ITO
 from induction_lab.results.heads import LOOKS
 from induction_lab.results.tables import writing
@@ -17,7 +18,6 @@ from induction_lab.sweeps.summaries import formation, head_map, head_rows, induc
 
 _COLUMNS = 4
 _COLOURS = (*OKABE_ITO, "#7f7f7f", "#000000")
-_TEMPLATE = Path(__file__).parent / "assets" / "atlas.html.j2"
 
 
 def write_atlas(
@@ -64,7 +64,7 @@ def write_atlas(
     if len(formed):
         drawn.append(("Over training", "Induction heads at each snapshot.", _training(go, counts, look)))
         drawn.append(("When they form", _formed_in_words(formed, threshold), _formation(go, formed)))
-    template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    template = jinja2.Environment(autoescape=True).from_string((FOLDER / "atlas.html.j2").read_text(encoding="utf-8"))
     page = template.render(
         title=title,
         n_cells=frame["cell"].nunique(),

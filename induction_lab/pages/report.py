@@ -47,8 +47,8 @@ def write_report(
     >>> write_report([load_model("gpt2"), Run("runs/minute")], "both.html")             # doctest: +SKIP
 
     Args:
-        models: Models; or training runs (`Run`, `Revisions`), of which the last checkpoint is shown and all the others
-            with a slider.
+        models: Models; or training (`Run`, `Revisions`, `CheckpointFolder`), of which the last checkpoint is shown and
+            all the others with a slider.
         path: The file, `.html`. Nothing else is needed to open it.
         period: Tokens of the repeated block that heads are scored on; by default 50, fewer where a model has no room.
         n_prompts: How many prompts of such blocks the scores are means over.

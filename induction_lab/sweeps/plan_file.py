@@ -33,7 +33,7 @@ SECTIONS = ("models", "prompts", "measurements", "seeds", "device", "dtype")
 def load_sweep_plan(source: str | Path | Mapping[str, Any]) -> SweepPlan:
     """Read a plan.
 
-    >>> plan = load_sweep_plan({"models": ["attn-only-2l"], "prompts": {"short": {"kind": "repeats", "period": 20}},
+    >>> plan = load_sweep_plan({"models": ["induction-2l"], "prompts": {"short": {"kind": "repeats", "period": 20}},
     ...                         "measurements": ["head_scores"], "seeds": [0, 1]})
     >>> len(plan.cells())
     2

@@ -6,17 +6,20 @@ Local weights are known by their contents, those of a hub by its id and revision
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import torch
 
 from induction_lab.models import store
+from induction_lab.models.checkpoint_names import parse_checkpoint
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import load_model
+from induction_lab.models.names import NAMED
 from induction_lab.runtime.machine import find_device
+from induction_lab.training.checkpoints import CheckpointFolder, Revisions, choose_steps, find_checkpoints, history_kind
 from induction_lab.training.runs import RECIPE, TOKENIZER, Run, checkpoint_folder, is_run
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
@@ -28,16 +31,19 @@ class SweepModel:
     """A model of a sweep, with those of its snapshots that are wanted.
 
     Attributes:
-        name: Whatever `load_model` takes, or the folder of a training run.
+        name: Whatever `load_model` takes, the folder of a training run, or a folder of checkpoint folders.
         label: How tables call it; by default its name, of a folder the last part.
         revisions: Of a Hugging Face model.
-        steps: Of a run, all there are by default; of a Hugging Face model the revisions `step{n}`.
+        steps: Of a run or a folder of checkpoints, all there are by default; of a Hugging Face model its revisions of
+            these steps, as their names are listed.
+        n: So many checkpoints instead, evenly through all there are.
     """
 
     name: str
     label: str = ""
     revisions: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
+    n: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse labels, revisions and steps that no model can have."""
@@ -48,37 +54,43 @@ class SweepModel:
         for what, given in (("revisions", self.revisions), ("steps", self.steps)):
             if len(set(given)) < len(given):
                 raise ValueError(f"`{what}` of {label} must differ, got {list(given)}.")
-        if self.revisions and (self.steps or self.is_local):
-            raise ValueError(f"`revisions` of {label} are for Hugging Face ids, and without `steps`.")
-        if self.steps and self.is_local and not self.is_run:
-            raise ValueError(f"`steps` of {label} are for training runs and Hugging Face ids.")
         if min(self.steps, default=0) < 0:
             raise ValueError(f"`steps` of {label} must not be negative, got {list(self.steps)}.")
+        if self.revisions and (self.steps or self.n is not None or self.is_local):
+            raise ValueError(f"`revisions` of {label} are for Hugging Face ids, and without `steps`.")
+        if (self.steps or self.n is not None) and self.is_local and self.history is None:
+            raise ValueError(f"`steps` of {label} are for training runs and Hugging Face ids.")
 
     @property
-    def is_run(self) -> bool:
-        """Whether it is a folder that training made."""
-        return is_run(self.name)
+    def history(self) -> type[Any] | None:
+        """The kind of training that its name means; None where it is one model."""
+        return history_kind(self.name, asked=bool(self.steps) or self.n is not None, prefer_model=True)
 
     @property
     def is_local(self) -> bool:
         """Whether its weights are on this disk, and not on a hub where they may change."""
-        return self.is_run or isinstance(store.locate(self.name), Path)
+        history = self.history
+        return history is not Revisions and (history is not None or isinstance(store.locate(self.name), Path))
 
     def snapshots(self) -> list[Snapshot]:
         """Its snapshots, each one set of weights, with fingerprints of weights on this disk."""
-        if self.is_run:
-            folder = Path(self.name).expanduser().absolute()
-            steps = self.steps or tuple(Run(folder).steps)
+        history = find_checkpoints(self.name, self.steps, n=self.n, prefer_model=True)
+        if isinstance(history, Run):
+            folder = history.folder.absolute()
+            steps = self.steps or choose_steps(self.name, history.steps, n=self.n)
             if not steps:
                 raise ValueError(f"the run {folder} has no checkpoint yet.")
             return [Snapshot(self.label, str(folder), None, step, weights_of_run(folder, step)) for step in steps]
+        if isinstance(history, CheckpointFolder):
+            places = {step: history.place(step) for step in history.steps}
+            return [Snapshot(self.label, str(at), None, step, weights_of(at)) for step, at in places.items()]
+        if isinstance(history, Revisions):
+            return [Snapshot(self.label, self.name, history.revision(step), step, "") for step in history.steps]
         found = store.locate(self.name)
         if isinstance(found, Path):
-            source = self.name if self.name in store.NAMED else str(found.absolute())
+            source = self.name if self.name in NAMED else str(found.absolute())
             return [Snapshot(self.label, source, None, None, weights_of(found))]
-        revisions = self.revisions or tuple(f"step{step}" for step in self.steps) or (None,)
-        return [Snapshot(self.label, self.name, each, _step(each), "") for each in revisions]
+        return [Snapshot(self.label, self.name, each, _step(each), "") for each in self.revisions or (None,)]
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Snapshot:
     @property
     def is_run(self) -> bool:
         """Whether it is a checkpoint of a training run."""
-        return self.step is not None and self.revision is None
+        return is_run(self.source)
 
     def load(self, *, device: str | None, dtype: str) -> HookedModel:
         """The model.
@@ -158,5 +170,5 @@ def _fingerprint(files: list[Path]) -> str:
 
 
 def _step(revision: str | None) -> int | None:
-    found = re.fullmatch(r"step(\d+)", revision or "")
-    return int(found[1]) if found else None
+    found = parse_checkpoint(revision or "")
+    return None if found is None else found.step

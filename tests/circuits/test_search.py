@@ -46,7 +46,7 @@ def test_known_scores_are_not_measured_again(bundled, monkeypatch):
 
 
 def test_scores_of_another_model_are_refused(bundled, small):
-    with pytest.raises(ValueError, match="`scores` are of small, not of attn-only-2l"):
+    with pytest.raises(ValueError, match="`scores` are of small, not of induction-2l"):
         find_circuit(bundled, scores=score_heads(small, repeated_tokens(small, n_prompts=2, period=9)))
 
 

@@ -60,13 +60,13 @@ def test_an_explanation_is_a_table_a_verdict_on_the_whole_files_and_a_picture(tm
     assert re.search(r"^L0H3 +previous-token +\+[23]\.\d+±0\.\d+ ", done.stdout, re.MULTILINE)
     assert len(re.findall(r"^L1H\d +induction ", done.stdout, re.MULTILINE)) == 4
     assert re.search(r"faithfulness: the circuit of \d heads alone keeps (0\.9\d|1\.00) of it", done.stdout)
-    stem = tmp_path / "results" / "attn-only-2l_explained"
+    stem = tmp_path / "results" / "induction-2l_explained"
     assert json.loads(stem.with_suffix(".json").read_text())["tests"][0]["heads"] == "circuit"
     assert stem.with_suffix(".png").read_bytes()[:4] == PNG
-    (kept,) = stem.parent.glob("attn-only-2l_explained_sweep_????????.parquet")
+    (kept,) = stem.parent.glob("induction-2l_explained_sweep_????????.parquet")
     before = kept.stat().st_mtime_ns
     again = run("explain", "--prompts", "4", "--no-figures", "--format", "json", cwd=tmp_path)
-    assert kept.stat().st_mtime_ns == before and json.loads(again.stdout)["model"] == "attn-only-2l"
+    assert kept.stat().st_mtime_ns == before and json.loads(again.stdout)["model"] == "induction-2l"
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_what_cannot_be_explained_is_refused_in_one_message(tmp_path, arguments,
 def test_the_circuit_is_a_table_a_file_and_a_picture(tmp_path):
     done = run("circuit", "--top", "3", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
-    assert "attn-only-2l, 8 heads: most likely L0H3 → keys of L1H3." in done.stdout
+    assert "induction-2l, 8 heads: most likely L0H3 → keys of L1H3." in done.stdout
     assert re.search(r"^L0H3 +L1H3 +0\.8\d+ +0\.9\d+ +0\.0\d+ +1 ", done.stdout, re.MULTILINE)
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert (tmp_path / "results/attn-only-2l_circuit.png").read_bytes()[:4] == PNG
-    assert len(pd.read_csv(tmp_path / "results/attn-only-2l_circuit.csv")) == 3
+    assert (tmp_path / "results/induction-2l_circuit.png").read_bytes()[:4] == PNG
+    assert len(pd.read_csv(tmp_path / "results/induction-2l_circuit.csv")) == 3
 
 
 def test_the_circuit_as_json_is_for_programs(tmp_path):
     done = run("circuit", "--format", "json", "--no-figures", "--top", "2", cwd=tmp_path)
     facts = json.loads(done.stdout)
     assert [row["previous"] for row in facts["rows"]] == ["L0H3", "L0H3"] and facts["baseline"] > 0.1
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["attn-only-2l_circuit.json"]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["induction-2l_circuit.json"]
 
 
 def test_a_model_without_a_circuit_is_said_to_have_none(tmp_path):
@@ -152,7 +152,7 @@ def test_the_written_scores_are_the_librarys(scored):
     from induction_lab import load_model, score_heads
 
     folder, _ = scored
-    again = HeadScores.load(folder / "results" / "attn-only-2l.csv")
+    again = HeadScores.load(folder / "results" / "induction-2l.csv")
     direct = score_heads(load_model())
     for name in direct.scores:
         assert (again[name] - direct[name]).abs().max() < 1e-5, name
@@ -162,12 +162,12 @@ def test_the_written_scores_are_the_librarys(scored):
 def test_plot_draws_what_score_wrote(scored):
     folder, _ = scored
     for arguments, name in [
-        ([], "attn-only-2l_scores.png"),
-        (["--score", "copying"], "attn-only-2l_copying.png"),
-        (["--by-layer"], "attn-only-2l_prefix_matching_by_layer.png"),
+        ([], "induction-2l_scores.png"),
+        (["--score", "copying"], "induction-2l_copying.png"),
+        (["--by-layer"], "induction-2l_prefix_matching_by_layer.png"),
         (["-o", "new/sheet.svg"], "new/sheet.svg"),
     ]:
-        done = run("plot", "results/attn-only-2l.csv", *arguments, cwd=folder)
+        done = run("plot", "results/induction-2l.csv", *arguments, cwd=folder)
         assert done.returncode == 0, done.stderr
         path = folder / name if name.startswith("new") else folder / "results" / name
         assert path.stat().st_size > 1000 and str(name) in done.stdout
@@ -180,13 +180,13 @@ def test_programs_get_the_table_alone_on_standard_output(tmp_path, kind):
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(io.StringIO(done.stdout)) if kind == "csv" else pd.DataFrame(json.loads(done.stdout)["rows"])
     assert len(table) == 16 and set(table.score) == {"prefix_matching", "ov_copying"}
-    assert f"results/attn-only-2l.{kind}" in done.stderr
+    assert f"results/induction-2l.{kind}" in done.stderr
 
 
 def test_parquet_is_written_as_a_file(tmp_path):
     done = run("score", "--prompts", "2", "--scores", "resting", "--format", "parquet", "--out", "o", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == ""
-    assert len(pd.read_parquet(tmp_path / "o" / "attn-only-2l.parquet")) == 8
+    assert len(pd.read_parquet(tmp_path / "o" / "induction-2l.parquet")) == 8
 
 
 def test_a_real_model_is_scored_on_a_text(tmp_path, smollm2):
@@ -204,7 +204,7 @@ def test_a_real_model_is_scored_on_a_text(tmp_path, smollm2):
 def test_models_lists_what_is_here_and_how_to_bring_the_rest(tmp_path):
     done = run("models", cwd=tmp_path, **{CACHE_VARIABLE: str(tmp_path)})
     assert done.returncode == 0 and max(map(len, done.stdout.splitlines()[:5])) <= 80
-    assert re.search(r"attn-only-2l .* ready", done.stdout)
+    assert re.search(r"induction-2l .* ready", done.stdout)
     assert re.search(r"smollm2-135m .* no: 93 MB download", done.stdout) and "induction-lab get NAME" in done.stdout
 
 

@@ -11,7 +11,7 @@ from induction_lab.sweeps.summaries import head_map, last_snapshots
 from induction_lab.training.one_run import train_run
 
 TOML = """
-models = ["attn-only-2l"]
+models = ["induction-2l"]
 seeds = [0, 1]
 device = "cpu"
 measurements = ["losses", "circuit"]
@@ -43,10 +43,10 @@ def head_frame(rows) -> pd.DataFrame:
 def test_a_dry_run_lists_cells_and_writes_nothing(lab, tmp_path):
     code, out, _ = lab("sweep", "my.toml", "--dry-run")
     assert code == 0 and "0 of" not in out and not (tmp_path / "results").exists()
-    assert re.search(r"^attn-only-2l +1 +circuit +2 +0 +\d\.\d+ s +0\.7 GB$", out, re.MULTILINE)
+    assert re.search(r"^induction-2l +1 +circuit +2 +0 +\d\.\d+ s +0\.7 GB$", out, re.MULTILINE)
     assert "6 of 6 cells to measure, about" in out and "left out: circuit on words: it wants repeated tokens" in out
     code, out, _ = lab("sweep", "my.toml", "--dry-run", "--cells")
-    lines = re.findall(r"^attn-only-2l +(\w+) +(\w+) +(\d) +no +\d\.\d+ s +0\.7 GB$", out, re.MULTILINE)
+    lines = re.findall(r"^induction-2l +(\w+) +(\w+) +(\d) +no +\d\.\d+ s +0\.7 GB$", out, re.MULTILINE)
     assert code == 0 and len(set(lines)) == 6 and ("losses", "words", "1") in lines
     assert lab("sweep", "my.toml", "--cells")[0] == 2
 
@@ -55,7 +55,7 @@ def test_a_sweep_says_what_it_did_and_exits_with_1_where_cells_failed(lab, tmp_p
     code, out, err = lab("sweep", "my.toml")  # the bundled model has no tokenizer
     assert code == 1 and "6 cells: 4 measured, 0 were there, 2 failed" in out and err.strip() == ""
     assert (
-        "failed: attn-only-2l: losses on words, seed 0 and 1 more: attn-only-2l has no tokenizer and cannot read text"
+        "failed: induction-2l: losses on words, seed 0 and 1 more: induction-2l has no tokenizer and cannot read text"
         in out
     )
     (tmp_path / "my.toml").write_text(TOML[: TOML.index("[prompts.words]")])
@@ -102,10 +102,10 @@ def test_help_shows_examples(lab, name):
 def test_the_atlas_of_a_run_is_one_page_in_which_names_are_text(lab, tmp_path):
     pytest.importorskip("plotly", reason="Plotly is not here: pip install 'induction-lab[report]'")
     run = train_run(RECIPE, tmp_path / "run", device="cpu")
-    models = [{"name": str(run.folder), "label": NAME, "steps": [0, 5]}, "attn-only-2l"]
+    models = [{"name": str(run.folder), "label": NAME, "steps": [0, 5]}, "induction-2l"]
     measurements = {"head_scores": {"scores": ["prefix_matching"]}}
     sweep({**sweeping.plan(models=models, seeds=2), "measurements": measurements}, "all")
-    assert set(load_sweep("all")["model"]) == {NAME, "attn-only-2l"}
+    assert set(load_sweep("all")["model"]) == {NAME, "induction-2l"}
     code, out, _ = lab("atlas", "all", "-o", "atlas.html", "--threshold", "0.01")
     page = (tmp_path / "atlas.html").read_text()
     assert code == 0 and "atlas.html" in out and "<script>alert" not in page and "&lt;script&gt;alert" in page
@@ -158,7 +158,7 @@ def test_the_last_snapshot_is_the_greatest_step_else_the_last_revision():
 def test_an_atlas_says_what_failed_and_where_nothing_formed(lab, tmp_path):
     pytest.importorskip("plotly", reason="Plotly is not here: pip install 'induction-lab[report]'")
     run = train_run(RECIPE, tmp_path / "run", device="cpu")
-    models = [{"name": str(run.folder), "label": "ours", "steps": [0, 5]}, {"name": "attn-only-2l", "label": "other"}]
+    models = [{"name": str(run.folder), "label": "ours", "steps": [0, 5]}, {"name": "induction-2l", "label": "other"}]
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     measurements = {"head_scores": {"scores": ["prefix_matching"]}}
@@ -172,6 +172,6 @@ def test_an_atlas_says_what_failed_and_where_nothing_formed(lab, tmp_path):
 
 
 def test_a_dry_run_names_models_that_are_not_here(lab, tmp_path):
-    (tmp_path / "my.toml").write_text(TOML.replace("attn-only-2l", "runs/mistyped"))
+    (tmp_path / "my.toml").write_text(TOML.replace("induction-2l", "runs/mistyped"))
     code, out, _ = lab("sweep", "my.toml", "--dry-run")
     assert code == 0 and "runs/mistyped is no file or folder here: it is taken as an id on the Hugging Face hub" in out

@@ -1,6 +1,8 @@
 import re
 
 import pytest
+from families import random_network
+from hub import publishes
 
 from induction_lab import Trajectory
 from induction_lab.training.runs import Run
@@ -112,3 +114,33 @@ def test_a_run_named_twice_is_refused(lab):
 def test_help_shows_examples(lab, name):
     code, out, _ = lab(name, "--help")
     assert code == 0 and "Examples" in out and f"induction-lab {name}" in out
+
+
+@pytest.fixture
+def trained(tmp_path):
+    for step in (5, 40):
+        random_network("llama", seed=step).save_pretrained(tmp_path / "out" / "gpt" / f"checkpoint-{step}")
+
+
+def test_a_trainers_folder_is_followed_as_a_run_is(lab, trained, tmp_path):
+    code, out, err = lab("follow", "out/gpt", "--no-probes", "--no-animation", "--n", "1")
+    assert code == 0, err
+    found = Trajectory.load(tmp_path / "results" / "gpt_training.parquet")
+    assert (found.runs, found.steps, "gpt" in out) == (["gpt"], [40], True)
+    assert lab("follow", "out/gpt", "--no-probes", "--no-animation")[0] == 0  # the other, and not that one again
+    assert Trajectory.load(tmp_path / "results" / "gpt_training.parquet").steps == [5, 40]
+
+
+def test_a_model_without_steps_says_which_checkpoints_there_are(lab, monkeypatch):
+    publishes(monkeypatch, "main", *(f"step{step}" for step in range(0, 20)))
+    code, _, err = lab("follow", "EleutherAI/pythia-70m")
+    assert (
+        code == 2 and "has 20 checkpoints: 0, 1, 2, 3, …, 18, 19" in err and "--steps 0,19" in err and "--n 12" in err
+    )
+    code, _, err = lab("follow", "EleutherAI/pythia-70m", "--steps", "3,25")
+    assert code == 2 and "no step 25 among those of EleutherAI/pythia-70m" in err and "Near it: 18, 19" in err
+
+
+def test_steps_that_no_model_of_a_report_has_are_refused(lab):
+    code, _, err = lab("report", "induction-2l", "--steps", "0,1")
+    assert code == 2 and "--steps and --n are for training runs and Hugging Face ids, got induction-2l" in err

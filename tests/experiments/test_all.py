@@ -9,7 +9,7 @@ from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 def test_find_induction_heads_writes_scores_and_pictures(tmp_path, capsys):
     script("showcase.find_induction_heads").main(["--prompts", "4", "--out", str(tmp_path)])
-    stem = "find_induction_heads_attn-only-2l"
+    stem = "find_induction_heads_induction-2l"
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{stem}.csv", f"{stem}.csv.json", f"{stem}_scores.png", f"{stem}_by_layer.png", f"{stem}_loss.png",
         f"{stem}_patterns.png",
@@ -44,10 +44,10 @@ def test_the_bundled_model_passes_the_examination(bundled):
 
 
 def test_composition_writes_every_pair_a_verdict_and_pictures(tmp_path):
-    script("claims.framework.composition").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.framework.composition").main(["--models", "induction-2l", "--seeds", "0", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
         "composition.csv", "composition.json", "composition_small.png", "composition_pairs.png",
-        "composition_circuit_attn-only-2l.png",
+        "composition_circuit_induction-2l.png",
     }  # fmt: skip
     table = pd.read_csv(tmp_path / "composition.csv")
     assert list(table["previous"]) == ["L0H3"] * 4 and set(table["induction"]) == {"L1H0", "L1H1", "L1H2", "L1H3"}
@@ -65,20 +65,20 @@ def test_a_verdict_on_composition_fails_where_values_compose(tmp_path):
 
 
 def test_ov_eigenvalues_writes_every_head_verdicts_and_pictures(tmp_path):
-    script("claims.framework.ov_eigenvalues").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.framework.ov_eigenvalues").main(["--models", "induction-2l", "--seeds", "0", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "ov_eigenvalues.csv")
-    assert len(table[table["model"] == "attn-only-2l"]) == 8
+    assert len(table[table["model"] == "induction-2l"]) == 8
     corner, match = verdicts_of(tmp_path / "ov_eigenvalues.json")
     assert corner["outcome"] == "holds" and "random weights" not in corner["numbers"]
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 def test_path_to_induction_writes_every_sender_a_verdict_and_pictures(tmp_path):
-    script("claims.causes.path_to_induction").main(["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)])
+    script("claims.causes.path_to_induction").main(["--models", "induction-2l", "--seeds", "0", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "path_to_induction.csv")
     assert set(table["label"]) == {"embed", "L0H0", "L0H1", "L0H2", "L0H3"} and len(table) == 3 * 5
     (verdict,) = verdicts_of(tmp_path / "path_to_induction.json")
-    assert "L0H3 → " in verdict["numbers"]["attn-only-2l"] and len(list(tmp_path.glob("*.png"))) == 2
+    assert "L0H3 → " in verdict["numbers"]["induction-2l"] and len(list(tmp_path.glob("*.png"))) == 2
 
 
 def test_a_verdict_on_paths_passes_on_the_circuit_by_hand_and_fails_with_keys_and_queries_exchanged(circuit):
@@ -93,7 +93,7 @@ def test_a_verdict_on_paths_passes_on_the_circuit_by_hand_and_fails_with_keys_an
 
 def test_idealised_patterns_give_the_bundled_model_back_what_ablation_took(tmp_path):
     script("claims.causes.idealised_patterns").main(
-        ["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)]
+        ["--models", "induction-2l", "--seeds", "0", "--out", str(tmp_path)]
     )
     table = pd.read_csv(tmp_path / "idealised_patterns.csv").set_index(["label", "method"])
     assert table.loc[("previous", "ideal_previous_token"), "given_back"] > 0.9
@@ -104,7 +104,7 @@ def test_idealised_patterns_give_the_bundled_model_back_what_ablation_took(tmp_p
 
 def test_term_importance_writes_orders_a_verdict_and_a_picture(tmp_path):
     script("claims.framework.term_importance").main(
-        ["--models", "attn-only-2l", "--seeds", "0", "--out", str(tmp_path)]
+        ["--models", "induction-2l", "--seeds", "0", "--out", str(tmp_path)]
     )
     table = pd.read_csv(tmp_path / "term_importance.csv")
     assert list(table["order"]) == [0, 1, 2] * 2 and set(table["norms"]) == {"held", "run"}
@@ -114,7 +114,7 @@ def test_term_importance_writes_orders_a_verdict_and_a_picture(tmp_path):
 
 
 def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
-    arguments = ["--models", "attn-only-2l", "--seeds", "0", "--prompts", "4", "--no-text", "--no-snapshots"]
+    arguments = ["--models", "induction-2l", "--seeds", "0", "--prompts", "4", "--no-text", "--no-snapshots"]
     script("claims.causes.ablate_heads").main([*arguments, "--out", str(tmp_path)])
     heads = pd.read_csv(tmp_path / "ablate_heads.csv")
     assert heads["intervention"].value_counts().to_dict() == {"mean ablation": 8, "mean ablation, estimated": 8}
@@ -122,7 +122,7 @@ def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
     assert groups.loc["induction top 4", "effect"] > 5 > groups.loc["induction top 1", "effect"]
     destroyed, spared, bottleneck, keys, way = verdicts_of(tmp_path / "ablate_heads.json")
     assert destroyed["outcome"] == "holds" and spared["outcome"] == "not tested"
-    assert keys["outcome"] == "holds" and "L0H3" in bottleneck["numbers"]["attn-only-2l"]
+    assert keys["outcome"] == "holds" and "L0H3" in bottleneck["numbers"]["induction-2l"]
     assert way["outcome"] == "not tested" and len(list(tmp_path.glob("*.png"))) == 3
 
 

@@ -176,7 +176,7 @@ def test_it_writes_table_verdicts_and_pictures(folder, model, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--model", "attn-only-2l"], "attn-only-2l has no tokenizer"),
+        (["--model", "induction-2l"], "induction-2l has no tokenizer"),
         (["--model", "no-such-model"], "no-such-model"),
         (["--pairs", "3"], "At least 4 pairs"),
     ],

@@ -17,10 +17,10 @@ def test_the_script_writes_a_table_verdicts_and_a_picture_and_trains_once(tmp_pa
     monkeypatch.setattr(runs.os, "cpu_count", lambda: 1)
     for name, value in {"SMALL_PROMPTS": 2, "TOKENS": 200}.items():
         monkeypatch.setattr(reading, name, value)
-    arguments = ["--model", "attn-only-2l", "--seeds", "2", "--steps", "2", "--period", "10", "--out", str(tmp_path)]
+    arguments = ["--model", "induction-2l", "--seeds", "2", "--steps", "2", "--period", "10", "--out", str(tmp_path)]
     distance.main(arguments)
     table = pd.read_csv(tmp_path / "distance.csv")
-    assert set(table["model"]) == {"attention", "GRU", "LSTM", "attn-only-2l"}
+    assert set(table["model"]) == {"attention", "GRU", "LSTM", "induction-2l"}
     assert set(table["prompts"]) == {"copy", "near", "unrelated"} and table["length"].max() == 1024
     inside, past, recurrent, large = verdicts_of(tmp_path / "distance.json")
     assert [each["outcome"] for each in (inside, past, recurrent)] == ["not tested"] * 3  # nothing is learnt in 2 steps
@@ -127,7 +127,7 @@ def test_a_verdict_follows_the_numbers():
     ("arguments", "message"),
     [
         (["--model", "no-such-model/at-all"], "no-such-model"),
-        (["--model", "attn-only-2l", "--period", "500"], "Take a smaller --period"),
+        (["--model", "induction-2l", "--period", "500"], "Take a smaller --period"),
     ],
 )
 def test_what_cannot_be_measured_is_told_in_a_sentence(arguments, message, tmp_path, monkeypatch):

@@ -119,9 +119,9 @@ def test_the_order_of_solutions_is_read_off_the_divergences():
 
 
 def test_lag_profile_of_the_bundled_model_peaks_at_one_by_its_induction_heads(tmp_path):
-    script("claims.causes.lag_profile").main(["--models", "attn-only-2l", "--out", str(tmp_path)])
+    script("claims.causes.lag_profile").main(["--models", "induction-2l", "--out", str(tmp_path)])
     (verdict,) = verdicts_of(tmp_path / "lag_profile.json")
-    assert verdict["outcome"] == "holds" and "lag +1" in verdict["numbers"]["attn-only-2l"]
+    assert verdict["outcome"] == "holds" and "lag +1" in verdict["numbers"]["induction-2l"]
     assert (tmp_path / "lag_profile.png").exists()
 
 

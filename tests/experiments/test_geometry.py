@@ -211,4 +211,4 @@ def test_a_users_mistakes_are_told(module, tmp_path, text, message):
 
 def test_a_model_without_a_tokenizer_is_refused(module, tmp_path):
     with pytest.raises(SystemExit, match="no tokenizer"):
-        module.main(["--model", "attn-only-2l", "--out", str(tmp_path)])
+        module.main(["--model", "induction-2l", "--out", str(tmp_path)])

@@ -187,7 +187,7 @@ def test_it_writes_table_verdicts_and_pictures(folder, model, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [(["--names", "2"], "--names must be at least 3"), (["--model", "attn-only-2l"], "has no tokenizer")],
+    [(["--names", "2"], "--names must be at least 3"), (["--model", "induction-2l"], "has no tokenizer")],
 )
 def test_a_mistake_is_told(given, message, folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -95,7 +95,7 @@ def test_a_file_that_is_not_there_and_a_model_that_reads_no_text_are_refused(lay
     with pytest.raises(SystemExit, match="holds no passages"):
         layers.main(["--texts", str(tmp_path / "none.toml"), "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="no tokenizer that gives offsets"):
-        layers.main(["--model", "attn-only-2l", "--out", str(tmp_path)])
+        layers.main(["--model", "induction-2l", "--out", str(tmp_path)])
 
 
 def test_a_token_settles_where_its_rank_stays_low():

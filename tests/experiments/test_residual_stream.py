@@ -117,7 +117,7 @@ def test_verdicts_fail_where_the_sum_or_the_stream_is_wrong(module, llama):
 
 
 def test_residual_stream_writes_tables_verdicts_and_pictures(module, tmp_path):
-    module.main(["--model", "attn-only-2l", "--prompts", "3", "--out", str(tmp_path)])
+    module.main(["--model", "induction-2l", "--prompts", "3", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
         "residual_stream.csv", "residual_stream_shares.csv", "residual_stream.json", "residual_stream.png",
         "residual_stream_shares.png",

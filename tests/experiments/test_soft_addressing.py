@@ -21,7 +21,7 @@ def lookups():
 @pytest.fixture(scope="module")
 def written(soft, tmp_path_factory):
     out = tmp_path_factory.mktemp("figures")
-    soft.main(["--model", "attn-only-2l", "--out", str(out), "--prompts", "3"])
+    soft.main(["--model", "induction-2l", "--out", str(out), "--prompts", "3"])
     return out
 
 

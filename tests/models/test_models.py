@@ -160,9 +160,9 @@ def test_what_transformerlens_cannot_hook_says_so():
         ("./nowhere", {}, "There is no file or folder"),
         ("/nowhere/model", {}, "There is no file or folder"),
         ("missing.gguf", {}, "There is no file or folder"),
-        ("attn-only-2l", dict(device="tpu9"), "There is no device 'tpu9' here; there is cpu"),
-        ("attn-only-2l", dict(dtype="int8"), "`dtype` must be one of float32"),
-        ("attn-only-2l", dict(revision="step1"), "one version only"),
+        ("induction-2l", dict(device="tpu9"), "There is no device 'tpu9' here; there is cpu"),
+        ("induction-2l", dict(dtype="int8"), "`dtype` must be one of float32"),
+        ("induction-2l", dict(revision="step1"), "one version only"),
     ],
 )
 def test_what_cannot_be_loaded_says_why_and_what_to_do(name, extras, message):
@@ -212,4 +212,4 @@ def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path):
     one, other = (score_heads(model, repeated_tokens(model, period=8, n_prompts=2)) for model in (plain, spread))
     for name in one.scores:
         torch.testing.assert_close(one[name], other[name].to(one[name].device))
-    assert load_model("attn-only-2l", device="auto").n_layers == 2
+    assert load_model("induction-2l", device="auto").n_layers == 2

@@ -150,10 +150,10 @@ def test_quiet_libraries_leave_the_users_own_logging_as_it_was(chosen):
 def test_only_named_models_are_brought(workshop):
     with pytest.raises(ValueError, match="`get` brings smollm2-135m, got 'gpt2'"):
         bringing.get("gpt2")
-    assert bringing.get("attn-only-2l").name == "attn-only-2l"  # bundled: here already
+    assert bringing.get("induction-2l").name == "induction-2l"  # bundled: here already
 
 
 def test_the_bundled_weights_are_small():
-    folder = store.locate("attn-only-2l")
+    folder = store.locate("induction-2l")
     assert isinstance(folder, Path)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000

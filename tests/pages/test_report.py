@@ -205,7 +205,7 @@ def test_a_page_is_one_file_that_names_models_and_tokens_as_text(tmp_path, bundl
         ({"path": "report.pdf"}, "A report is an .html file, got 'report.pdf'"),
         ({"models": []}, "At least one model is wanted"),
         ({"period": 500}, "the model's context holds 128"),
-        ({"explanations": {"gpt2": EXPLAINED}}, "There is an explanation of gpt2; the report is on attn-only-2l"),
+        ({"explanations": {"gpt2": EXPLAINED}}, "There is an explanation of gpt2; the report is on induction-2l"),
         ({"trajectories": {"other": trajectory("other")}}, "There is a trajectory of other"),
     ],
 )
@@ -244,8 +244,8 @@ def test_every_head_is_shown_where_that_is_asked_for(bundled):
 
 def test_names_that_are_the_same_are_told_apart(bundled):
     again = HookedModel(bundled.network, name=bundled.name, revision="step10")
-    assert labels([bundled, again]) == ["attn-only-2l", "attn-only-2l step10"]
-    assert labels([bundled, bundled]) == ["attn-only-2l (1)", "attn-only-2l (2)"]
+    assert labels([bundled, again]) == ["induction-2l", "induction-2l step10"]
+    assert labels([bundled, bundled]) == ["induction-2l (1)", "induction-2l (2)"]
 
 
 def test_tokens_are_named_as_a_person_reads_them(bundled):

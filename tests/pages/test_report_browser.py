@@ -92,7 +92,7 @@ def test_it_opens_from_disk_with_the_best_induction_head_and_asks_nothing_of_the
     tab = open_page(single)
     best = score_heads(bundled, repeated_tokens(bundled, period=20, n_prompts=6)).top("prefix_matching", 1)[0][0]
     assert tab.inner_text("#head-title") == str(best)
-    assert tab.inner_text("h1") == "Induction heads in attn-only-2l"
+    assert tab.inner_text("h1") == "Induction heads in induction-2l"
     assert tab.locator("#table tbody tr").count() == 8
 
 
@@ -199,7 +199,7 @@ def test_tables_are_saved_as_csv(open_page, single, bundled):
         tab.click("#downloads button[data-table=scores]")
     rows = list(csv.DictReader(io.StringIO(waiting.value.path().read_text())))
     scores = score_heads(bundled, repeated_tokens(bundled, period=20, n_prompts=6))
-    assert waiting.value.suggested_filename == "attn-only-2l_scores.csv" and len(rows) == 8 * len(scores.scores)
+    assert waiting.value.suggested_filename == "induction-2l_scores.csv" and len(rows) == 8 * len(scores.scores)
     found = {(row["label"], row["score"]): float(row["value"]) for row in rows}
     for name in scores.scores:
         assert found["L1H3", name] == pytest.approx(float(scores[name][1, 3]), rel=1e-4, abs=1e-7)
@@ -209,8 +209,8 @@ def test_tables_are_saved_as_csv(open_page, single, bundled):
 
 
 def test_markup_in_names_and_tokens_is_text(open_page, several):
-    tab = open_page(several, fragment="#attn-only-2l/L0H1")
-    assert tab.inner_text("#head-title") == "L0H1 of attn-only-2l"
+    tab = open_page(several, fragment="#induction-2l/L0H1")
+    assert tab.inner_text("#head-title") == "L0H1 of induction-2l"
     tab.select_option("#model", "1")
     settled(tab)
     assert tab.inner_text("#head-title").endswith(f"of {HOSTILE}")

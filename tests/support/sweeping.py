@@ -67,7 +67,7 @@ def deadly(model, prompts, seed) -> pd.DataFrame:
     return tiny(model, prompts, seed)
 
 
-def plan(function: str = "tiny", seeds: int = 4, models=("attn-only-2l",)) -> dict:
+def plan(function: str = "tiny", seeds: int = 4, models=("induction-2l",)) -> dict:
     measurements = {function: {"kind": "function", "function": f"sweeping:{function}"}}
     return {
         "models": list(models),

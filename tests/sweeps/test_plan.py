@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+from families import random_network
+from hub import publishes
 from killing import RECIPE
 
 from induction_lab import load_sweep_plan
@@ -16,7 +18,7 @@ WHOLE = """
 seeds = [0, 1]
 device = "cpu"
 [[models]]
-name = "attn-only-2l"
+name = "induction-2l"
 [[models]]
 name = "no/such-model-70m"
 steps = [0, 512]
@@ -36,20 +38,21 @@ edges = 3
 
 
 def plan(**changes) -> dict:
-    base = {"models": ["attn-only-2l"], "prompts": {"short": {"period": 5}}, "measurements": ["losses"]}
+    base = {"models": ["induction-2l"], "prompts": {"short": {"period": 5}}, "measurements": ["losses"]}
     return base | changes
 
 
-def test_a_file_becomes_cells_of_everything_with_everything_that_fits(tmp_path):
+def test_a_file_becomes_cells_of_everything_with_everything_that_fits(tmp_path, monkeypatch):
+    publishes(monkeypatch, "main", "step0", "step256", "step512")
     (tmp_path / "sweep.toml").write_text(WHOLE)
     (tmp_path / "words.txt").write_text("one two three")
     chosen = load_sweep_plan(tmp_path / "sweep.toml")
     cells = chosen.cells()
     assert len(cells) == (1 + 2) * 3 * 2 == len({cell.key for cell in cells}) == len({cell.place_key for cell in cells})
     assert chosen.left_out == ["edges on words: it wants repeated tokens"]
-    assert [str(cell.snapshot) for cell in cells[::6]] == ["attn-only-2l", "family step0", "family step512"]
+    assert [str(cell.snapshot) for cell in cells[::6]] == ["induction-2l", "family step0", "family step512"]
     assert [cell.snapshot.step for cell in cells[::6]] == [None, 0, 512]
-    assert str(cells[0]) == "attn-only-2l: losses on short, seed 0"
+    assert str(cells[0]) == "induction-2l: losses on short, seed 0"
 
 
 def test_a_key_is_the_hash_of_what_determines_the_cell(monkeypatch):
@@ -90,7 +93,7 @@ def test_what_determines_the_numbers_changes_the_key_and_nothing_else_does(tmp_p
         {"prompts": {"other": {"period": 5}}},
         {"measurements": ["head_scores"]},
         {"measurements": {"losses": {"kind": "head_scores", "scores": ["copying"]}}},
-        {"models": [{"name": "attn-only-2l", "label": "ours"}]},
+        {"models": [{"name": "induction-2l", "label": "ours"}]},
     ]
     assert len({key(**other) for other in others} | {base, on_text}) == len(others) + 2
     moved = tmp_path / "b.txt"
@@ -125,6 +128,28 @@ def test_a_run_gives_its_checkpoints(tmp_path):
     assert str(model.dtype) == "torch.float64"
 
 
+def test_a_folder_of_checkpoints_gives_each_of_them(tmp_path):
+    for step in (5, 10, 100):
+        random_network("llama", seed=step).save_pretrained(tmp_path / "out" / f"checkpoint-{step}")
+    every = load_sweep_plan(plan(models=[str(tmp_path / "out")]))
+    cells = every.cells()
+    assert every.elsewhere == [] and len({cell.key for cell in cells}) == 3
+    assert [cell.place["revision"] for cell in cells] == ["step5", "step10", "step100"]
+    (last,) = load_sweep_plan(plan(models=[{"name": str(tmp_path / "out"), "n": 1}])).cells()
+    assert last.key == cells[-1].key and last.snapshot.load(device="cpu", dtype="float32").n_layers == 2
+
+
+def test_revisions_of_other_names_are_found_by_their_steps(monkeypatch):
+    publishes(monkeypatch, "main", *(f"step{step}-tokens{step // 250}B" for step in (0, 1000, 2000)))
+    chosen = load_sweep_plan(plan(models=[{"name": "allenai/OLMo-1B", "n": 2}]))
+    places = [(cell.snapshot.revision, cell.snapshot.step) for cell in chosen.cells()]
+    assert places == [("step0-tokens0B", 0), ("step2000-tokens8B", 2000)] and chosen.elsewhere == ["allenai/OLMo-1B"]
+    named = load_sweep_plan(plan(models=[{"name": "allenai/OLMo-1B", "revisions": ["step1000-tokens4B"]}])).cells()
+    assert named[0].snapshot.step == 1000
+    with pytest.raises(ValueError, match="no step 7 among those of allenai/OLMo-1B"):
+        load_sweep_plan(plan(models=[{"name": "allenai/OLMo-1B", "steps": [7]}])).cells()
+
+
 def test_a_text_is_cut_and_drawn_by_the_seed(smollm2, tmp_path):
     (tmp_path / "words.txt").write_text("one two three four five six seven eight nine ten " * 20)
     words = {"kind": "text", "file": str(tmp_path / "words.txt"), "n_prompts": 2, "length": 8}
@@ -146,8 +171,8 @@ MISTAKES = {
     "negative steps": ({"models": [{"name": "gpt2", "steps": [-1]}]}, "must not be negative"),
     "one step twice": ({"models": [{"name": "gpt2", "steps": [1, 1]}]}, "must differ"),
     "both revisions and steps": ({"models": [{"name": "g", "steps": [1], "revisions": ["a"]}]}, "without `steps`"),
-    "steps of one model": ({"models": [{"name": "attn-only-2l", "steps": [1]}]}, "are for training runs"),
-    "revisions of a folder": ({"models": [{"name": "attn-only-2l", "revisions": ["a"]}]}, "Hugging Face ids"),
+    "steps of one model": ({"models": [{"name": "induction-2l", "steps": [1]}]}, "are for training runs"),
+    "revisions of a folder": ({"models": [{"name": "induction-2l", "revisions": ["a"]}]}, "Hugging Face ids"),
     "one label twice": ({"models": ["gpt2", "gpt2"]}, "labels of models must differ"),
     "a label too long": ({"models": [{"name": "gpt2", "label": "x" * 201}]}, "1 to 200 characters"),
     "a label too long in a folder's name": ({"models": [{"name": "gpt2", "label": "é" * 70}]}, "fewer beyond ASCII"),

@@ -22,7 +22,7 @@ from induction_lab.sweeps.ray_cluster import _after, resources
 ray = pytest.importorskip("ray", reason="Ray is not here: pip install 'induction-lab[sweep]'")
 TESTS = str(SUPPORT)
 EVERYTHING = {
-    "models": ["attn-only-2l"],
+    "models": ["induction-2l"],
     "prompts": {"short": {"period": 8, "n_prompts": 4}},
     "measurements": ["head_scores", "losses", "circuit", "ablation"],
     "seeds": [0, 1],

@@ -23,7 +23,7 @@ from induction_lab.sweeps.measurements import MEASUREMENTS
 from induction_lab.sweeps.sweeping import CHUNK, chunks_of, dry_run
 
 EVERYTHING = {
-    "models": ["attn-only-2l"],
+    "models": ["induction-2l"],
     "prompts": {"short": {"period": 8, "n_prompts": 4}},
     "measurements": ["head_scores", "losses", "circuit", "ablation"],
     "seeds": [3],
@@ -52,7 +52,7 @@ def test_cells_hold_what_the_library_says(bundled, tmp_path):
     done = sweep(EVERYTHING, tmp_path / "data", progress=True)
     assert (done.cells, done.found, done.computed, done.failed) == (4, 0, 4, {})
     frame = load_sweep(tmp_path / "data")
-    assert set(frame["model"]) == {"attn-only-2l"} and set(frame["seed"]) == {3} and frame["step"].isna().all()
+    assert set(frame["model"]) == {"induction-2l"} and set(frame["seed"]) == {3} and frame["step"].isna().all()
     assert set(frame["n_parameters"]) == {sum(p.numel() for p in bundled.network.parameters())}
     prompts = repeated_tokens(bundled, period=8, n_prompts=4, seed=3)
 
@@ -113,10 +113,10 @@ def test_what_fails_is_written_down_and_forgotten_when_it_succeeds(tmp_path, mon
     AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=20), seed=0).save(tmp_path / "broken")
     whole = (tmp_path / "broken" / "model.safetensors").read_bytes()
     (tmp_path / "broken" / "model.safetensors").write_bytes(whole[:100])
-    asked = plan("wrong", 4, models=["attn-only-2l", str(tmp_path / "broken"), "no/such-model"])
+    asked = plan("wrong", 4, models=["induction-2l", str(tmp_path / "broken"), "no/such-model"])
     done = sweep(asked, folder)
     assert done.computed == 1 and len(done.failed) == 11
-    reasons = [done.failed[f"attn-only-2l: wrong on short, seed {seed}"] for seed in (1, 2, 3)]
+    reasons = [done.failed[f"induction-2l: wrong on short, seed {seed}"] for seed in (1, 2, 3)]
     assert reasons[0].startswith("RuntimeError: it went wrong (") and reasons[1].startswith("MemoryError: no memory")
     assert reasons[2].startswith("SystemExit: 3")
     assert "nor could it be fetched" in done.failed["no/such-model: wrong on short, seed 0"]
@@ -273,7 +273,7 @@ def test_an_interrupted_sweep_leaves_a_clean_dataset_and_goes_on(tmp_path, monke
 
 
 def test_chunks_keep_snapshots_together_and_are_even(tmp_path):
-    cells = load_sweep_plan({**plan(seeds=100), "models": ["attn-only-2l", "no/such-model"]}).cells()
+    cells = load_sweep_plan({**plan(seeds=100), "models": ["induction-2l", "no/such-model"]}).cells()
     for workers, sizes in ((1, {25}), (2, {25}), (100, {1})):
         chunks = chunks_of(cells, workers)
         assert [cell for chunk in chunks for cell in chunk] == cells
@@ -295,15 +295,15 @@ def test_slow_cells_go_in_small_chunks_since_what_is_not_handed_in_may_be_lost(m
 
 
 def test_a_dry_run_learns_from_what_is_finished(tmp_path):
-    asked = {**EVERYTHING, "models": ["attn-only-2l", "no/such-model-70m", "no/size"], "seeds": [0, 1]}
+    asked = {**EVERYTHING, "models": ["induction-2l", "no/such-model-70m", "no/size"], "seeds": [0, 1]}
     before = dry_run(load_sweep_plan(asked), tmp_path / "data").set_index(["model", "measurement", "seed"])
     assert not (tmp_path / "data").exists() and before["done"].sum() == 0 and len(before) == 24
-    assert 0.7e9 < before.loc["attn-only-2l", "memory"].max() < 0.71e9
+    assert 0.7e9 < before.loc["induction-2l", "memory"].max() < 0.71e9
     assert before.loc["no/such-model-70m", "memory"].max() == pytest.approx(0.7e9 + 1.2 * 4 * 70e6)
     assert before.loc["no/size"][["seconds", "memory"]].isna().all(axis=None)
     sweep({**EVERYTHING, "measurements": ["losses"], "seeds": [0]}, tmp_path / "data")
     after = dry_run(load_sweep_plan(asked), tmp_path / "data").set_index(["model", "measurement", "seed"])
-    one, other = ("attn-only-2l", "losses", 0), ("attn-only-2l", "losses", 1)
+    one, other = ("induction-2l", "losses", 0), ("induction-2l", "losses", 1)
     assert after.loc[one, "done"] and after["done"].sum() == 1 and after.loc[one, "seconds"] == 0
     assert after.loc[other, "seconds"] != before.loc[other, "seconds"]
 
@@ -323,7 +323,7 @@ class Tokens:
 def test_a_measurement_of_one_s_own_kind_is_estimated_and_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(MEASUREMENTS, "tokens", Tokens)
     prompts = {"short": {"kind": "repeats", "period": 5, "n_prompts": 2}}
-    asked = {"models": ["attn-only-2l"], "prompts": prompts, "measurements": {"tokens": {"factor": 3}, "losses": {}}}
+    asked = {"models": ["induction-2l"], "prompts": prompts, "measurements": {"tokens": {"factor": 3}, "losses": {}}}
     seconds = dry_run(load_sweep_plan(asked), tmp_path / "data").set_index("measurement")["seconds"]
     (own, usual), fixed = load_sweep_plan(asked).cells(), 0.02
     loading = Estimates().loading(own) / 2

@@ -58,7 +58,7 @@ def test_memory_stays_below_what_may_be_kept(small):
 
 
 def test_weights_of_another_model_are_refused(small, bundled):
-    with pytest.raises(ValueError, match="`folded` holds the weights of attn-only-2l, not those of this small"):
+    with pytest.raises(ValueError, match="`folded` holds the weights of induction-2l, not those of this small"):
         ov_copying(small, folded=FoldedWeights(bundled))
 
 

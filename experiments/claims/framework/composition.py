@@ -148,7 +148,7 @@ def draw_pairs(table: pd.DataFrame) -> Figure:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="*", default=["attn-only-2l", "smollm2-135m"], help="besides the small ones")
+    parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
     parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
     return parser.parse_args(argv)
 

@@ -36,11 +36,12 @@ from experiments.essay.context_fusion.minimal_pairs import (
     preference,
     read_pairs,
 )
-from experiments.essay.passages import arguments, group_size, mean_and_error, read_data, reading_model, same_layers
+from experiments.essay.passages import arguments, group_size, read_data, reading_model, same_layers
 from experiments.harness import begin, show_files
 from experiments.verdicts import Verdict, outcome, save_verdicts
 from induction_lab import Head, HookedModel
 from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.results.statistics import number_and_error
 from induction_lab.runtime.progress import progress_bar
 
 HEADS, SETS = 8, 12
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def row(kind: str, quantity: str, values: Tensor, *, form: str = "question", heads: str = "") -> dict[str, Any]:
     """One row of the table: a mean over pairs."""
-    mean, error = mean_and_error(values.float())
+    mean, error = number_and_error(values.float())
     names = {"kind": kind, "question": form, "quantity": quantity, "heads": heads}
     return {**names, "value": mean, "standard_error": error, "pairs": len(values)}
 

@@ -36,13 +36,14 @@ from experiments.essay.harry_potter.names import (
     ranks,
     run_without,
 )
-from experiments.essay.passages import arguments, group_size, mean_and_error, read_data, reading_model, same_layers
+from experiments.essay.passages import arguments, group_size, read_data, reading_model, same_layers
 from experiments.harness import begin, show_files
 from experiments.verdicts import Verdict, outcome, save_verdicts
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
 from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.edits import OtherOutputs
 from induction_lab.interventions.outputs import sums_over
+from induction_lab.results.statistics import number_and_error
 from induction_lab.runtime.progress import progress_bar
 
 HEADS, SETS, LOOKS = 8, 10, 0.2  # random heads score less than LOOKS in prefix matching
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def row(group: str, quantity: str, values: Float[Tensor, " name"], heads: str = "") -> dict[str, Any]:
     """One row of the table: a mean over names (or titles)."""
-    mean, error = mean_and_error(values.float())
+    mean, error = number_and_error(values.float())
     names = {"group": group, "quantity": quantity, "heads": heads, "value": mean, "standard_error": error}
     return {**names, "median": float(values.float().median()), "names": len(values)}
 

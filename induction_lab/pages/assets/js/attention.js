@@ -81,10 +81,7 @@ function drawPattern() {
   const axis = { type: "category", showgrid: false, zeroline: false, fixedrange: true, tickvals: ticks, ticktext: ticks.map((i) => plain(short(legible(words[i]).trim() || "␣", 9))), tickfont: { size: 9 } };
   draw(target, [{ type: "heatmap", z: rows, x: named, y: named, colorscale: "Cividis", zmin: 0, zmax: 1, showscale: false, hoverongaps: false, hovertemplate: "from %{y}<br>to %{x}<br>%{z:.3f}<extra></extra>" }],
     { height: 380, margin: { l: 84, r: 4, t: 6, b: 84 }, xaxis: { ...axis, tickangle: -90, title: { text: "looks at" } }, yaxis: { ...axis, autorange: "reversed", title: { text: "from" } } });
-  if (!target.dataset.listens) {
-    target.dataset.listens = "yes";
-    target.on("plotly_hover", (event) => look(event.points[0].pointIndex[0]));
-  }
+  listenOnce(target, "plotly_hover", (point) => look(point.pointIndex[0]));
 }
 
 function moveToken(event) {

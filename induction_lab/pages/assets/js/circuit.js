@@ -21,7 +21,7 @@ function drawCircuit() {
     marker: { size, color: names.map((name) => (readers.has(name) ? "#0b5c8f" : "#f0c24b")), line: { color: palette.surface, width: 2 } }, hovertemplate: names.map((name) => `<b>${name}</b><br>${readers.has(name) ? "induction head" : "previous-token head"}<extra></extra>`) }],
     { height: Math.max(230, 90 + (small ? 60 : 74) * many), annotations: arrows, margin: { l: 24, r: 24, t: 16, b: 44 },
       xaxis: { title: { text: "layer" }, tickvals: layers.map((_, i) => i), ticktext: layers.map(String), range: [-0.5, layers.length - 0.5], zeroline: false, fixedrange: true }, yaxis: { visible: false, range: [many / 2 + 0.5, -many / 2 - 0.5], fixedrange: true } });
-  if (!target.dataset.listens) { target.dataset.listens = "yes"; target.on("plotly_click", (event) => choose(event.points[0].customdata)); }
+  listenOnce(target, "plotly_click", (point) => choose(point.customdata));
   const table = byId("edges");
   table.tHead.replaceChildren(element("tr", {}, ...["Writes", "Reads", "Strength", "Previous token", "Prefix matching", "K", "Q", "V"].map((title) => element("th", { scope: "col" }, title))));
   table.tBodies[0].replaceChildren(...edges.map((edge) => element("tr", {}, element("td", {}, link(indexOf(edge.previous))), element("td", {}, link(indexOf(edge.induction))), ...["strength", "previous_token", "prefix_matching", "K", "Q", "V"].map((name) => element("td", {}, number(edge[name]))))));

@@ -31,6 +31,13 @@ function draw(target, traces, extra) {
   return window.Plotly.react(place, traces, layout({ width: place.clientWidth, ...extra }), CONFIG);
 }
 
+// A chart listens once however often it is drawn anew; `react` is given the point.
+function listenOnce(target, event, react) {
+  if (target.dataset.listens) return;
+  target.dataset.listens = "yes";
+  target.on(event, (happened) => react(happened.points[0]));
+}
+
 // Charts are drawn a few milliseconds a frame, the latest wish for each place only, those in sight first; the others
 // one by one afterwards. `data-state`: busy, then seen (all in sight is drawn), then ready (all is).
 const PLACES = { map: "map-chart", circuit: "circuit-chart", losses: "headline", sort: "table" };

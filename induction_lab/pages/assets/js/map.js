@@ -43,10 +43,7 @@ function drawMap() {
   });
   const height = mapHeight(of, columns) * (one ? 1 : rows);
   const done = draw(target, traces, { height, margin: { l: 44, r: 8, t: 6, b: 40 }, annotations, xaxis: axes.xaxis, yaxis: axes.yaxis, ...axes });
-  if (!target.dataset.listens) {
-    target.dataset.listens = "yes";
-    target.on("plotly_click", (event) => choose(event.points[0].pointIndex[0] * model().nHeads + event.points[0].pointIndex[1]));
-  }
+  listenOnce(target, "plotly_click", (point) => choose(point.pointIndex[0] * model().nHeads + point.pointIndex[1]));
   done.then(moveCursor);
 }
 

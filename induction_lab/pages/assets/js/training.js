@@ -17,8 +17,7 @@ function drawTraining() {
   byId("training-head-title").textContent = `${heads.title} of ${of.names[state.head]}`;
   draw("training-head", [["best head", best, palette.quiet, "dot"], [of.names[state.head], own, palette.accent, "solid"]].map(([name, y, color, dash]) => ({ type: "scatter", mode: "lines", name, x, y, line: { color, dash, width: 2 }, customdata: training.steps, hovertemplate: "step %{customdata}: %{y:.2f}<extra></extra>" })), { ...legend, xaxis: axis, yaxis: { title: { text: plain(heads.title) }, fixedrange: true } });
   for (const id of ["training-loss", "training-head"]) {
-    const target = byId(id);
-    if (!target.dataset.listens) { target.dataset.listens = "yes"; target.on("plotly_click", (event) => setStep(event.points[0].pointIndex)); }
+    listenOnce(byId(id), "plotly_click", (point) => setStep(point.pointIndex));
   }
 }
 
