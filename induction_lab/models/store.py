@@ -16,6 +16,7 @@ from typing import Any
 from induction_lab.models.attention_only.config import MODEL_TYPE
 from induction_lab.models.checkpoint_names import checkpoint_folders, parse_checkpoint
 from induction_lab.models.names import BUNDLED, NAMED
+from induction_lab.models.weight_names import WRAPPERS, misfits, plain_name
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.runtime.optional import library
 
@@ -70,7 +71,8 @@ def load_transformers(
     """A transformers model and its tokenizer, or None where it has none; by a device map of Accelerate where given.
 
     Raises:
-        ValueError: If it is not here and cannot be fetched, or its files are damaged.
+        ValueError: If it is not here and cannot be fetched, its files are damaged, or the weights in them are not those
+            of the network that its configuration describes.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -79,10 +81,15 @@ def load_transformers(
     if isinstance(source, Path) and source.suffix == ".gguf":
         library("gguf", extra="gguf")
         where = (str(source.parent), {"gguf_file": source.name})
+    asked = {"dtype": dtype, "device_map": device_map, "output_loading_info": True, **where[1]}
     try:
-        network = AutoModelForCausalLM.from_pretrained(where[0], dtype=dtype, device_map=device_map, **where[1])
+        network, info = AutoModelForCausalLM.from_pretrained(where[0], **asked)
+        if any(plain_name(name) != name for name in info["unexpected_keys"]):
+            network, info = AutoModelForCausalLM.from_pretrained(where[0], key_mapping=WRAPPERS, **asked)
     except Exception as error:  # damaged files make their readers raise anything
         raise ValueError(_why_not(source, revision, error)) from error
+    if reason := misfits(info["missing_keys"], info["unexpected_keys"]):
+        raise ValueError(f"{source} cannot be loaded: {reason}.")
     if dtype is torch.float64:
         network = network.double()
     tokenizer = _tokenizer(where[0], **where[1])

@@ -31,6 +31,7 @@ from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import attend, edited, pass_on
 from induction_lab.models.attention_only.config import MODEL_TYPE, AttentionOnlyConfig
 from induction_lab.models.attention_only.layers import MLP, Embed, LayerNorm, PosEmbed, Unembed, rotate
+from induction_lab.models.weight_names import misfits, plain_names
 from induction_lab.results.tables import writing
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -256,7 +257,11 @@ class AttentionOnlyTransformer(HookedRootModule):
             if unknown:
                 raise ValueError(f"its {CONFIG_FILE} has unknown entries {sorted(unknown)}")
             model = cls(AttentionOnlyConfig(**config))
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            weights = plain_names(load_file(folder / WEIGHTS_FILE))
+            own = model.state_dict()
+            if reason := misfits(own.keys() - weights, weights.keys() - own):
+                raise ValueError(reason)
+            model.load_state_dict(weights)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"{folder} holds no readable AttentionOnlyTransformer: {error}. "
