@@ -40,8 +40,8 @@ def heads_along(
         The heads' shares and the bias's: their sum is `added @ direction`.
     """
     z, W_O = z.to(model.wide), head_weights(model, layer).W_O.to(model.wide)
-    b_O = getattr(model.hooked.blocks[layer].attn, "b_O", None)
-    b_O = torch.zeros_like(W_O[0, 0]) if b_O is None else b_O.detach().to(model.wide)
+    b_O = model.anatomy.head_biases(layer).b_O
+    b_O = torch.zeros_like(W_O[0, 0]) if b_O is None else b_O.to(model.wide)
     norm, factor = output_norm(model, layer), model.anatomy.output_factor
     directions, bias = directions * factor, 0.0
     if norm is not None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Component = Literal["q", "k", "v"]
+Component = Literal["q", "k", "v", "z"]
 
 
 class Shape(NamedTuple):
@@ -33,6 +33,24 @@ class Shape(NamedTuple):
     bos_token_id: int
     bos_is: str = "BOS"
     pad_token_id: int | None = None
+
+
+class HeadWeights(NamedTuple):
+    """One layer's heads; in grouped-query models several query heads read one key-value head (`attention.grouped`)."""
+
+    W_Q: Float[Tensor, "head d_model d_head"]
+    W_K: Float[Tensor, "kv_head d_model d_head"]
+    W_V: Float[Tensor, "kv_head d_model d_head"]
+    W_O: Float[Tensor, "head d_head d_model"]
+
+
+class HeadBiases(NamedTuple):
+    """What is added to one layer's queries, keys, values, and to what its heads write together; None where nothing."""
+
+    b_Q: Float[Tensor, "head d_head"] | None
+    b_K: Float[Tensor, "kv_head d_head"] | None
+    b_V: Float[Tensor, "kv_head d_head"] | None
+    b_O: Float[Tensor, " d_model"] | None
 
 
 class Anatomy(ABC):
@@ -114,7 +132,10 @@ class Anatomy(ABC):
 
     @abstractmethod
     def head_norm(self, layer: int, component: Component) -> nn.Module | None:
-        """The normalisation of a layer's queries or keys (Qwen 3, Gemma 3, OLMo-2), if there is one."""
+        """The normalisation of a layer's queries or keys (Qwen 3, Gemma 3, OLMo-2), if there is one.
+
+        Of values, and of what the heads put out (`z`), before the output projection reads it (BitNet), likewise.
+        """
 
     @abstractmethod
     def output_projection(self, layer: int) -> nn.Module:
@@ -123,6 +144,44 @@ class Anatomy(ABC):
         Raises:
             ValueError: If the network has no such module.
         """
+
+    @abstractmethod
+    def attention_output(self, layer: int) -> nn.Module:
+        """The module whose output is what a layer's heads write together, before any norm of that.
+
+        Raises:
+            ValueError: If the network has no such module.
+        """
+
+    @abstractmethod
+    def position_module(self) -> nn.Module | None:
+        """The module that makes the position vectors that are added to embeddings, or to queries and keys; or None.
+
+        Raises:
+            ValueError: If positions are added by no module.
+        """
+
+    @abstractmethod
+    def head_weights(self, layer: int) -> HeadWeights:
+        """A layer's weights by head, as the forward pass uses them: adapters and whatever else acts there are in them.
+
+        Where a gate multiplies what heads put out (Qwen 3.5), `W_O` is what acts with the gate open.
+
+        Raises:
+            ValueError: If its projections are not linear maps of the normalised stream.
+        """
+
+    @abstractmethod
+    def head_biases(self, layer: int) -> HeadBiases:
+        """The biases beside `head_weights`.
+
+        Raises:
+            ValueError: As `head_weights`.
+        """
+
+    @abstractmethod
+    def is_gated(self, layer: int) -> bool:
+        """Whether what a layer's heads put out is multiplied by a gate before the output projection reads it."""
 
     @property
     def norms(self) -> list[nn.Module]:

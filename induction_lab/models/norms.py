@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from induction_lab.models.anatomy import Component
-from induction_lab.models.head_weights import HeadWeights, head_weights
+from induction_lab.models.anatomy import Component, HeadWeights
+from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -113,16 +113,17 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     """A layer's weights as the residual stream meets them: every norm on the way folded in, biases left out.
 
     Those are the norm before the heads (`x @ W_Q` stands for `norm(x) * scale @ W_Q`), a norm of queries or keys (Qwen
-    3, Gemma 3, OLMo-2), and a norm of the heads' sum before it is added to the stream (Gemma 2 and 3, OLMo-2) or a
-    factor in its place (Granite).
+    3, Gemma 3, OLMo-2), one of what the heads put out (BitNet), and a norm of the heads' sum before it is added to the
+    stream (Gemma 2 and 3, OLMo-2) or a factor in its place (Granite).
 
     Raises:
-        ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
+        ValueError: If the weights by head cannot be had, or a norm is none that can be folded.
     """
     into, out = attention_norm(model, layer), output_norm(model, layer)
     W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
     W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
     W_Q, W_K = _fold_head_norm(model, layer, "q", W_Q), _fold_head_norm(model, layer, "k", W_K)
+    W_V, W_O = _fold_head_norm(model, layer, "v", W_V), _fold_head_norm(model, layer, "z", W_O.mT).mT
     W_O = W_O if out is None else out.apply(W_O)
     return HeadWeights(W_Q, W_K, W_V, W_O * model.anatomy.output_factor)
 

@@ -1,12 +1,14 @@
 """Where a causal language model of transformers keeps its parts. What each name means is said in `Anatomy`.
 
-Module names differ between architectures: the TransformerLens bridge knows them. It is built when first needed.
+Module names differ between architectures, so blocks, norms and projections are found by what flows through them
+(`models.wiring`). The TransformerLens bridge is built when its hooks are first needed.
 """
 # ruff: noqa: D102
 
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.models.anatomy import Anatomy, Component, Shape
+from induction_lab.models.anatomy import Anatomy, Component, HeadBiases, HeadWeights, Shape
 from induction_lab.models.store import quiet_libraries
+from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
+from induction_lab.models.wiring.network import Wiring
+from induction_lab.models.wiring.positions import position_module
+from induction_lab.models.wiring.projections import LayerParts
+
+_DRAWN, _PROBES = 64, 4  # tokens by which parts are found: drawn, and run
 
 
 class TransformersAnatomy(Anatomy):
@@ -40,8 +48,10 @@ class TransformersAnatomy(Anatomy):
             raise ValueError(
                 f"{type(network).__name__} is no causal language model (encoder-decoder, or no unembedding)."
             )
-        self.tokenizer = tokenizer
+        self.tokenizer, self._found = tokenizer, None
         self.shape = _shape(self._config, tokenizer)
+        with suppress(Exception):  # now, while nobody edits it; what is in the way is told where parts are asked for
+            _ = self._wiring
 
     @property
     def _config(self) -> Any:
@@ -68,13 +78,39 @@ class TransformersAnatomy(Anatomy):
                 )
         except Exception as error:  # whatever its adapter trips over, the user needs to know the same
             raise ValueError(
-                f"TransformerLens cannot hook {kind}: {error}. "
-                "What needs its hooks or weights by head cannot be had of this model."
+                f"TransformerLens cannot hook {kind}: {error}. What needs its hooks cannot be had of this model."
             ) from error
 
     @property
+    def _wiring(self) -> Wiring:
+        """Its parts, found when first asked for, and anew once modules were put in their places (adapters)."""
+        if self._found is None or not self._found.stands():
+            configs = self.attention_configs if self.goes_through_interface else []
+            heads = (self.shape.n_heads, self.shape.n_kv_heads, self.shape.d_head)
+            self._found = Wiring(self.network, self._run_probe, configs, heads=heads, factor=self.output_factor)
+        return self._found
+
+    def _run_probe(self) -> Float[Tensor, "prompt pos d_model"]:
+        """A few prompts of one token each, of those whose embedding is not zero."""
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.shape.d_vocab, (_DRAWN, 1), generator=generator).to(self._like.device)
+        embedded = self.embedding(tokens).flatten(1).any(-1)
+        return self.hidden(tokens[embedded][:_PROBES])
+
+    def _layer(self, layer: int) -> LayerParts:
+        if layer not in self._wiring.layers:
+            raise ValueError(f"Layer {layer} of {self.name} has no heads of its own.")
+        return self._wiring.layers[layer]
+
+    @property
+    def _like(self) -> Tensor:
+        """Something of the type and on the device of the parameters."""
+        first = next(self.network.parameters())
+        return torch.empty(0, dtype=first.dtype, device=first.device)
+
+    @property
     def blocks(self) -> list[nn.Module]:
-        return [self.network.get_submodule(block.name) for block in self.hooked.blocks]
+        return self._wiring.blocks
 
     @property
     def attention_modules(self) -> list[nn.Module]:
@@ -95,7 +131,7 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def final_norm(self) -> nn.Module:
-        return self.network.get_submodule(self.hooked.ln_final.name)
+        return self._wiring.final_norm
 
     @property
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -129,7 +165,7 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def has_mlps(self) -> bool:
-        return "blocks.0.hook_mlp_out" in self.hooked.hook_dict
+        return self._layer(0).has_mlp
 
     @property
     def commit(self) -> str | None:
@@ -146,23 +182,59 @@ class TransformersAnatomy(Anatomy):
         return logits if (cap := self.logit_cap) is None else cap * torch.tanh(logits / cap)
 
     def norm_before(self, layer: int) -> nn.Module:
-        return self._in_block(layer, "ln1") or nn.Identity()
+        return self._had(layer, self._layer(layer).norm_before)
 
     def norm_after(self, layer: int) -> nn.Module | None:
-        return self._in_block(layer, "ln1_post")
+        return self._layer(layer).norm_after
 
     def head_norm(self, layer: int, component: Component) -> nn.Module | None:
-        return getattr(self._in_block(layer, "attn"), f"{component}_norm", None)
+        return self._layer(layer).head_norms.get(component)
 
     def output_projection(self, layer: int) -> nn.Module:
-        attention = self.hooked.blocks[layer].attn
-        return self._in_block(layer, "attn").get_submodule(attention.o.name)
+        return self._had(layer, self._layer(layer).projections["o"]).module
 
-    def _in_block(self, layer: int, part: str) -> Any:
-        """The network's own module under the bridge's name for a part of a block; None where there is none."""
-        block = self.hooked.blocks[layer]
-        bridged = getattr(block, part, None)
-        return None if bridged is None else self.network.get_submodule(f"{block.name}.{bridged.name}")
+    def attention_output(self, layer: int) -> nn.Module:
+        return self.output_projection(layer)
+
+    def position_module(self) -> nn.Module | None:
+        tokens = torch.full((1, 2), self.shape.bos_token_id, device=self._like.device)
+        return position_module(self.network, self.embedding, self.blocks[0], lambda: self.hidden(tokens))
+
+    def is_gated(self, layer: int) -> bool:
+        return self._layer(layer).gated
+
+    def head_weights(self, layer: int) -> HeadWeights:
+        maps = self._maps(layer)
+        W_Q, W_K, W_V = (maps[component][0].mT for component in ("q", "k", "v"))
+        return HeadWeights(W_Q, W_K, W_V, maps["o"][0].mT.unflatten(0, (len(W_Q), -1)))
+
+    def head_biases(self, layer: int) -> HeadBiases:
+        maps = self._maps(layer)
+        b_Q, b_K, b_V, b_O = (maps[component][1] for component in ("q", "k", "v", "o"))
+        return HeadBiases(b_Q, b_K, b_V, b_O)
+
+    def _maps(self, layer: int) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Weight and bias of each projection of a layer, outputs first, by head; fused ones are asked once."""
+        self._had(layer, self._layer(layer).norm_before)
+        found: dict[nn.Module, LinearMap] = {}
+        maps = {}
+        for component, projection in self._layer(layer).projections.items():
+            module, layout = self._had(layer, projection)
+            if module not in found:
+                name = f"{self.name}: the projection of {component} in layer {layer}"
+                width = self.shape.d_model if layout else self._layer(layer).width
+                found[module] = linear_map(module, name, width=width, like=self._like)
+            W, b = found[module]
+            maps[component] = (W, b) if layout is None else (layout.cut(W), None if b is None else layout.cut(b))
+        return maps
+
+    def _had(self, layer: int, part: Any) -> Any:
+        if isinstance(part, ValueError):
+            raise ValueError(
+                f"Layer {layer} of {self.name} {part}, so weights by head cannot be had of it. "
+                "Scores that read where heads look can."
+            )
+        return part
 
 
 def _shape(config: Any, tokenizer: Any | None) -> Shape:

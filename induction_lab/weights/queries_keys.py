@@ -47,7 +47,7 @@ def read_from_stream(
     grouped-query models.
     """
     W = getattr(head_weights(model, layer), f"W_{component.upper()}")
-    bias = getattr(model.hooked.blocks[layer].attn, f"b_{component.upper()}", None)
+    bias = getattr(model.anatomy.head_biases(layer), f"b_{component.upper()}")
     with torch.no_grad():
         heads = model.anatomy.norm_before(layer)(rows[None].to(model.dtype))[0] @ W
         heads = heads if bias is None else heads + bias[:, None]

@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from induction_lab.internals.reading import Enough
-from induction_lab.models.hooked_model import HookedModel, evaluating
+from induction_lab.models.hooked_model import HookedModel
 
 Source = Literal["embedding", "effective", "positions"]
 _TOKENS_A_RUN = 8192
@@ -41,48 +42,52 @@ def stream_rows(model: HookedModel, source: Source = "embedding") -> Float[Tenso
 
 def _run(model: HookedModel, tokens: Int[Tensor, " row"], source: Source) -> Float[Tensor, "row d_model"]:
     """Each token alone, positions and the first layer's attention taken out."""
-    kept: dict[str, Tensor] = {}
+    anatomy = model.anatomy
+    end = anatomy.blocks[0] if model.n_layers else anatomy.final_norm
 
-    def remove(tensor: Any, hook: Any) -> Any:
-        is_vector = isinstance(tensor, Tensor) and tensor.shape[-1] == model.d_model
-        return torch.zeros_like(tensor) if is_vector else tensor  # rotary models show their angles here
+    def remove(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return torch.zeros_like(output)
 
-    def keep(tensor: Tensor, hook: Any) -> None:
-        kept["stream"] = tensor[:, 0].to(model.wide)
-        raise Enough
-
-    end = "blocks.0.hook_resid_pre" if source == "embedding" else "blocks.0.hook_resid_post"
-    hooks: list[tuple[str, Any]] = [("blocks.0.hook_attn_out", remove), ("hook_pos_embed", remove)]
-    hooks = [(name, hook) for name, hook in hooks if name in model.hooked.hook_dict]
-    hooks.append((end if model.n_layers else "hook_embed", keep))
-    _run_hooked(model, tokens[:, None], hooks)
-    return kept["stream"]
+    hooks = [module.register_forward_hook(remove) for module in (anatomy.position_module(),) if module is not None]
+    if source == "effective":
+        hooks.append(anatomy.attention_output(0).register_forward_hook(remove))
+    return _seen(model, tokens[:, None], end, hooks, entering=source == "embedding")[:, 0].to(model.wide)
 
 
 def _positions(model: HookedModel) -> Float[Tensor, "row d_model"]:
-    kept: dict[str, Tensor] = {}
-
-    def keep(tensor: Any, hook: Any) -> None:
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.shape[-1] == model.d_model:
-            kept["positions"] = tensor.reshape(-1, model.d_model).to(model.wide)
-        raise Enough
-
-    if "hook_pos_embed" in model.hooked.hook_dict and model.n_ctx is not None:
-        tokens = torch.full((1, model.n_ctx), model.bos_token_id, device=model.device)
-        _run_hooked(model, tokens, [("hook_pos_embed", keep)])
-    if "positions" not in kept:
+    module = model.anatomy.position_module()
+    if module is None or model.n_ctx is None:
         raise ValueError(
             f"{model.name} has no position vectors. For rotary models ask for an offset instead: "
             "qk_circuit(…, offset=1), positional_preference(model, offsets)."
         )
-    return kept["positions"]
+    tokens = torch.full((1, model.n_ctx), model.bos_token_id, device=model.device)
+    return _seen(model, tokens, module, []).reshape(-1, model.d_model).to(model.wide)
 
 
-def _run_hooked(model: HookedModel, tokens: Int[Tensor, "batch pos"], hooks: list[tuple[str, Any]]) -> None:
+def _seen(
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    module: nn.Module,
+    hooks: list[RemovableHandle],
+    *,
+    entering: bool = False,
+) -> Tensor:
+    """What a module gives, or what enters it, when the model runs with these hooks, which are removed afterwards."""
+    kept: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        seen = (args[0] if args else kwargs["hidden_states"]) if entering else output
+        kept.append(seen[0] if isinstance(seen, tuple) else seen)
+        raise Enough
+
+    register = module.register_forward_pre_hook if entering else module.register_forward_hook
     try:
-        with torch.inference_mode(), evaluating(model.network):
-            model.hooked.run_with_hooks(tokens, fwd_hooks=hooks)
+        hooks = [*hooks, register(stop, with_kwargs=True)]
+        model.hidden(tokens)
     except Enough:
         pass
     finally:
-        model.release()
+        for hook in hooks:
+            hook.remove()
+    return kept[0]

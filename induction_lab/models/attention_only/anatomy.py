@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.models.anatomy import Anatomy, Component, Shape
+from induction_lab.models.anatomy import Anatomy, Component, HeadBiases, HeadWeights, Shape
 from induction_lab.models.attention_only.clamping import clamp_for_good
 from induction_lab.models.attention_only.config import MODEL_TYPE
 from induction_lab.models.attention_only.layers import rotate
@@ -57,6 +57,22 @@ class OwnAnatomy(Anatomy):
 
     def head_norm(self, layer: int, component: Component) -> None:
         return None
+
+    def attention_output(self, layer: int) -> nn.Module:
+        return self.attention_modules[layer]
+
+    def position_module(self) -> nn.Module | None:
+        return getattr(self.network, "pos_embed", None)
+
+    def head_weights(self, layer: int) -> HeadWeights:
+        attention = self.network.blocks[layer].attn
+        return HeadWeights(*(getattr(attention, name).detach() for name in HeadWeights._fields))
+
+    def head_biases(self, layer: int) -> HeadBiases:
+        return HeadBiases(None, None, None, None)
+
+    def is_gated(self, layer: int) -> bool:
+        return False
 
     def output_projection(self, layer: int) -> nn.Module:
         raise ValueError(f"{self.name} projects each head's output by itself: edit its attention_modules instead.")

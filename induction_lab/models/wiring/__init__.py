@@ -1,0 +1,1 @@
+"""How is a network wired? Its parts, found by what flows through them."""

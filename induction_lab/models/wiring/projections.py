@@ -1,0 +1,259 @@
+"""The projections and norms of a layer, found by what flows through its modules, whatever they are called.
+
+A few single tokens are run (`wiring.watching`). The projection of queries, keys or values is the module whose output,
+cut into heads in one of the known layouts, is what attention was given; a module between the two that keeps the shape
+is a norm of heads. The output projection is the module that gives what attention as a whole gives. All read one vector,
+which must be the residual stream or what one module, the norm before attention, makes of it; and what they write must
+be added to the stream. Whatever is found is thereby proven on these tokens; whatever is not is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from induction_lab.models.wiring.watching import AttentionCall, Passed, Watched
+
+Flow = dict[nn.Module, Passed]
+_WORDS = {"q": "queries", "k": "keys", "v": "values"}
+
+
+class Layout(NamedTuple):
+    """Where the heads of queries, keys or values lie in the output of a module: `output.unflatten(shape)[index]`."""
+
+    shape: tuple[int, ...]
+    index: tuple[slice | int, ...]
+
+    def cut(self, rows: Tensor) -> Tensor:
+        """`[width, …]` to `[head, d_head, …]`."""
+        heads = rows.unflatten(0, self.shape)[self.index]
+        return heads.flatten(0, 1) if heads.ndim > rows.ndim + 1 else heads
+
+
+class Projection(NamedTuple):
+    """A module that makes vectors of heads, and where they lie in its output; or one that reads heads (no layout)."""
+
+    module: nn.Module
+    layout: Layout | None
+
+
+class LayerParts(NamedTuple):
+    """One layer's parts, or the reason why one cannot be had.
+
+    Attributes:
+        projections: By `q`, `k`, `v`, `o`.
+        head_norms: Norms of heads, by component; `z` between the heads and the output projection.
+        norm_before: The norm before attention; `nn.Identity` where there is none.
+        norm_after: The norm of what the heads write together, if there is one.
+        has_mlp: Whether the block writes anything beside what its heads write.
+        gated: Whether the output projection reads the heads' outputs times something that depends on the stream.
+        width: Of what the output projection reads.
+    """
+
+    projections: dict[str, Projection | ValueError]
+    head_norms: dict[str, nn.Module | None]
+    norm_before: nn.Module | ValueError
+    norm_after: nn.Module | None
+    has_mlp: bool
+    gated: bool
+    width: int
+
+
+def layer_parts(
+    watched: Watched, block: nn.Module, attention: nn.Module, *, heads: tuple[int, int, int], factor: float
+) -> LayerParts:
+    """Find the parts of a layer.
+
+    Args:
+        watched: A run on a few single tokens.
+        block: The layer.
+        attention: Its module that attends.
+        heads: Query heads, key-value heads and the width of a head, for modules that attend by themselves.
+        factor: What the layer's output is multiplied by before it enters the stream.
+    """
+    inside = _once(watched, attention)
+    whole = _once(watched, block)
+    around: Flow = {m: passed for m, passed in whole.items() if m not in set(attention.modules())}
+    call = watched.calls.get(attention, [None])[0]
+    read, stream = whole[attention].read, whole[block].read
+    found_o = _output(inside, attention, whole[attention].gave, stream)
+    written = whole[attention].gave if isinstance(found_o, ValueError) else inside[found_o].gave
+    norm_after = next((m for m, p in around.items() if same(p.read, written) and not same(p.gave, written)), None)
+    added = written if norm_after is None else around[norm_after].gave
+    projections: dict[str, Projection | ValueError] = {}
+    head_norms: dict[str, nn.Module | None] = {}
+    gated = False
+    if isinstance(found_o, ValueError):
+        projections["o"] = found_o
+    else:
+        z = inside[found_o].read if call is None else _outputs(call)
+        head_norms["z"], gated = _between(inside, z, inside[found_o].read)
+        projections["o"] = _adds_up(whole[block], around, added * factor, factor) or Projection(found_o, None)
+    makers = _by_name(inside, heads, found_o) if call is None else _by_flow(inside, call)
+    for component, (maker, norm) in makers.items():
+        head_norms[component] = norm
+        if maker is not None and not same(inside[maker.module].read, read):
+            maker = None
+        projections[component] = maker or ValueError(
+            f"makes its {_WORDS[component]} in a way that is not one linear map of the normalised stream "
+            "(of low rank, shared with another layer, or mixed with something else)"
+        )
+    before = _norm_before(around, stream, read)
+    has_mlp = stream.shape != added.shape or not same(whole[block].gave, stream + added * factor)
+    width = 0 if isinstance(found_o, ValueError) else inside[found_o].read.shape[1]
+    return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width)
+
+
+def _once(watched: Watched, within: nn.Module) -> Flow:
+    """What passed through a module and those in it that ran exactly once on all tokens, from the outside in."""
+    ran = {m: passed[0] for m in within.modules() if len(passed := watched.passed.get(m, ())) == 1}
+    return {m: passed for m, passed in ran.items() if len(passed.read) == len(watched.end)}
+
+
+def _by_flow(inside: Flow, call: AttentionCall) -> dict[str, tuple[Projection | None, nn.Module | None]]:
+    """The projection that makes what attention was given, and the norm of heads behind it."""
+    found = {}
+    shape = (call.q.shape[1], call.k.shape[1], call.q.shape[2], call.v.shape[2])
+    for component in ("q", "k", "v"):
+        target = getattr(call, component)
+        layouts = list(_layouts(component, *shape))
+        maker = _maker(inside, target, layouts)
+        if maker is None and component != "v":
+            maker = _maker(inside, target, layouts, rescaled=True)
+        norm = None
+        if maker is not None:
+            heads = inside[maker.module].read
+            under = _maker(inside, heads.view_as(target), layouts) if heads.shape == target.flatten(1).shape else None
+            if under is not None and under.module is not maker.module:
+                keeps = all(parameter.ndim < 2 for parameter in maker.module.parameters())
+                maker, norm = (under, maker.module) if keeps else (None, None)
+        found[component] = (maker, norm)
+    return found
+
+
+def _maker(inside: Flow, target: Tensor, layouts: list[Layout], *, rescaled: bool = False) -> Projection | None:
+    """The module whose output, cut into heads, is the target `[token, head, d_head]` up to a factor.
+
+    One factor for all; or, `rescaled`, one for each token and head, as a norm without a gain brings it about.
+    """
+    for module, passed in inside.items():
+        for layout in layouts:
+            if torch.Size(layout.shape).numel() != passed.gave.shape[1] or same(passed.gave, passed.read):
+                continue
+            ours = layout.cut(passed.gave.mT).movedim(-1, 0)
+            over = (-1,) if rescaled else (0, 1, 2)
+            factor = (target * ours).sum(over, keepdim=True) / ours.square().sum(over, keepdim=True)
+            factor = factor.nan_to_num(nan=1.0)  # heads that are zero throughout
+            if (factor > 0).all() and same(target, factor * ours):
+                return Projection(module, layout)
+    return None
+
+
+def _layouts(component: str, n_heads: int, n_kv_heads: int, d_key: int, d_value: int) -> Iterator[Layout]:
+    """Where a component's heads may lie in the output of a projection, alone or with other components."""
+    mine = n_heads if component == "q" else n_kv_heads
+    d, every, at = d_value if component == "v" else d_key, slice(None), "qkv".index(component)
+    yield Layout((mine, d), (every,))
+    if d_key != d_value:
+        return
+    group = n_heads // n_kv_heads
+    starts = (0, n_heads, n_heads + n_kv_heads)
+    yield Layout((n_heads + 2 * n_kv_heads, d), (slice(starts[at], starts[at] + mine),))  # GPT-2, Phi-3
+    yield Layout((n_kv_heads, group + 2, d), (every, slice(0, group) if at == 0 else group + at - 1))  # NeoX, Falcon
+    if group == 1 and n_heads % 4 == 0:
+        yield Layout((4, 3, n_heads // 4, d), (every, (0, 2, 1)[at]))  # CodeGen
+    if at == 0:  # queries and their gates: Qwen 3.5
+        yield Layout((n_heads, 2, d), (every, 0))
+        yield Layout((2 * n_heads, d), (slice(0, n_heads),))
+    else:  # keys and values
+        yield Layout((2 * n_kv_heads, d), (slice((at - 1) * mine, at * mine),))
+        yield Layout((n_kv_heads, 2, d), (every, at - 1))
+
+
+def _output(inside: Flow, attention: nn.Module, gave: Tensor, stream: Tensor) -> nn.Module | ValueError:
+    """The module in attention that gives what attention gives, to which BLOOM has added the stream already."""
+    for written in (gave, gave - stream) if gave.shape == stream.shape else (gave,):
+        for module, passed in inside.items():
+            if module is not attention and same(passed.gave, written, scale=gave) and not same(passed.read, written):
+                return module
+    return ValueError("has no one projection of what its heads put out")
+
+
+def _outputs(call: AttentionCall) -> Tensor:
+    """What the heads put out for a token that attends to itself, side by side."""
+    return call.v.repeat_interleave(call.q.shape[1] // call.v.shape[1], 1).flatten(1)
+
+
+def _between(inside: Flow, z: Tensor, read: Tensor) -> tuple[nn.Module | None, bool]:
+    """The norm between what heads put out and what the output projection reads, and whether a gate is there instead."""
+    if z.shape == read.shape and same(z, read):
+        return None, False
+    for module, passed in inside.items():
+        if same(passed.read, z) and same(passed.gave, read):
+            return module, False
+    return None, True
+
+
+def _by_name(
+    inside: Flow, heads: tuple[int, int, int], output: nn.Module | ValueError
+) -> dict[str, tuple[Projection | None, nn.Module | None]]:
+    """Where attention is not handed over: a token alone puts out its value, and queries and keys lie beside values."""
+    n_heads, n_kv_heads, d_head = heads
+    found: dict[str, tuple[Projection | None, nn.Module | None]] = dict.fromkeys(("q", "k", "v"), (None, None))
+    if isinstance(output, ValueError) or inside[output].read.shape[1] != n_heads * d_head:
+        return found
+    shape = (n_heads, n_kv_heads, d_head, d_head)
+    values = inside[output].read.unflatten(1, (n_heads, d_head))[:, :: n_heads // n_kv_heads]
+    others = {m: passed for m, passed in inside.items() if m is not output}
+    v = _maker(others, values, list(_layouts("v", *shape)))
+    if v is None or v.layout is None:
+        return found
+    place = list(_layouts("v", *shape)).index(v.layout)
+    parent = next(m for m in inside if v.module in m.children())
+    name = next(name for name, child in parent.named_children() if child is v.module)
+    for component, word in (("q", "query"), ("k", "key")):
+        layouts = [layout for layout in _layouts(component, *shape)]
+        module = v.module if place else getattr(parent, _renamed(name, component, word), None)
+        if module in inside:
+            found[component] = Projection(module, layouts[place]), None
+    return found | {"v": (v, None)}
+
+
+def _renamed(name: str, component: str, word: str) -> str:
+    return name.replace("value", word) if "value" in name else name.replace("v", component).replace("V", component)
+
+
+def _norm_before(around: Flow, stream: Tensor, read: Tensor) -> nn.Module | ValueError:
+    if same(stream, read):
+        return nn.Identity()
+    for module, passed in around.items():
+        if same(passed.read, stream) and same(passed.gave, read):
+            return module
+    return ValueError("reads something else than its normalised residual stream")
+
+
+def _adds_up(block: Passed, around: Flow, added: Tensor, factor: float) -> ValueError | None:
+    """Whether what heads write is added to a stream that goes on as it is: a reason, if not."""
+    if not block.read.shape == block.gave.shape == added.shape:
+        return ValueError("keeps a residual stream of another width than what its heads write")
+    middle = block.read + added
+    rest = block.gave - middle
+    inner = [passed for passed in around.values() if passed is not block and not same(passed.gave, passed.read)]
+    explained = same(block.gave, middle) or any(same(p.gave * factor, rest, scale=middle) for p in inner)
+    read_between = any(same(passed.read, middle) for passed in inner)
+    rewritten = any(same(passed.gave, block.gave) for passed in inner)
+    if explained or (read_between and not rewritten):
+        return None
+    return ValueError("does not add what its heads write to a residual stream that goes on as it is")
+
+
+def same(actual: Tensor, expected: Tensor, *, scale: Any = None) -> bool:
+    """Equal up to rounding, of the largest."""
+    if actual.shape != expected.shape:
+        return False
+    tolerance = max(1e-5, 4 * torch.finfo(actual.dtype).eps)
+    largest = (expected if scale is None else scale).abs().max()
+    return bool(((actual - expected).abs().max() <= tolerance * largest).item())

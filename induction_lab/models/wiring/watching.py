@@ -1,0 +1,127 @@
+"""Run a transformers model on a few single tokens and see what each of its modules reads and gives.
+
+A token that stands alone attends to itself and nothing else, so a head's output is its value, and at position 0 nothing
+is rotated: what queries, keys and values are made of can be followed from module to module by their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_WATCH = "induction_lab_watch"
+
+
+class Passed(NamedTuple):
+    """What a module read and gave, one row a token; everything behind the first axis side by side."""
+
+    read: Tensor
+    gave: Tensor
+
+
+class AttentionCall(NamedTuple):
+    """What an attention module handed over to the attention interface: `[token, head, d_head]` each."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class Watched(NamedTuple):
+    """One run.
+
+    Attributes:
+        passed: Of every module that ran, in the order in which they finished; of one that ran several times, each.
+        calls: Of every attention module that goes through the attention interface.
+        end: What the whole gave, one row a token.
+    """
+
+    passed: dict[nn.Module, list[Passed]]
+    calls: dict[nn.Module, list[AttentionCall]]
+    end: Tensor
+
+
+_calls: ContextVar[dict[nn.Module, list[AttentionCall]] | None] = ContextVar("induction_lab_watched", default=None)
+
+
+def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> Watched:
+    """Run and watch.
+
+    Args:
+        network: Whose modules are watched.
+        run: Runs it on a batch of single tokens.
+        configs: Configurations in which its modules look up how to attend; none where they attend by themselves.
+    """
+    passed: dict[nn.Module, list[Passed]] = {}
+    calls: dict[nn.Module, list[AttentionCall]] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        first = kwargs.get("hidden_states")
+        read, gave = _rows((first, *args, *kwargs.values())), _rows((output,))
+        if read is not None and gave is not None and len(read) == len(gave):
+            passed.setdefault(module, []).append(Passed(read, gave))
+
+    token = _calls.set(calls)
+    try:
+        with ExitStack() as stack, torch.inference_mode(), evaluating(network), _attending(configs):
+            for module in network.modules():
+                handle = module.register_forward_hook(keep, with_kwargs=True)
+                stack.callback(handle.remove)
+            end = run()
+    finally:
+        _calls.reset(token)
+    return Watched(passed, calls, end.flatten(1))
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Dropout off inside the context, as it was afterwards."""
+    training = [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _attending(configs: list[Any]) -> Iterator[None]:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(_WATCH, _attend_to_itself)
+    AttentionMaskInterface.register(_WATCH, eager_mask)
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = _WATCH
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
+
+
+def _attend_to_itself(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+    """What a token alone attends to: each query head's value."""
+    calls = _calls.get()
+    if calls is not None:
+        heads = (x[:, :, 0].detach().clone() for x in (query, key, value))
+        calls.setdefault(module, []).append(AttentionCall(*heads))
+    return value.repeat_interleave(query.shape[1] // value.shape[1], 1).transpose(1, 2).contiguous(), None
+
+
+def _rows(values: tuple[Any, ...]) -> Tensor | None:
+    """The first tensor of numbers among these, or in a tuple among them; a copy, for some are changed in place."""
+    for value in values:
+        value = value[0] if isinstance(value, tuple | list) and value else value
+        value = getattr(value, "last_hidden_state", value)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2:
+            return value.detach().clone().flatten(1)
+    return None
