@@ -30,7 +30,9 @@ def doubly_stochastic(matrices: Float[Tensor, "*batch state next"]) -> Float[Ten
         scaled = scaled / rows
     scaled = scaled / scaled.sum(-1, keepdim=True).clamp(min=1)
     scaled = scaled / scaled.sum(-2, keepdim=True).clamp(min=1)
-    row_lacks, column_lacks = 1 - scaled.sum(-1, keepdim=True), 1 - scaled.sum(-2, keepdim=True)
+    row_lacks, column_lacks = (
+        (1 - scaled.sum(dim, keepdim=True)).clamp(min=0) for dim in (-1, -2)
+    )  # rounding left out
     lacking = row_lacks.sum((-2, -1), keepdim=True).clamp(min=TINY)
     return (scaled + row_lacks * column_lacks / lacking).clamp(min=0)
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from induction_lab.data.markov import (
     doubly_stochastic,
@@ -151,6 +151,7 @@ def test_a_chain_runs_by_its_transitions_from_its_stationary_distribution():
     concentration=st.sampled_from([1e-4, 0.01, 0.1, 1.0, 30.0, 1e5]),
     both=st.booleans(),
 )
+@example(seed=4141180, n_states=6, concentration=30.0, both=True)  # what is short of 1 is rounding alone
 def test_transitions_are_chances_and_the_long_run_stays_as_it_is(seed, n_states, concentration, both):
     chains = MarkovChains(n_states, concentration, both).transitions(seeded(seed), 20)
     assert (chains >= 0).all()
