@@ -38,6 +38,8 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
     out.print(_ranking(scores))
     for name, reason in scores.provenance.get("left_out", {}).items():
         out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
+    for name, said in scores.provenance.get("out_of_reach", {}).items():
+        out.print(f"[dim]{name}: {escape(said)}[/dim]")
     if "prefix_matching" in scores.scores and top > 0:
         out.print()
         out.print(_induction_heads(scores, top))

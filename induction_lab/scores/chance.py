@@ -1,4 +1,4 @@
-"""Which heads are above chance: repeated prompts against prompts that do not repeat, over all heads at once."""
+"""Chance: what even attention scores, and which heads are above prompts that do not repeat, over all heads at once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,79 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.scores.attention_scores import Targets
+
 _EXACT_UP_TO = 12  # prompts a side; the approximation is coarsest in the far tail, where few prompts must be told
+
+
+class EvenAttention:
+    """What attention spread evenly over the keys that can be seen scores, layer by layer, on one batch.
+
+    Windows and chunks hide keys. Where none is hidden that a query could look at, chance is `Reads.uniform`.
+
+    Attributes:
+        uniform: For each score, of every prompt and layer.
+        in_reach: For each score, the share of the keys it reads that can be seen at all.
+        hidden: Scores of which some layer's chance is another, because it cannot see everything.
+    """
+
+    def __init__(self, targets: Targets, n_layers: int) -> None:
+        """Begin with layers that hide nothing."""
+        self.targets = targets
+        rows = {name: reads.uniform.cpu()[:, None].repeat(1, n_layers) for name, reads in targets.reads.items()}
+        self.uniform: dict[str, Float[Tensor, "prompt layer"]] = rows
+        self.in_reach = {name: torch.ones_like(each) for name, each in rows.items()}
+        self.hidden: set[str] = set()
+        self._known: dict[int, tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]] = {}
+
+    def see(self, attention: AttentionReading) -> None:
+        """One layer's attention; layers that share a mask cost nothing more."""
+        if not isinstance(attention, Attention):  # a matrix says so itself: hidden keys get nothing from any head
+            found = self._under((attention.matrix > 0).flatten(0, 1).any(0)[None])
+        elif attention.mask is None:
+            return
+        else:
+            mask, place = attention.mask, attention.mask.data_ptr()
+            if place not in self._known:  # the mask is kept, so that no other can take its place
+                seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+                self._known[place] = (mask, self._under(seen.any(1)))
+            found = self._known[place][1]
+        for name, (uniform, in_reach) in found.items():
+            self.uniform[name][:, attention.layer] = uniform
+            self.in_reach[name][:, attention.layer] = in_reach
+            self.hidden.add(name)
+
+    def _under(self, visible: Bool[Tensor, "#batch query key"]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each score, even attention and the share of its keys in reach; nothing where no key is hidden."""
+        if bool((visible == torch.ones_like(visible).tril()).all()):
+            return {}
+        targets, found = self.targets, {}
+        n_prompts = len(next(iter(targets.reads.values())).defined)
+        visible = visible.expand(n_prompts, -1, -1).to(targets.prompt.device)
+        seen = visible[targets.prompt, targets.query, targets.key].float()
+        even = seen / visible.sum(-1).clamp(min=1)[targets.prompt, targets.query]
+        for name, reads in targets.reads.items():
+            zeros = reads.weight.new_zeros(n_prompts)
+            uniform = zeros.index_add(0, reads.prompt, reads.weight * even[reads.pair])
+            n_pairs = zeros.index_add(0, reads.prompt, torch.ones_like(reads.weight))
+            n_seen = zeros.index_add(0, reads.prompt, seen[reads.pair])
+            found[name] = (uniform.cpu(), (n_seen / n_pairs.clamp(min=1)).cpu())
+        return found
+
+
+def out_of_reach(in_reach: Float[Tensor, " layer"]) -> str:
+    """A sentence on layers that cannot see all keys that a score reads; empty where all can."""
+    short = {layer: share for layer, share in enumerate(in_reach.tolist()) if share < 1}
+    if not short:
+        return ""
+    layers = "every layer" if len(short) == len(in_reach) else f"in layers {', '.join(map(str, short))}"
+    low, high = min(short.values()), max(short.values())
+    share = "none" if high == 0 else f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+    return f"out of reach {layers}: {share} of its keys can be seen there, the rest is hidden by the attention window"
 
 
 def fewest_prompts(n_heads: int, rate: float = 0.05) -> int:

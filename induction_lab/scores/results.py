@@ -37,6 +37,8 @@ class HeadScores(Loadable):
         loss: Mean loss in nats at each predicted position.
         words: What each score says of itself; see `about`.
         provenance: Model, revision, prompts, seed, dtype, versions: what another lab needs to trust the numbers.
+        uniform_by_layer: `uniform` of each layer, of scores where layers differ in what they can see (attention
+            windows); `uniform` is then their mean.
     """
 
     model: str
@@ -49,6 +51,7 @@ class HeadScores(Loadable):
     loss: list[float] = field(default_factory=list)
     words: dict[str, ScoreWords] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    uniform_by_layer: dict[str, Float[Tensor, " layer"]] = field(default_factory=dict)
     _WHAT, _COLUMNS = "head scores", ("model", "layer", "head", "score", "value")
 
     def __getitem__(self, score: str) -> Float[Tensor, "layer head"]:
@@ -121,7 +124,13 @@ class HeadScores(Loadable):
             raise ValueError(f"{score} was not tested against chance: score_heads(..., chance_test=True).")
         q_values = self.q_values[score]
         ranked = self.top(score, q_values.numel())
-        return [head for head, value in ranked if q_values[head] <= rate and value > self.uniform[score]]
+        chance = self._chance(score)
+        return [head for head, value in ranked if q_values[head] <= rate and value > chance[head.layer]]
+
+    def _chance(self, score: str) -> list[float]:
+        """`uniform` of each layer."""
+        by_layer = self.uniform_by_layer.get(score)
+        return [self.uniform[score]] * self.n_layers if by_layer is None else by_layer.tolist()
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer, head and score."""
@@ -135,7 +144,7 @@ class HeadScores(Loadable):
                     {"model": self.model, "layer": layer.ravel(), "head": head.ravel(), "score": name}
                     | {"label": [str(Head(*pair)) for pair in zip(layer.ravel(), head.ravel(), strict=True)]}
                     | {key: np.nan if x is None else x.double().numpy().ravel() for key, x in parts.items()}
-                    | {"uniform": self.uniform[name]}
+                    | {"uniform": np.array(self._chance(name))[layer.ravel()]}
                 )
             )
         first = ["model", "layer", "head", "label", "score"]
@@ -145,12 +154,17 @@ class HeadScores(Loadable):
     def _from_table(cls, frame: pd.DataFrame, facts: dict[str, Any]) -> HeadScores:
         tables: dict[str, dict[str, Tensor]] = {column: {} for column in COLUMNS if column != "uniform"}
         uniform: dict[str, float] = {}
+        by_layer: dict[str, Tensor] = {}
         for name, rows in frame.groupby("score", sort=False):
             for column, table in tables.items():
                 wide = rows.pivot(index="layer", columns="head", values=column) if column in rows else None
                 if wide is not None and (column in ("value", "standard_error") or wide.notna().any(axis=None)):
                     table[str(name)] = torch.tensor(wide.to_numpy(dtype=np.float64)).float()
             uniform[str(name)] = float(rows["uniform"].iloc[0]) if "uniform" in rows else float("nan")
+            if "uniform" in rows and rows["uniform"].nunique() > 1:
+                each = rows.groupby("layer")["uniform"].first().to_numpy(dtype=np.float64)
+                by_layer[str(name)] = torch.tensor(each).float()
+                uniform[str(name)] = float(by_layer[str(name)].double().mean())
         blank = {name: torch.full_like(value, torch.nan) for name, value in tables["value"].items()}
         return cls(
             model=str(frame["model"].iloc[0]),
@@ -163,6 +177,7 @@ class HeadScores(Loadable):
             loss=facts.get("loss", []),
             words={name: ScoreWords(**said) for name, said in facts.get("words", {}).items()},
             provenance=facts.get("provenance", {}),
+            uniform_by_layer=by_layer,
         )
 
     def _facts(self) -> dict[str, Any]:

@@ -29,8 +29,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import Ticker, progress_bar
-from induction_lab.scores.attention_scores import Targets
-from induction_lab.scores.chance import above_chance
+from induction_lab.scores.chance import EvenAttention, above_chance, out_of_reach
 from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
 from induction_lab.scores.registry import SCORES
 from induction_lab.scores.results import HeadScores
@@ -88,13 +87,16 @@ def run_plan(
     null = _null(model, main) if chance_test else None
     total = sum(len(reading.prompts) for reading in [*readings, *([null] if null else [])])
     summary: dict[str, tuple[Tensor, Tensor, float]] = {}
+    by_layer, hidden = {}, {}
     p_values, q_values, losses = {}, {}, []
     with progress_bar(total, "scoring prompts", shown=progress) as tick:
         for reading in readings:
-            values, found = _read(model, reading, loss=loss and reading is main, tick=tick)
+            values, found, even = _read(model, reading, loss=loss and reading is main, tick=tick)
             losses += found
             for name, per_prompt in values.items():
                 summary[name] = (*mean_and_error(per_prompt, reading.defined(name)), reading.uniform(name))
+            by_layer |= {name: uniform for name, (uniform, _) in even.items()}
+            hidden |= {name: said for name, (_, reach) in even.items() if (said := out_of_reach(reach))}
             if reading is main and null is not None:
                 p_values, q_values = _test_against(_read(model, null, loss=False, tick=tick)[0], values, main)
     for score in plan.weights:
@@ -108,38 +110,53 @@ def run_plan(
         model=model.name,
         values={name: summary[name][0] for name in plan.scores},
         standard_errors={name: summary[name][1] for name in plan.scores},
-        uniform={name: summary[name][2] for name in plan.scores},
+        uniform={n: float(by_layer[n].double().mean()) if n in by_layer else summary[n][2] for n in plan.scores},
+        uniform_by_layer=by_layer,
         p_values=p_values,
         q_values=q_values,
         loss_by_copy=loss_by_copy,
         loss=loss_by_position,
         words={name: score.words for name, score in plan.scores.items()},
-        provenance=provenance(model, main.prompts, left_out=plan.left_out),
+        provenance=provenance(model, main.prompts, left_out=plan.left_out) | {"out_of_reach": hidden},
     )
 
 
 def _read(
     model: HookedModel, reading: Reading, *, loss: bool, tick: Ticker
-) -> tuple[dict[str, Float[Tensor, "prompt layer head"]], list[Tensor]]:
-    """Run the prompts, every score reading each layer; values by score, and the losses of each batch."""
+) -> tuple[dict[str, Float[Tensor, "prompt layer head"]], list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """Run the prompts, every score reading each layer; values by score, losses of each batch, chance under windows."""
     found: dict[str, list[Tensor]] = {name: [] for name in reading.scores}
-    losses = []
+    losses, even = [], []
     for batch in reading.batches:
         prompts = reading.prompts[batch.rows]
-        stream, values = _read_batch(model, prompts, batch.targets, reading.scores, loss=loss)
+        there = None if batch.targets is None else batch.targets.to(model.device)
+        even += [] if there is None else [EvenAttention(there, model.n_layers)]
+        stream, values = _read_batch(model, prompts, even[-1] if there is not None else None, reading.scores, loss=loss)
         for name, value in values.items():
             found[name].append(value)
         if loss:
             assert stream.normalised is not None
             losses.append(token_losses(model, prompts, stream.normalised))
         tick(len(prompts))
-    return {name: torch.cat(values) for name, values in found.items()}, losses
+    return {name: torch.cat(values) for name, values in found.items()}, losses, _under_windows(reading, even)
+
+
+def _under_windows(reading: Reading, even: list[EvenAttention]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Even attention and the share of keys in reach, by layer, of the scores of which some layer hides a key."""
+    found = {}
+    for name in even[0].uniform if even else ():
+        if any(name in each.hidden for each in even):
+            keep = reading.defined(name)
+            uniform = torch.cat([each.uniform[name] for each in even])[keep]
+            reach = torch.cat([each.in_reach[name] for each in even])[keep]
+            found[name] = (uniform.mean(0), reach.mean(0))
+    return found
 
 
 def _read_batch(
     model: HookedModel,
     prompts: Prompts,
-    targets: Targets | None,
+    even: EvenAttention | None,
     scores: dict[str, Score],
     *,
     loss: bool,
@@ -149,11 +166,12 @@ def _read_batch(
     attended = {
         name: torch.zeros(len(prompts), model.n_layers, model.n_heads) for name in scores if name not in layered
     }
-    there = None if targets is None else targets.to(model.device)
+    there = None if even is None else even.targets
     needs_end = any(score.needs_end for score in layered.values())
 
     def read(attention: AttentionReading) -> None:
-        if there is not None and attended:
+        if even is not None and there is not None and attended:
+            even.see(attention)
             probabilities = attention.probabilities(there.prompt, there.query, there.key).float()
             for name, values in attended.items():
                 values[:, attention.layer] = there.score(name, probabilities).cpu()
