@@ -26,6 +26,15 @@ from induction_lab.attention.kernels import attention_with_lse
 
 Reader = Callable[[AttentionReading], None]
 Edit = Callable[[LayerAttention], LayerAttention]  # one layer's attention in, what goes on in its place out
+
+
+class Enough(Exception):
+    """Ends a run early: raised by a reader or a hook that has seen all it wants, so that nothing further up runs.
+
+    `read_attention`, `bridge_run` and `ResidualStreams` catch it.
+    """
+
+
 _reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
 _edits: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
 _lasting: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()

@@ -20,8 +20,9 @@ from induction_lab.behaviour.next_tokens import NO_ANSWER, check_answers, next_t
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import batches
+from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.internals.head_outputs import heads_along
-from induction_lab.models.hooked_model import HookedModel, evaluating
+from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, output_norm
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import Head, parse_head
@@ -189,11 +190,10 @@ def _run(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> ActivationCach
     names += [f"blocks.{layer}.{name}" for layer in range(model.n_layers) for name in kept]
     handle = hooked.unembed.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:],))
     try:
-        with torch.inference_mode(), evaluating(model.network):
+        with bridge_run(model):
             _, cache = hooked.run_with_cache(tokens, names_filter=names, **short)
     finally:
         handle.remove()
-        model.release()
     absent = [name for name in names if name not in cache]
     if absent:
         raise ValueError(f"{model.name} shows no {absent[0]}: its logits cannot be split into heads and MLPs.")

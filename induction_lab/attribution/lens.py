@@ -17,7 +17,8 @@ from transformer_lens import ActivationCache
 from induction_lab.behaviour.next_tokens import NO_ANSWER, next_tokens, places
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.batches import batches
-from induction_lab.models.hooked_model import HookedModel, evaluating
+from induction_lab.internals.bridge_hooks import bridge_run
+from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.statistics import over_prompts
 from induction_lab.runtime.progress import progress_bar
 
@@ -103,13 +104,10 @@ def _read_layers(
 
     hooked, tokens = model.hooked, tokens.to(model.device)
     source: dict[str, Any] = {"input": tokens}
-    try:
-        with torch.inference_mode(), evaluating(model.network):
-            if model.bridge is None:
-                names = [name for name in hooked.hook_dict if name.endswith(("hook_resid_pre", "hook_resid_post"))]
-                source = {"cache": ActivationCache(hooked.run_with_cache(tokens, names_filter=names)[1], hooked)}
-            read = read_layers(hooked, **source, positions=None, targets=answers, return_type="log_probs")
-    finally:
-        model.release()
+    with bridge_run(model):
+        if model.bridge is None:
+            names = [name for name in hooked.hook_dict if name.endswith(("hook_resid_pre", "hook_resid_post"))]
+            source = {"cache": ActivationCache(hooked.run_with_cache(tokens, names_filter=names)[1], hooked)}
+        read = read_layers(hooked, **source, positions=None, targets=answers, return_type="log_probs")
     assert read.readout.target_ranks is not None
     return read.values[..., 0].cpu().float(), read.readout.target_ranks[..., 0].cpu().float()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.interventions.senders import (
     Component,
@@ -115,7 +115,7 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
         tokens = prompts.tokens[row : row + 1]
         targets = attention_targets(prompts[row : row + 1], ["prefix_matching"])
         if len(targets.query):
-            streams = ResidualStreams(model, tokens)
+            streams = residual_streams(model, tokens)
             found.append(_score_shares(streams, senders, head, targets.query, targets.key).cpu())
     named = [(str(sender), sender) for sender in senders]
     return _table([*named, ("bias", Sender(-1, -1))], torch.stack(found))

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.grouped import key_head
+from induction_lab.attention.hooks import Enough
 from induction_lab.data.prompts import PromptsLike, as_prompts
-from induction_lab.internals.reading import Enough, read_attention
+from induction_lab.internals.bridge_hooks import bridge_run
+from induction_lab.internals.reading import read_attention
 from induction_lab.models.head_weights import head_weights
-from induction_lab.models.hooked_model import HookedModel, evaluating
+from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike, parse_heads
 
 HEAD_NAMES = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
@@ -168,14 +170,8 @@ def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) ->
     if "logits" not in keys:
         last = max([key[1] for key in keys if isinstance(key, tuple)], default=0)
         hooks.append((f"blocks.{last}.hook_resid_post", stop))
-    try:
-        with torch.inference_mode(), evaluating(model.network):
-            logits = hooked.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
-        found["logits"] = cut("logits", logits)
-    except Enough:
-        pass
-    finally:
-        model.release()
+    with bridge_run(model):
+        found["logits"] = cut("logits", hooked.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks))
     return found
 
 

@@ -17,21 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading, MaterialisedAttention
-from induction_lab.attention.hooks import Reader, attend, reading
+from induction_lab.attention.hooks import Enough, Reader, attend, reading
+from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.models.hooked_model import HookedModel
 
 ENGINE = "induction_lab"
-
-
-class Enough(Exception):
-    """Ends a run: raised by a reader, a hook or an edit that has seen all it wants, so that nothing further up runs.
-
-    `read_attention` catches it; whoever runs a model in another way catches it there.
-    """
-
-
-class _AtUnembedding(Exception):
-    """Every layer has run. Not `Enough`: the reader has not asked to stop."""
 
 
 class StreamEnd(NamedTuple):
@@ -63,12 +53,8 @@ def read_attention(
         reader(attention)
 
     run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
-    try:
-        stream = run(model, tokens, counting, final)
-        n_layers = model.n_layers
-    except Enough:
-        stream = StreamEnd(None, None)
-        n_layers = seen[-1] + 1
+    stream = run(model, tokens, counting, final)
+    n_layers = model.n_layers if stream.normalised is not None else seen[-1] + 1
     if set(seen) != set(range(n_layers)):
         raise ValueError(
             f"Only {len(set(seen))} of {n_layers} layers of {model.name} showed their attention; "
@@ -139,8 +125,9 @@ def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) 
     handle = None
     if final:
         handle = model.final_norm.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    normalised = None
     try:
-        with torch.inference_mode(), reading(reader), on_engine(model):
+        with suppress(Enough), torch.inference_mode(), reading(reader), on_engine(model):
             normalised = model.hidden(tokens)
     finally:
         if handle is not None:
@@ -157,20 +144,18 @@ def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -
 
     def stop(_: Any, inputs: tuple[Tensor, ...]) -> None:
         end["normalised"] = inputs[0]
-        raise _AtUnembedding
+        raise Enough
 
     hooks = _matrix_hooks(model, reader)
     if final:
         hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_final))
-    bridge = model.hooked
-    unembedding = bridge.unembed.register_forward_pre_hook(stop)
+    unembedding = model.hooked.unembed.register_forward_pre_hook(stop)
     try:
-        with torch.inference_mode(), suppress(_AtUnembedding):
+        with bridge_run(model) as bridge:
             bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
     finally:
         unembedding.remove()
-        model.release()
-    return StreamEnd(end.get("final"), end["normalised"])
+    return StreamEnd(end.get("final"), end.get("normalised"))
 
 
 def _matrix_hooks(model: HookedModel, reader: Reader) -> list[tuple[str, Callable[..., None]]]:

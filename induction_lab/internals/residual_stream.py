@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.attention.exact import MaterialisedAttention
-from induction_lab.attention.hooks import Edit
+from induction_lab.attention.exact import LayerAttention, MaterialisedAttention
+from induction_lab.attention.hooks import Edit, Enough
 from induction_lab.internals.editing import edit_attention
 from induction_lab.models.hooked_model import HookedModel
 
 
+@dataclass(frozen=True, eq=False)
 class ResidualStreams:
     """The residual stream of some prompts, and runs that go on from any layer of it.
 
-    Args:
-        model: Any supported model.
-        tokens: Prompts of one length.
-
     Attributes:
+        model: What was run.
+        tokens: Prompts of one length.
         before: The stream before each layer, and last before the final norm.
         normalised: After the final norm.
         attention: By layer, its attention; only `HeadOutputs` where an architecture attends out of sight.
+        tuple_sizes: By layer, how many values its block returns in a tuple; 0 where it returns the stream alone.
     """
 
-    def __init__(self, model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> None:
-        """Run the model once."""
-        self.model, self.tokens = model, tokens.to(model.device)
-        self.blocks = model.anatomy.blocks
-        self.before: list[Float[Tensor, "prompt pos d_model"]] = []
-        self.attention: dict[int, Any] = {}
-        self._tuples: list[int] = []
-        with ExitStack() as stack:
-            for module in (*self.blocks, model.final_norm):
-                keep = module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
-                stack.callback(keep.remove)
-            for block in self.blocks:
-                look = block.register_forward_hook(self._look_at_output)
-                stack.callback(look.remove)
-            stack.enter_context(edit_attention(model, self._keep_attention))
-            self.normalised = model.hidden(self.tokens)
+    model: HookedModel
+    tokens: Int[Tensor, "prompt pos"]
+    before: list[Float[Tensor, "prompt pos d_model"]]
+    normalised: Float[Tensor, "prompt pos d_model"]
+    attention: dict[int, Any]
+    tuple_sizes: list[int]
 
     def run(
         self,
@@ -64,7 +55,7 @@ class ResidualStreams:
         """
         rows = slice(None) if prompts is None else prompts.to(self.tokens.device)
         stream = self.before[layer][rows] if stream is None else stream
-        if layer == len(self.blocks):
+        if layer == self.model.n_layers:
             with torch.inference_mode():
                 return self.model.final_norm(stream)
         with ExitStack() as stack:
@@ -72,34 +63,66 @@ class ResidualStreams:
             stack.enter_context(edit_attention(self.model, edit or _as_it_is))  # on the engine, as the clean run was
             return self.model.hidden(self.tokens[rows])
 
+    def attention_at(
+        self, layer: int, stream: Float[Tensor, "row pos d_model"], *, prompts: Int[Tensor, " row"]
+    ) -> LayerAttention:
+        """One layer's attention where this stream enters it. Nothing else of the model is run."""
+        found: list[LayerAttention] = []
+
+        def look(attention: LayerAttention) -> LayerAttention:
+            found.append(attention)
+            raise Enough
+
+        with suppress(Enough):
+            self.run(layer, look, prompts=prompts, stream=stream)
+        return found[0]
+
     @contextmanager
     def _starting_at(self, layer: int, stream: Tensor) -> Iterator[None]:
         def skip(*_: Any, **__: Any) -> Any:
-            return (stream, *[None] * (self._tuples[0] - 1)) if self._tuples[0] else stream
+            return (stream, *[None] * (self.tuple_sizes[0] - 1)) if self.tuple_sizes[0] else stream
 
-        before = [block.__dict__.get("forward") for block in self.blocks[:layer]]
-        handle = self.blocks[layer].register_forward_pre_hook(_entering(stream), with_kwargs=True)
+        blocks = self.model.anatomy.blocks
+        before = [block.__dict__.get("forward") for block in blocks[:layer]]
+        handle = blocks[layer].register_forward_pre_hook(_entering(stream), with_kwargs=True)
         try:
-            for block in self.blocks[:layer]:
+            for block in blocks[:layer]:
                 block.forward = skip
             yield
         finally:
             handle.remove()
-            for block, forward in zip(self.blocks[:layer], before, strict=True):
+            for block, forward in zip(blocks[:layer], before, strict=True):
                 if forward is None:
                     del block.forward
                 else:
                     block.forward = forward
 
-    def _keep_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.before.append(args[0] if args else kwargs["hidden_states"])
 
-    def _keep_attention(self, attention: Any) -> Any:
-        self.attention[attention.layer] = attention
-        return attention
+def residual_streams(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> ResidualStreams:
+    """Run any supported model once on prompts of one length, and keep its residual stream before every layer."""
+    before: list[Tensor] = []
+    attention: dict[int, LayerAttention] = {}
+    tuple_sizes: list[int] = []
 
-    def _look_at_output(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._tuples.append(len(output) if isinstance(output, tuple) else 0)
+    def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+        before.append(args[0] if args else kwargs["hidden_states"])
+
+    def look_at_output(module: nn.Module, args: Any, output: Any) -> None:
+        tuple_sizes.append(len(output) if isinstance(output, tuple) else 0)
+
+    def keep_attention(seen: LayerAttention) -> LayerAttention:
+        attention[seen.layer] = seen
+        return seen
+
+    tokens, blocks = tokens.to(model.device), model.anatomy.blocks
+    with ExitStack() as stack:
+        for module in (*blocks, model.final_norm):
+            stack.callback(module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
+        for block in blocks:
+            stack.callback(block.register_forward_hook(look_at_output).remove)
+        stack.enter_context(edit_attention(model, keep_attention))
+        normalised = model.hidden(tokens)
+    return ResidualStreams(model, tokens, before, normalised, attention, tuple_sizes)
 
 
 def _as_it_is(attention: Any) -> Any:

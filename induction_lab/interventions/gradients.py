@@ -15,12 +15,12 @@ from torch import Tensor
 
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
-from induction_lab.internals.bridge_hooks import by_head
+from induction_lab.internals.bridge_hooks import bridge_run, by_head
 from induction_lab.interventions.ablations import parse_groups
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
-from induction_lab.models.hooked_model import HookedModel, evaluating
+from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.runtime.progress import progress_bar
 
@@ -99,9 +99,8 @@ def _first_order(
             values.append(batch.measure.from_logits(logits.float(), rows))
             return values[-1].nan_to_num(0.0).sum()
 
-        with torch.enable_grad(), evaluating(model.network):
-            found = cache_activation_and_gradient(model.hooked, tokens, total, [*wanted, "hook_embed"])
-        model.release()
+        with torch.enable_grad(), bridge_run(model, gradients=True) as hooked:
+            found = cache_activation_and_gradient(hooked, tokens, total, [*wanted, "hook_embed"])
         for layer, name in enumerate(wanted):
             gradient = found.gradients[name]
             assert gradient is not None

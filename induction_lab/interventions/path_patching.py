@@ -22,7 +22,6 @@ from induction_lab.attention.exact import Attention, LayerAttention
 from induction_lab.attention.grouped import key_head
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
-from induction_lab.internals.reading import Enough
 from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
@@ -146,22 +145,11 @@ def _component(
     streams: ResidualStreams, rows: Int[Tensor, " row"], layer: int, change: Tensor, heads: list[int], component: str
 ) -> Float[Tensor, "row head pos d_head"]:
     """The heads' queries, keys or values in a layer whose input has changed; the layers below are left out."""
-    found: list[Tensor] = []
-
-    def look(attention: LayerAttention) -> LayerAttention:
-        if attention.layer != layer:
-            return attention
-        assert isinstance(attention, Attention)
-        own = getattr(attention, component)
-        shared = key_head(torch.tensor(heads, device=own.device), attention.q.shape[1], own.shape[1])
-        found.append(own.index_select(1, shared).clone())
-        raise Enough
-
-    try:
-        streams.run(layer, look, prompts=rows, stream=streams.before[layer][rows] + change)
-    except Enough:
-        pass
-    return found[0]
+    attention = streams.attention_at(layer, streams.before[layer][rows] + change, prompts=rows)
+    assert isinstance(attention, Attention)  # other models are refused
+    own = getattr(attention, component)
+    shared = key_head(torch.tensor(heads, device=own.device), attention.q.shape[1], own.shape[1])
+    return own.index_select(1, shared)
 
 
 def _reached(sender: Sender, receivers: Sequence[Head]) -> tuple[Head, ...]:

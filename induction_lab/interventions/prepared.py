@@ -11,7 +11,7 @@ from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import Measure, MetricLike, as_metric
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import chunks
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.interventions.substitutes import find_method
@@ -94,7 +94,7 @@ class PreparedPrompts:
             return
         for rows in self.slices:
             part = self.prompts[rows]
-            streams = self._streams = ResidualStreams(self.model, part.tokens)
+            streams = self._streams = residual_streams(self.model, part.tokens)
             batch = PreparedBatch(part, streams, self._substitutes.on(rows), self._measure.of(rows))
             if len(self) == 1:
                 self._only = batch
@@ -115,4 +115,4 @@ class PreparedPrompts:
         known = self._streams
         if known is not None and torch.equal(known.tokens, prompts.tokens.to(known.tokens)):
             return known
-        return ResidualStreams(self.model, prompts.tokens)
+        return residual_streams(self.model, prompts.tokens)

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
+from induction_lab.attention.hooks import Enough
 from induction_lab.data.occurrences import LAGS, Pairs, Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
-from induction_lab.internals.reading import Enough, read_attention
+from induction_lab.internals.reading import read_attention
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.statistics import mean_and_error
 

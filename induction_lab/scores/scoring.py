@@ -22,9 +22,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
+from induction_lab.attention.hooks import Enough
 from induction_lab.behaviour.losses import copy_masks, token_losses
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
-from induction_lab.internals.reading import Enough, StreamEnd, read_attention
+from induction_lab.internals.reading import StreamEnd, read_attention
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.grouped import to_query_heads
+from induction_lab.attention.hooks import Enough
 from induction_lab.internals.activations import capture
-from induction_lab.internals.reading import Enough, read_attention
+from induction_lab.internals.reading import read_attention
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.weights.folded import FoldedWeights

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from induction_lab.internals.reading import Enough
+from induction_lab.attention.hooks import Enough
 from induction_lab.models.hooked_model import HookedModel
 
 Source = Literal["embedding", "effective", "positions"]

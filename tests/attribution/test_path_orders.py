@@ -7,7 +7,7 @@ from families import random_network
 from induction_lab import HookedModel, ablation_sweep, expand_paths, repeated_tokens, term_importance
 from induction_lab.attribution.path_orders import frozen_norms
 from induction_lab.behaviour.losses import loss_per_token
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
@@ -52,7 +52,7 @@ def test_the_highest_order_is_the_whole_model(family, freeze_norms):
 
 def test_held_norms_change_nothing_in_a_clean_run_and_something_in_another(llama):
     tokens = repeated_tokens(llama, n_prompts=2, period=8).tokens
-    streams, other = ResidualStreams(llama, tokens), tokens.flip(0)
+    streams, other = residual_streams(llama, tokens), tokens.flip(0)
     before = hooks_of(llama)
     with frozen_norms(llama, streams):
         torch.testing.assert_close(llama.hidden(tokens), streams.normalised, atol=1e-5, rtol=1e-4)

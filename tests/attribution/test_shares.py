@@ -4,7 +4,7 @@ from by_hand import model_of, own_model, tokens_of, z_of
 from families import random_network
 
 from induction_lab import HookedModel, input_shares, patch_paths, score_shares
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.interventions.senders import find_senders, written_by
 
 
@@ -58,7 +58,7 @@ def test_shares_are_inner_products_with_the_whole_change_of_the_input(component)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "granite", "bundled"])
 def test_what_all_senders_wrote_is_the_stream(name):
     model = model_of(name)
-    streams = ResidualStreams(model, tokens_of(model))
+    streams = residual_streams(model, tokens_of(model))
     written = dict(written_by(streams, find_senders(model, None, [])))
     torch.testing.assert_close(sum(written.values()), streams.before[-1], atol=1e-5, rtol=1e-5)
     assert len(written) == 1 + model.n_layers * (model.n_heads + has_mlps(model))

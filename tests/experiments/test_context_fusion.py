@@ -5,7 +5,7 @@ from scripts import script, verdicts_of
 from worded import worded_folder
 
 from induction_lab import Head, capture, load_model
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import residual_streams
 
 context_fusion = script("essay.context_fusion.experiment")
 minimal_pairs, passages = script("essay.context_fusion.minimal_pairs"), script("essay.passages")
@@ -81,7 +81,7 @@ def test_the_lead_is_the_right_noun_s_logit_less_the_wrong_one_s(model, asked):
 
 
 def test_a_causal_model_is_the_same_up_to_the_word_and_no_longer(model, asked):
-    streams = ResidualStreams(model, asked.passages.tokens)
+    streams = residual_streams(model, asked.passages.tokens)
     apart = minimal_pairs.differences(asked, streams)
     for pair, at in enumerate(asked.passages.marks["word"][: len(asked.pairs), 0].tolist()):
         assert apart[:, pair, :at].max() == 0 and apart[:, pair, at].min() > 0.1
@@ -90,7 +90,7 @@ def test_a_causal_model_is_the_same_up_to_the_word_and_no_longer(model, asked):
 
 
 def test_preference_is_what_the_patterns_say(model, asked):
-    streams = ResidualStreams(model, asked.passages.tokens)
+    streams = residual_streams(model, asked.passages.tokens)
     found, to_word = minimal_pairs.preference(asked, streams)["end"], minimal_pairs.attention_to_word(asked, streams)
     pattern, pair = capture(model, asked.passages.tokens, "pattern")["pattern", 1], 2
     expected, expected_word = torch.zeros(4), torch.zeros(4)

@@ -6,7 +6,7 @@ from worded import tokenizer_of, worded_folder
 
 from induction_lab import Head, HookedModel, ablate, attribute_logits, capture, induction_circuit, load_model
 from induction_lab.behaviour.next_tokens import NO_ANSWER
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.interventions.edits import OtherOutputs
 from induction_lab.interventions.outputs import sums_over
 
@@ -32,7 +32,7 @@ def named(model):
 
 @pytest.fixture(scope="module")
 def streams(model, named):
-    return ResidualStreams(model, named.passages.tokens)
+    return residual_streams(model, named.passages.tokens)
 
 
 def test_the_file_has_names_enough_and_no_first_name_twice():
@@ -94,7 +94,7 @@ def test_without_heads_is_mean_ablation_with_ordinary_passages(model, named, str
     reference = names.ordinary_passages(model, DATA, n_prompts=6, length=length, seed=0)
     assert reference.lengths is None and len(reference) == 6
     mean = OtherOutputs(
-        sums_over(reference, lambda prompts: names.outputs(ResidualStreams(model, prompts.tokens))).mean()
+        sums_over(reference, lambda prompts: names.outputs(residual_streams(model, prompts.tokens))).mean()
     )
     heads = [Head(0, 2), Head(1, 1)]
     with ablate(model, heads, reference=reference):
@@ -137,7 +137,7 @@ def circuit():
 def test_the_circuit_by_hand_finds_every_name_and_without_its_head_none(circuit, group):
     model, data = circuit
     named = names.name_passages(model, data, group)
-    streams = ResidualStreams(model, named.passages.tokens)
+    streams = residual_streams(model, named.passages.tokens)
     found = names.attention_to(named.passages, streams, "first_again", "second")
     assert found[:, 1].amax(1).min() > 0.99
     induction = [Head(1, int(found[:, 1].mean(0).argmax()))]

@@ -9,7 +9,7 @@ from induction_lab import HookedModel
 from induction_lab.attention.exact import Attention, HeadOutputs
 from induction_lab.internals.batches import chunks
 from induction_lab.internals.editing import edit_attention, unhooked
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import residual_streams
 
 
 def as_it_is(attention):
@@ -31,7 +31,7 @@ def silence(layer, head):
 def test_a_run_that_goes_on_from_any_layer_ends_as_the_clean_run_to_the_last_bit(name):
     model = model_of(name)
     tokens = tokens_of(model)
-    streams = ResidualStreams(model, tokens)
+    streams = residual_streams(model, tokens)
     torch.testing.assert_close(streams.normalised, model.hidden(tokens), atol=1e-4, rtol=1e-4)
     for layer in range(model.n_layers + 1):
         assert torch.equal(streams.run(layer), streams.normalised), layer
@@ -47,7 +47,7 @@ def test_an_edit_does_what_a_transformerlens_hook_does_also_when_the_layers_belo
     model = model_of(name)
     tokens = tokens_of(model)
     clean, before = model.logits(tokens), hooks_of(model)
-    streams = ResidualStreams(model, tokens)
+    streams = residual_streams(model, tokens)
     with edit_attention(model, silence(1, 1)):
         edited, end = model.logits(tokens), model.hidden(tokens)
     if name != "circuit":  # whose L1H1 writes nothing
@@ -72,7 +72,7 @@ def test_an_edit_sees_every_layer_once_with_what_its_heads_put_out(name):
 @pytest.mark.parametrize("name", ["llama", "bloom", "bundled"])
 def test_rows_are_the_prompts_that_were_asked_for(name):
     model = model_of(name)
-    streams = ResidualStreams(model, tokens_of(model))
+    streams = residual_streams(model, tokens_of(model))
     rows = torch.tensor([2, 0, 2, 2])
     torch.testing.assert_close(streams.run(1, prompts=rows), streams.normalised[rows], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(streams.run(model.n_layers, prompts=rows), streams.normalised[rows])
@@ -82,7 +82,7 @@ def test_rows_are_the_prompts_that_were_asked_for(name):
 def test_an_exception_in_an_edit_leaves_blocks_hooks_and_outputs_as_they_were(name):
     model = model_of(name)
     tokens = tokens_of(model)
-    clean, before, streams = model.logits(tokens), hooks_of(model), ResidualStreams(model, tokens)
+    clean, before, streams = model.logits(tokens), hooks_of(model), residual_streams(model, tokens)
 
     def broken(attention):
         raise RuntimeError("edit broke")
@@ -98,7 +98,7 @@ def test_an_exception_in_an_edit_leaves_blocks_hooks_and_outputs_as_they_were(na
 
 def test_a_forward_that_somebody_else_has_set_on_a_block_is_put_back():
     model = own_model()
-    streams, block = ResidualStreams(model, tokens_of(model)), model.network.blocks[0]
+    streams, block = residual_streams(model, tokens_of(model)), model.network.blocks[0]
     mine = block.forward = lambda *args: (_ for _ in ()).throw(RuntimeError("must be left out"))
     streams.run(1)
     assert block.forward is mine
@@ -110,7 +110,7 @@ def test_the_attention_implementation_is_what_it_was(attention):
     with edit_attention(model, as_it_is):
         assert model.network.config._attn_implementation == "induction_lab"
     assert model.network.config._attn_implementation == attention
-    ResidualStreams(model, tokens_of(model)).run(1)
+    residual_streams(model, tokens_of(model)).run(1)
     assert model.network.config._attn_implementation == attention
 
 

@@ -5,9 +5,9 @@ from families import FAMILIES, INTERFACE, LLAMA_LIKE, OUTSIDE, random_network
 
 from induction_lab import HookedModel, repeated_tokens, score_heads
 from induction_lab.attention.exact import Attention, MaterialisedAttention
-from induction_lab.attention.hooks import reading
+from induction_lab.attention.hooks import Enough, reading
 from induction_lab.data.prompts import Prompts
-from induction_lab.internals.reading import Enough, on_engine, read_attention
+from induction_lab.internals.reading import on_engine, read_attention
 from induction_lab.scores.attention_scores import ATTENTION_SCORES, attention_targets
 
 

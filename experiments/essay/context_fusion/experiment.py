@@ -40,7 +40,7 @@ from experiments.essay.passages import arguments, group_size, read_data, reading
 from experiments.harness import begin, show_files
 from experiments.verdicts import Verdict, outcome, save_verdicts
 from induction_lab import Head, HookedModel
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.results.statistics import number_and_error
 from induction_lab.runtime.progress import progress_bar
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
                      f"{model.name} reads in single tokens, fewer. Give more --pairs or another --model.")  # fmt: skip
     begin(args.out)
     of_it = ask(model, data, [pair for pair in pairs if pair.kind == "it"])
-    streams = ResidualStreams(model, of_it.passages.tokens)
+    streams = residual_streams(model, of_it.passages.tokens)
     carriers = find_heads(
         model, ask(model, data, of_it.pairs[::2]), group_size(model, HEADS), progress=sys.stderr.isatty()
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from experiments.essay.passages import Passages, first_token, n_tokens, read_passages
 from induction_lab import Head, HookedModel, Prompts, attribution_patching
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.interventions.edits import OtherOutputs
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.runtime.progress import progress_bar
@@ -114,7 +114,7 @@ class Exchange:
     def __init__(self, model: HookedModel, asked: Asked) -> None:
         """Run the pairs once."""
         self.model, self.asked = model, asked
-        self.streams = ResidualStreams(model, asked.passages.tokens)
+        self.streams = residual_streams(model, asked.passages.tokens)
         self.instead = OtherOutputs(
             Outputs({layer: asked.other(seen.z) for layer, seen in self.streams.attention.items()})
         )

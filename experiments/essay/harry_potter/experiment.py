@@ -40,7 +40,7 @@ from experiments.essay.passages import arguments, group_size, read_data, reading
 from experiments.harness import begin, show_files
 from experiments.verdicts import Verdict, outcome, save_verdicts
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
-from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.interventions.edits import OtherOutputs
 from induction_lab.interventions.outputs import sums_over
 from induction_lab.results.statistics import number_and_error
@@ -93,11 +93,11 @@ def recalled(
     """Everything about names, group by group: one group's passages are run at a time."""
     rows, length = [], max(name_passages(model, data, group, most).passages.tokens.shape[1] for group in GROUPS)
     reference = ordinary_passages(model, data, n_prompts=REFERENCE, length=length, seed=seed)
-    mean = OtherOutputs(sums_over(reference, lambda prompts: outputs(ResidualStreams(model, prompts.tokens))).mean())
+    mean = OtherOutputs(sums_over(reference, lambda prompts: outputs(residual_streams(model, prompts.tokens))).mean())
     with progress_bar(len(GROUPS) * len(sets), "ablating heads", shown=sys.stderr.isatty()) as tick:
         for group in GROUPS:
             named = name_passages(model, data, group, most, length=length)
-            streams = ResidualStreams(model, named.passages.tokens)
+            streams = residual_streams(model, named.passages.tokens)
             clean = log_probabilities(model, named, streams.normalised)
             rows += [row(group, "log-probability", clean), row(group, "probability", clean.exp())]
             stranger = name_passages(model, data, group, most, stranger=True)
@@ -127,7 +127,7 @@ def likened(
         attention, logs = {}, {}
         for wording in WORDINGS:
             named = fuzzy_passages(model, data, kind, wording, most)
-            streams = ResidualStreams(model, named.passages.tokens)
+            streams = residual_streams(model, named.passages.tokens)
             attention[wording] = named.by_name(attention_to(named.passages, streams, "again", "second"))
             logs[wording] = log_probabilities(model, named, streams.normalised)
         for wording in WORDINGS:
