@@ -19,6 +19,7 @@ from induction_lab.cli.shared import (
     Period,
     Revision,
     deliver,
+    file_name,
     save_figure,
     say,
     stem,
@@ -94,7 +95,7 @@ def score(
     found = score_heads(
         loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()
     )
-    place = out / stem(found.model if text is None else f"{found.model}_{text.stem}")
+    place = out / (file_name(model, loaded) + ("" if text is None else f"_{stem(text.stem)}"))
     deliver(
         found, place, format, _score_pictures(found) if figures else (), lambda scores: show_scores(scores, top=top)
     )
@@ -130,7 +131,7 @@ def circuit(
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")
     found = find_circuit(loaded, chosen, n=top, progress=sys.stderr.isatty())
-    place = out / f"{stem(found.model)}_circuit"
+    place = out / f"{file_name(model, loaded)}_circuit"
     deliver(found, place, format, _circuit_picture(found, top) if figures else (), show_circuit)
 
 
@@ -174,7 +175,7 @@ def explain(
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")
-    place = out / f"{stem(loaded.name)}_explained"
+    place = out / f"{file_name(model, loaded)}_explained"
     sweep = place.with_name(f"{place.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
     found = explain_model(loaded, chosen, n_random=random_sets, seed=seed, path=sweep, progress=sys.stderr.isatty())
     pictures = _explanation_picture(found) if figures else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, Revision, Spread, Stage, Steps, say, whole_numbers
+from induction_lab.cli.shared import Device, Dtype, Revision, Spread, Stage, Steps, file_name, say, whole_numbers
 from induction_lab.data.text_files import read_text
 from induction_lab.models.names import BUNDLED
 
@@ -30,7 +31,9 @@ def report(
             help=f"{BUNDLED} (by default), smollm2-135m, Hugging Face ids, folders, .gguf files, runs, checkpoints."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page, an .html file.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page, an .html file; report.html unless that is of others.")
+    ] = None,
     prompts: Annotated[int, typer.Option(help="How many prompts to score on.")] = 16,
     period: Annotated[
         int | None, typer.Option(help="Tokens of the block, which is written twice; 50, fewer where there is no room.")
@@ -85,7 +88,7 @@ def report(
     say("")
     path = write_report(
         shown,
-        out,
+        out or _own_page(names, shown),
         period=period,
         n_prompts=prompts,
         seed=seed,
@@ -99,3 +102,24 @@ def report(
         progress=sys.stderr.isatty(),
     )
     show_files([path])
+
+
+def _own_page(names: list[str], shown: list[Any]) -> Path:
+    """`report.html`, or where that is a page on other models one named after these."""
+    from induction_lab.models.hooked_model import HookedModel
+    from induction_lab.models.provenance import weights_sha256
+
+    page = Path("report.html")
+    if not page.is_file():
+        return page
+    models = [each if isinstance(each, HookedModel) else each.model(max(each.steps)) for each in shown]
+    marks = [weights_sha256(model)[:16] for model in models]
+    if (
+        re.findall(r"<dt>Weights</dt><dd><code>(\w+)</code>", page.read_text(encoding="utf-8", errors="replace"))
+        == marks
+    ):
+        return page
+    called = "_".join(file_name(name, model) for name, model in zip(names, models, strict=True))
+    beside = page.with_name(f"report_{called}_{'_'.join(mark[:8] for mark in marks)}.html")
+    typer.echo(f"{page} is of other models and is kept; this page is {beside}.", err=True)
+    return beside

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -45,6 +47,47 @@ def stem(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
 
 
+def file_name(given: str, model: Any) -> str:
+    """How files about a model are called: its run's name where it is a checkpoint of one, its own, its revision.
+
+    Args:
+        given: What the command was given, perhaps a folder.
+        model: What was loaded.
+    """
+    from induction_lab.models.checkpoint_names import parse_checkpoint
+
+    folder = Path(given)
+    run = folder.resolve().parent.name if folder.is_dir() and parse_checkpoint(folder.resolve().name) else ""
+    return stem("_".join(part for part in (run, model.name, model.revision) if part))
+
+
+def own_place(place: Path, facts: dict[str, Any]) -> Path:
+    """A place for results where none of another model, other weights or other prompts lie: this one, or one beside.
+
+    Args:
+        place: The files' folder and the beginning of their names.
+        facts: What `save` writes beside the table.
+    """
+    from induction_lab.results.tables import SUFFIXES, facts_of
+
+    mine = _identity(facts)
+    files = [place.with_name(place.name + suffix) for suffix in SUFFIXES]
+    others = [file for file in files if file.is_file() and _identity(facts_of(file)) != mine]
+    if not others:
+        return place
+    say("")
+    beside = place.with_name(f"{place.name}_{hashlib.sha256(mine.encode()).hexdigest()[:8]}")
+    typer.echo(f"{others[0]} holds other results and is kept; these are {beside.name}.", err=True)
+    return beside
+
+
+def _identity(facts: dict[str, Any]) -> str:
+    """What makes results those of one model and one set of arguments, wherever and whenever they were measured."""
+    known = facts.get("provenance", {})
+    names = ("model", "revision", "weights_sha256", "dtype", "prompts", "method", "metric", "seed")
+    return json.dumps([{name: known.get(name) for name in names}, sorted(facts.get("words", ()))], sort_keys=True)
+
+
 def save_figure(figure: Any, path: Path) -> Path:
     """Write a figure and close it."""
     import matplotlib.pyplot as plt
@@ -81,6 +124,7 @@ def deliver(
     from induction_lab.cli.terminal import show_files
 
     people = format is Format.table
+    place = own_place(place, found._facts())
     path = found.save(place.with_name(f"{place.name}.{kept_as if people else format.value}"))
     drawn = [save_figure(figure, place.with_name(f"{place.name}{end}.png")) for end, figure in pictures]
     if people:

@@ -66,6 +66,14 @@ def load_table(path: Path, columns: set[str], *, what: str) -> tuple[pd.DataFram
     return frame, facts
 
 
+def facts_of(path: Path) -> dict[str, Any]:
+    """The facts kept with a table, whatever table that is; none where there are none, or they cannot be read."""
+    try:
+        return dict(_read(path)[1])
+    except (ValueError, KeyError, OSError, TypeError):
+        return {}
+
+
 @contextmanager
 def writing(path: Path, *, part_in: Path | None = None) -> Iterator[Path]:
     """A temporary path that becomes `path` when all went well, so that no half-written file is left.
