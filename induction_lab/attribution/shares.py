@@ -17,6 +17,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
+from induction_lab.internals.reading import heads_of
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.interventions.senders import (
@@ -30,7 +31,7 @@ from induction_lab.interventions.senders import (
 )
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import attention_scale, folded_weights, output_norm
-from induction_lab.results.heads import Head, HeadLike, parse_heads
+from induction_lab.results.heads import Head, HeadLike
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.scores.attention_scores import attention_targets
 from induction_lab.weights.rotary import relative_rotations
@@ -106,7 +107,7 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
     Raises:
         ValueError: If the head is not there, nothing recurs, or the model's scores are no sum of what was written.
     """
-    (head,) = parse_heads(receiver, n_layers=model.n_layers, n_heads=model.n_heads)
+    (head,) = heads_of(model, receiver)
     prompts = as_prompts(model, prompts)
     _check_scores(model, prompts, head)
     senders = find_senders(model, None, [head])

@@ -18,10 +18,10 @@ from induction_lab.attention.grouped import key_head
 from induction_lab.attention.hooks import Enough
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import bridge_run
-from induction_lab.internals.reading import read_attention
+from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.results.heads import Head, HeadLike, parse_heads
+from induction_lab.results.heads import Head, HeadLike
 
 HEAD_NAMES = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
 STREAM_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -105,7 +105,7 @@ def capture(
     """
     prompts = as_prompts(model, tokens)
     asked = _known_names(names)
-    chosen = parse_heads(heads, n_layers=model.n_layers, n_heads=model.n_heads) if heads is not None else []
+    chosen = heads_of(model, heads) if heads is not None else []
     wanted_layers = _layers(model, layers, chosen)
     by_layer = {layer: [head for head in chosen if head.layer == layer] for layer in wanted_layers if chosen}
     cut = _Cut(model, by_layer, _positions(positions, prompts.tokens.shape[1]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from induction_lab.attention.hooks import Enough
 from induction_lab.models.hooked_model import HookedModel, evaluating
+
+AttentionHooks = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]  # of values, pattern and outputs
 
 
 @contextmanager
@@ -38,3 +40,28 @@ def by_head(x: Float[Tensor, "batch pos *rest"], n_heads: int) -> Float[Tensor, 
         n_heads: Query heads for outputs, key-value heads for values.
     """
     return x.flatten(2).unflatten(2, (n_heads, -1)).transpose(1, 2)
+
+
+@contextmanager
+def hooking_attention(bridge: Any, by_layer: Mapping[int, AttentionHooks]) -> Iterator[None]:
+    """Forward hooks on the values, patterns and outputs of a bridge's layers, inside the context.
+
+    A bridge that does not show these of one of the layers refuses to run there, for it would run unchanged.
+    """
+
+    def refuse(module: Any, args: Any) -> None:
+        raise ValueError(
+            "TransformerLens does not show values, patterns and outputs of this architecture, so its surface cannot be "
+            "changed. Run `model.network`, which is, instead of `model.hooked`."
+        )
+
+    with ExitStack() as stack:
+        for layer, hooks in by_layer.items():
+            attention = getattr(bridge.blocks[layer], "attn", None)
+            points = [getattr(attention, f"hook_{name}", None) for name in ("v", "pattern", "z")]
+            if None in points:
+                stack.callback(bridge.register_forward_pre_hook(refuse).remove)
+                break
+            for point, hook in zip(points, hooks, strict=True):
+                stack.callback(point.register_forward_hook(hook).remove)  # type: ignore[union-attr]
+        yield

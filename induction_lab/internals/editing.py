@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from induction_lab.attention.exact import HeadOutputs
 from induction_lab.attention.hooks import Edit, editing, has_edits
-from induction_lab.internals.reading import on_engine
+from induction_lab.internals.reading import attention_layers, on_engine
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -31,7 +31,7 @@ def edit_attention(model: HookedModel, edit: Edit) -> Iterator[None]:
             stack.enter_context(editing(model.anatomy.attention_modules, edit))
             stack.enter_context(on_engine(model))
         else:
-            for layer in range(model.n_layers):
+            for layer in attention_layers(model):
                 projection = model.anatomy.output_projection(layer)
                 handle = projection.register_forward_pre_hook(_before_projection(model, layer, edit))
                 stack.callback(handle.remove)

@@ -8,9 +8,10 @@ needs O(n^2) memory, for one layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -20,8 +21,10 @@ from induction_lab.attention.exact import AttentionReading, MaterialisedAttentio
 from induction_lab.attention.hooks import Enough, Reader, attend, reading
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.heads import Head, HeadLike, parse_heads
 
 ENGINE = "induction_lab"
+_attending: WeakKeyDictionary[HookedModel, list[int]] = WeakKeyDictionary()
 
 
 class StreamEnd(NamedTuple):
@@ -55,12 +58,44 @@ def read_attention(
     run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
     stream = run(model, tokens, counting, final)
     n_layers = model.n_layers if stream.normalised is not None else seen[-1] + 1
-    if set(seen) != set(range(n_layers)):
-        raise ValueError(
-            f"Only {len(set(seen))} of {n_layers} layers of {model.name} showed their attention; "
-            "models that mix attention with other layers cannot be scored."
-        )
+    if seen != list(range(n_layers)):
+        expected = [layer for layer in attention_layers(model) if layer < n_layers]
+        if seen != expected:
+            raise ValueError(f"Layers {expected} of {model.name} attend, but {seen} showed their attention.")
     return stream
+
+
+def attention_layers(model: HookedModel) -> list[int]:
+    """The layers that attend by a softmax: all, but for hybrids, whose other layers have no heads that look anywhere.
+
+    Raises:
+        ValueError: If there is none, or a layer runs more than once.
+    """
+    if model not in _attending:
+        seen: list[int] = []
+        run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
+        run(model, torch.full((1, 2), model.bos_token_id), lambda attention: seen.append(attention.layer), False)
+        kind = type(model.network).__name__
+        if not seen:
+            raise ValueError(f"No layer of {kind} showed softmax attention, so there are no heads to score.")
+        if seen != sorted(set(seen)) or seen[-1] >= model.n_layers:
+            raise ValueError(f"{kind} runs its {model.n_layers} layers in the order {seen}; each once is supported.")
+        _attending[model] = seen
+    return _attending[model]
+
+
+def heads_of(model: HookedModel, heads: HeadLike | Iterable[HeadLike]) -> list[Head]:
+    """Read one head of a model or many (`parse_heads`).
+
+    Raises:
+        ValueError: If one cannot be read, is not there, or is given twice; or if its layer does not attend.
+    """
+    found = parse_heads(heads, n_layers=model.n_layers, n_heads=model.n_heads)
+    layers = attention_layers(model) if found else []
+    absent = [head for head in found if head.layer not in layers]
+    if absent:
+        raise ValueError(f"{absent[0]} is not there: layers {layers} of {model.name} attend, the others have no heads.")
+    return found
 
 
 @contextmanager

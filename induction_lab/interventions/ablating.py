@@ -6,7 +6,7 @@ it is bit for bit what it was. How heads are replaced: see `induction_lab.interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from induction_lab.attention.exact import HeadOutputs, LayerAttention
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
-from induction_lab.internals.bridge_hooks import by_head
+from induction_lab.internals.bridge_hooks import AttentionHooks, by_head, hooking_attention
 from induction_lab.internals.editing import edit_attention, unhooked
+from induction_lab.internals.reading import attention_layers, heads_of
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs, clean_run
 from induction_lab.interventions.substitutes import Method, find_method
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.results.heads import Head, HeadLike, parse_heads
+from induction_lab.results.heads import Head, HeadLike
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def ablate(
         ValueError: If a head is not there or given twice, the method is unknown or not to be had of this architecture;
             inside the context, if what is run has another length than the reference, or is a single prompt without one.
     """
-    chosen = parse_heads(heads, n_layers=model.n_layers, n_heads=model.n_heads)
+    chosen = heads_of(model, heads)
     if not chosen:
         raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
     kind = find_method(model, method)
@@ -73,8 +74,7 @@ def ablate(
     ablation = _Ablation(model, chosen, kind(runs, reference=given, seed=seed))
     with ExitStack() as stack:
         stack.enter_context(edit_attention(model, ablation.edit))
-        for handle in ablation.hooks():
-            stack.callback(handle.remove)
+        stack.enter_context(ablation.hooked())
         yield model
 
 
@@ -120,22 +120,20 @@ class _Ablation:
             return attention
         return self._now().edit(attention, [self.heads])
 
-    def hooks(self) -> list[Any]:
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
         """Watch which tokens come, on the network and its TransformerLens surface, and edit the latter too."""
-        model, handles = self.model, []
-        handles.append(model.anatomy.body.register_forward_pre_hook(self._forget))
-        handles.append(model.anatomy.embedding.register_forward_pre_hook(self._see))
-        bridge = model.bridge
-        if bridge is not None:
-            handles.append(bridge.register_forward_pre_hook(self._forget))
-            handles.append(bridge.embed.register_forward_pre_hook(self._see))
-            for layer in range(model.n_layers):
-                attention = bridge.blocks[layer].attn
-                keep, change = self._bridge_outputs(layer)
-                handles.append(attention.hook_v.register_forward_hook(keep))
-                handles.append(attention.hook_pattern.register_forward_hook(self._bridge_pattern(layer)))
-                handles.append(attention.hook_z.register_forward_hook(change))
-        return handles
+        model, bridge = self.model, self.model.bridge
+        watched = [(model.anatomy.body, model.anatomy.embedding)]
+        watched += [] if bridge is None else [(bridge, bridge.embed)]
+        with ExitStack() as stack:
+            for whole, embedding in watched:
+                stack.callback(whole.register_forward_pre_hook(self._forget).remove)
+                stack.callback(embedding.register_forward_pre_hook(self._see).remove)
+            if bridge is not None:
+                hooks = {layer: self._bridge_hooks(layer) for layer in attention_layers(model)}
+                stack.enter_context(hooking_attention(bridge, hooks))
+            yield
 
     def _forget(self, module: Any, args: tuple[Any, ...]) -> None:
         self.tokens, self.substitute = None, self.fixed
@@ -150,24 +148,19 @@ class _Ablation:
             self.substitute = self._make(Prompts(self.tokens))
         return self.substitute
 
-    def _bridge_pattern(self, layer: int) -> Callable[..., Tensor | None]:
-        """Show the forced pattern to whoever hooks it; where an architecture asks for no more, it attends with it."""
-        here = [head.head for head in self.heads if head.layer == layer]
-
-        def force(module: Any, args: Any, pattern: Tensor) -> Tensor | None:
-            return self._now().change_pattern(pattern, layer, here)
-
-        return force
-
-    def _bridge_outputs(self, layer: int) -> tuple[Callable[..., None], Callable[..., Tensor | None]]:
-        """Hooks for a layer's values and outputs, which bridges show by head or side by side."""
+    def _bridge_hooks(self, layer: int) -> AttentionHooks:
+        """A layer's values are kept, outputs changed, a forced pattern shown: some architectures attend with that."""
         values: list[Tensor] = []
+        here = [head.head for head in self.heads if head.layer == layer]
 
         def keep(module: Any, args: Any, v: Tensor) -> None:
             values[:] = [by_head(v, self.model.n_kv_heads)]
+
+        def force(module: Any, args: Any, pattern: Tensor) -> Tensor | None:
+            return self._now().change_pattern(pattern, layer, here)
 
         def change(module: Any, args: Any, z: Tensor) -> Tensor | None:
             outputs = HeadOutputs(layer, by_head(z, self.model.n_heads), values.pop() if values else None)
             return self.edit(outputs).z.transpose(1, 2).reshape(z.shape)
 
-        return keep, change
+        return keep, force, change

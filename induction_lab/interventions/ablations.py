@@ -19,6 +19,7 @@ from torch import Tensor
 from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import Prompts, PromptsLike
+from induction_lab.internals.reading import attention_layers, heads_of
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.models.hooked_model import HookedModel
@@ -123,16 +124,15 @@ def parse_groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | 
     Raises:
         ValueError: If a head is not there or given twice in a group, a group is given twice, or there is none.
     """
-    shape = {"n_layers": model.n_layers, "n_heads": model.n_heads}
     if heads is None:
-        every = itertools.product(range(model.n_layers), range(model.n_heads))
+        every = itertools.product(attention_layers(model), range(model.n_heads))
         return {str(Head(*pair)): (Head(*pair),) for pair in every}
     if isinstance(heads, Mapping):
-        found = {str(name): tuple(parse_heads(group, **shape)) for name, group in heads.items()}
+        found = {str(name): tuple(heads_of(model, group)) for name, group in heads.items()}
     else:
         single = isinstance(heads, str) or (isinstance(heads, tuple) and all(isinstance(x, int) for x in heads))
         items = parse_heads(heads) if single else list(heads)
-        parsed = [tuple(parse_heads(item, **shape)) for item in items]
+        parsed = [tuple(heads_of(model, item)) for item in items]
         names = [" ".join(map(str, group)) for group in parsed]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

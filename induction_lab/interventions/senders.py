@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.internals.reading import attention_layers, heads_of
 from induction_lab.internals.residual_stream import ResidualStreams, refuse_hooked_patterns
 from induction_lab.interventions.prepared import PreparedBatch
 from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import output_norm
-from induction_lab.results.heads import Head, HeadLike, parse_heads
+from induction_lab.results.heads import Head, HeadLike
 
 Component = Literal["q", "k", "v"]
 
@@ -50,7 +51,7 @@ def find_receivers(
         return [], "logits"
     if component not in get_args(Component):
         raise ValueError(f"`component` must be one of {', '.join(get_args(Component))}, got {component!r}.")
-    chosen = parse_heads(receivers, n_layers=model.n_layers, n_heads=model.n_heads)
+    chosen = heads_of(model, receivers)
     if not chosen:
         raise ValueError("Receivers are wanted, got none; for the logits give None.")
     return chosen, f"{component} of {' '.join(map(str, chosen))}"
@@ -66,12 +67,12 @@ def find_senders(
     """
     top = max((head.layer for head in receivers), default=model.n_layers)
     if senders is None:
-        every = [Sender(-1, -1)]
+        every, attending = [Sender(-1, -1)], attention_layers(model)
         for layer in range(top):
-            every += [Sender(layer, head) for head in range(model.n_heads)]
+            every += [Sender(layer, head) for head in range(model.n_heads) if layer in attending]
             every += [Sender(layer, -1)] * model.anatomy.has_mlps
         return every
-    asked = parse_heads(senders, n_layers=model.n_layers, n_heads=model.n_heads)
+    asked = heads_of(model, senders)
     above = [str(head) for head in asked if head.layer >= top]
     if above or not asked:
         raise ValueError(f"Senders must lie below a receiver (layer {top}), got {', '.join(above) or 'none'}.")

@@ -9,7 +9,7 @@ https://arxiv.org/abs/1706.03762, equation 1, with `beta` an inverse temperature
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -28,10 +28,11 @@ from induction_lab.attention.exact import (
 from induction_lab.attention.forced_patterns import ForcedAttention, show_forced
 from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse
-from induction_lab.internals.bridge_hooks import by_head
+from induction_lab.internals.bridge_hooks import AttentionHooks, by_head, hooking_attention
 from induction_lab.internals.editing import edit_attention
+from induction_lab.internals.reading import heads_of
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.results.heads import HeadLike, parse_heads
+from induction_lab.results.heads import HeadLike
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def temper(model: HookedModel, heads: HeadLike | Iterable[HeadLike], beta: float
         ValueError: If a head is not there or given twice, none is given, `beta` is negative or no number, or the
             model attends out of sight.
     """
-    chosen = parse_heads(heads, n_layers=model.n_layers, n_heads=model.n_heads)
+    chosen = heads_of(model, heads)
     if not chosen:
         raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
     if not beta >= 0:
@@ -85,12 +86,9 @@ def temper(model: HookedModel, heads: HeadLike | Iterable[HeadLike], beta: float
     with ExitStack() as stack:
         bridge = model.bridge
         stack.enter_context(edit_attention(model, edit))
-        for layer, here in by_layer.items():
-            if bridge is None:
-                break
-            attention, hooks = bridge.blocks[layer].attn, _bridge_hooks(model, here, beta)
-            for point, hook in zip((attention.hook_v, attention.hook_pattern, attention.hook_z), hooks, strict=True):
-                stack.callback(point.register_forward_hook(hook).remove)
+        if bridge is not None:
+            hooks = {layer: _bridge_hooks(model, here, beta) for layer, here in by_layer.items()}
+            stack.enter_context(hooking_attention(bridge, hooks))
         yield model
 
 
@@ -149,7 +147,7 @@ def _pattern(attention: AttentionReading, heads: Tensor, beta: float | int) -> F
     return sharpened(scores, beta, sink=sink)
 
 
-def _bridge_hooks(model: HookedModel, heads: list[int], beta: float | int) -> tuple[Callable[..., Any], ...]:
+def _bridge_hooks(model: HookedModel, heads: list[int], beta: float | int) -> AttentionHooks:
     """Hooks for a TransformerLens layer's values, pattern and outputs, which it may show side by side or by head."""
     seen: dict[str, Tensor] = {}
 

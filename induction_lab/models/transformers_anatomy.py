@@ -127,7 +127,13 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def body(self) -> nn.Module:
-        return self.network.base_model
+        body = self.network.base_model
+        if body is not self.network:
+            return body
+        parts = [part for part in body.children() if hasattr(part, "get_input_embeddings")]  # misnamed (Llama 4)
+        if not parts:
+            raise ValueError(f"{type(body).__name__} has no part below its unembedding that could be run alone.")
+        return parts[0]
 
     @property
     def final_norm(self) -> nn.Module:
@@ -238,14 +244,18 @@ class TransformersAnatomy(Anatomy):
 
 
 def _shape(config: Any, tokenizer: Any | None) -> Shape:
-    n_heads, d_model = config.num_attention_heads, config.hidden_size
+    n_heads, d_model = getattr(config, "num_attention_heads", None), config.hidden_size
+    if not n_heads:
+        raise ValueError(f"A model of {type(config).__name__} has no attention heads, so there is nothing to score.")
+    first = config.per_layer_config[0] if getattr(config, "per_layer_config", None) else config  # Gemma 4
     n_ctx = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return Shape(
         n_layers=config.num_hidden_layers,
         n_heads=n_heads,
-        n_kv_heads=getattr(config, "num_key_value_heads", None) or n_heads,
+        n_kv_heads=getattr(first, "num_key_value_heads", None) or n_heads,
         d_model=d_model,
-        d_head=getattr(config, "head_dim", None) or d_model // n_heads,
+        # multi-head latent attention calls that of values so, and `head_dim` what it rotates
+        d_head=getattr(first, "v_head_dim", None) or getattr(first, "head_dim", None) or d_model // n_heads,
         d_vocab=config.vocab_size,
         n_ctx=int(n_ctx) if n_ctx else None,
         **_special(config, tokenizer),

@@ -116,9 +116,11 @@ def above_chance(
 
     if not len(observed) or not len(null):
         raise ValueError(f"Both sides need prompts, got {len(observed)} and {len(null)}.")
-    p_values = _p_values(observed.double().numpy(), null.double().numpy())
-    q_values = false_discovery_control(p_values.ravel(), method="bh").reshape(p_values.shape)
-    return torch.from_numpy(p_values).float(), torch.from_numpy(q_values).float()
+    p_values = torch.from_numpy(_p_values(observed.double().numpy(), null.double().numpy()))
+    there = ~observed.isnan().any(0)  # layers without heads are not tested
+    p_values, q_values = p_values.where(there, torch.nan), torch.full(p_values.shape, torch.nan, dtype=p_values.dtype)
+    q_values[there] = torch.from_numpy(false_discovery_control(p_values[there].numpy(), method="bh"))
+    return p_values.float(), q_values.float()
 
 
 def _p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from induction_lab.attention.exact import AttentionReading
 from induction_lab.attention.hooks import Enough
 from induction_lab.data.occurrences import LAGS, Pairs, Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
-from induction_lab.internals.reading import read_attention
+from induction_lab.internals.reading import attention_layers, read_attention
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.statistics import mean_and_error
 
@@ -77,6 +77,9 @@ def attention_profiles(model: HookedModel, prompts: PromptsLike, *, lags: Sequen
         for count, (prompt, _, _) in zip(at_lag, around, strict=True):
             count[rows] = torch.bincount(prompt, minlength=len(some))
         _add_attention(model, some, places, by_position, around, by_lag[..., rows])
+    absent = sorted(set(range(model.n_layers)) - set(attention_layers(model)))
+    for values in (*by_position.values(), by_lag):
+        values[absent] = torch.nan
     for name, count in at_position.items():
         by_position[name] = torch.where(count > 0, by_position[name] / count.clamp(min=1), torch.nan)
     per_lag = [

@@ -26,7 +26,7 @@ class HeadScores(Loadable):
 
     Attributes:
         model: The model's name.
-        values: For each score a `[layer, head]` tensor: the mean over prompts.
+        values: For each score a `[layer, head]` tensor: the mean over prompts. NaN in layers that do not attend.
         standard_errors: Of that mean, over prompts; NaN where one prompt alone has a value, 0 for scores of
             weights alone.
         uniform: What the score is by chance: where attention spreads evenly over all earlier positions, or, for scores
@@ -86,6 +86,12 @@ class HeadScores(Loadable):
         return next(iter(self.values.values())).shape[0]
 
     @property
+    def layers(self) -> list[int]:
+        """The layers that attend; all, but for hybrids with layers of other kinds. Tables leave the others out."""
+        there = torch.stack([~value.isnan().all(1) for value in self.values.values()]).any(0)
+        return there.nonzero().flatten().tolist()
+
+    @property
     def n_heads(self) -> int:
         """Heads a layer."""
         return next(iter(self.values.values())).shape[1]
@@ -102,7 +108,8 @@ class HeadScores(Loadable):
     def top(self, score: str, n: int = 10) -> list[tuple[Head, float]]:
         """The `n` heads that score highest, best first."""
         values = self[score]
-        best = values.flatten().topk(min(n, values.numel()))
+        there = ~values.isnan()
+        best = values.where(there, -torch.inf).flatten().topk(min(n, int(there.sum())))
         heads = (Head(*divmod(int(i), values.shape[1])) for i in best.indices)
         return list(zip(heads, best.values.tolist(), strict=True))
 
@@ -135,16 +142,16 @@ class HeadScores(Loadable):
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer, head and score."""
         frames: list[pd.DataFrame] = []
+        layer, head = (index.ravel() for index in np.meshgrid(self.layers, range(self.n_heads), indexing="ij"))
         for name, value in self.values.items():
-            layer, head = np.indices(value.shape)
             parts = {"value": value, "standard_error": self.standard_errors[name]}
             parts |= {"p_value": self.p_values.get(name), "q_value": self.q_values.get(name)}
             frames.append(
                 pd.DataFrame(
-                    {"model": self.model, "layer": layer.ravel(), "head": head.ravel(), "score": name}
-                    | {"label": [str(Head(*pair)) for pair in zip(layer.ravel(), head.ravel(), strict=True)]}
-                    | {key: np.nan if x is None else x.double().numpy().ravel() for key, x in parts.items()}
-                    | {"uniform": np.array(self._chance(name))[layer.ravel()]}
+                    {"model": self.model, "layer": layer, "head": head, "score": name}
+                    | {"label": [str(Head(*pair)) for pair in zip(layer, head, strict=True)]}
+                    | {key: np.nan if x is None else x.double().numpy()[layer, head] for key, x in parts.items()}
+                    | {"uniform": np.array(self._chance(name))[layer]}
                 )
             )
         first = ["model", "layer", "head", "label", "score"]
@@ -155,16 +162,18 @@ class HeadScores(Loadable):
         tables: dict[str, dict[str, Tensor]] = {column: {} for column in COLUMNS if column != "uniform"}
         uniform: dict[str, float] = {}
         by_layer: dict[str, Tensor] = {}
+        layers = range(facts.get("n_layers", 1 + frame["layer"].max().item()))
         for name, rows in frame.groupby("score", sort=False):
             for column, table in tables.items():
                 wide = rows.pivot(index="layer", columns="head", values=column) if column in rows else None
+                wide = None if wide is None else wide.reindex(layers)
                 if wide is not None and (column in ("value", "standard_error") or wide.notna().any(axis=None)):
                     table[str(name)] = torch.tensor(wide.to_numpy(dtype=np.float64)).float()
             uniform[str(name)] = float(rows["uniform"].iloc[0]) if "uniform" in rows else float("nan")
             if "uniform" in rows and int(rows["uniform"].nunique()) > 1:
-                each = rows.groupby("layer")["uniform"].first().to_numpy(dtype=np.float64)
+                each = rows.groupby("layer")["uniform"].first().reindex(layers).to_numpy(dtype=np.float64)
                 by_layer[str(name)] = torch.tensor(each).float()
-                uniform[str(name)] = float(by_layer[str(name)].double().mean())
+                uniform[str(name)] = float(by_layer[str(name)].double().nanmean())
         blank = {name: torch.full_like(value, torch.nan) for name, value in tables["value"].items()}
         return cls(
             model=str(frame["model"].iloc[0]),
@@ -182,4 +191,5 @@ class HeadScores(Loadable):
 
     def _facts(self) -> dict[str, Any]:
         said = {name: self.about(name)._asdict() for name in self.scores}
-        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "words": said, **super()._facts()}
+        hybrid = {"n_layers": self.n_layers} if len(self.layers) < self.n_layers else {}
+        return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "words": said, **hybrid, **super()._facts()}

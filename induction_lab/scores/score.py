@@ -230,7 +230,7 @@ class _LayerByLayer:
 
     def __init__(self, score: LayerScore, model: HookedModel, prompts: Prompts) -> None:
         self.score, self.model, self.prompts = score, model, prompts
-        self.layers: list[Tensor] = []
+        self.found = torch.full((len(prompts), model.n_layers, model.n_heads), torch.nan)
 
     def read(self, attention: AttentionReading) -> None:
         before = _state(self.model, self.prompts, attention)
@@ -240,10 +240,10 @@ class _LayerByLayer:
             if not bool(((old == after[name]) | old.isnan()).all()):
                 raise ValueError(f"{self.score.name} changes {name} of the model that it reads; work on a copy.")
         shape = (len(self.prompts), self.model.n_heads)
-        self.layers.append(checked_values(self.score, values, shape, "prompt, head"))
+        self.found[:, attention.layer] = checked_values(self.score, values, shape, "prompt, head")
 
     def values(self, stream: StreamEnd) -> Float[Tensor, "prompt layer head"]:
-        return torch.stack(self.layers, 1)
+        return self.found
 
 
 def _state(model: HookedModel, prompts: Prompts, attention: AttentionReading) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ def spread_per_query(
     """
     prompts = as_prompts(model, prompts)
     n_prompts, n_pos = prompts.tokens.shape
-    found = {name: torch.zeros(model.n_layers, n_prompts, model.n_heads, n_pos) for name in QUANTITIES}
+    found = {name: torch.full((model.n_layers, n_prompts, model.n_heads, n_pos), torch.nan) for name in QUANTITIES}
     with progress_bar(n_prompts, "reading rows", shown=progress) as tick:
         for rows in batches(model, prompts, batch_size):
 

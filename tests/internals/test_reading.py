@@ -1,7 +1,6 @@
 import pytest
 import torch
-import transformers as hf
-from families import FAMILIES, INTERFACE, LLAMA_LIKE, OUTSIDE, random_network
+from families import FAMILIES, INTERFACE, OUTSIDE, random_network
 
 from induction_lab import HookedModel, repeated_tokens, score_heads
 from induction_lab.attention.exact import Attention, MaterialisedAttention
@@ -113,16 +112,6 @@ def test_the_fallback_leaves_no_hook_and_keeps_no_pattern():
 def test_families_outside_the_interface_really_are():
     """If transformers moves one of them onto its interface, the fallback would go untested."""
     assert all(not type(random_network(family))._can_set_attn_implementation() for family in OUTSIDE)
-
-
-@pytest.mark.parametrize("layer_types", [["conv", "full_attention"], ["full_attention", "conv"]])
-@pytest.mark.parametrize("loss", [True, False])
-def test_a_model_that_mixes_attention_with_other_layers_is_refused(layer_types, loss):
-    """Without the loss the run stops in the last layer: what was skipped below must count all the same."""
-    config = hf.Lfm2Config(**LLAMA_LIKE, layer_types=layer_types)
-    model = HookedModel(hf.AutoModelForCausalLM.from_config(config).eval())
-    with pytest.raises(ValueError, match="Only 1 of 2 layers"):
-        score_heads(model, torch.randint(3, 300, (1, 9)).repeat(1, 2), scores="prefix_matching", loss=loss)
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])

@@ -1,0 +1,93 @@
+"""Models that mix softmax attention with layers of other kinds, and models without any."""
+
+import pytest
+import torch
+import transformers as hf
+from families import LLAMA_LIKE
+
+from experiments.benchmarks.small_decoders import small_network
+from induction_lab import HeadScores, HookedModel, ablate, ablation_sweep, capture, score_heads, temper
+from induction_lab.internals.reading import attention_layers
+
+HYBRIDS = {
+    "lfm2": lambda: hf.Lfm2Config(
+        **dict(LLAMA_LIKE, num_hidden_layers=3), layer_types=["conv", "full_attention", "conv"]
+    ),
+    "jamba": lambda: hf.JambaConfig(
+        **dict(LLAMA_LIKE, num_hidden_layers=4), attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False,
+        num_experts=2, mamba_d_state=8,
+    ),
+    "qwen3_next": lambda: hf.Qwen3NextConfig(
+        **dict(LLAMA_LIKE, num_hidden_layers=2), head_dim=12, num_experts=2, num_experts_per_tok=1,
+        layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=2,
+        linear_key_head_dim=8, linear_value_head_dim=8, moe_intermediate_size=16, shared_expert_intermediate_size=16,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=HYBRIDS)
+def hybrid(request) -> HookedModel:
+    torch.manual_seed(0)
+    network = hf.AutoModelForCausalLM.from_config(HYBRIDS[request.param](), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 2 and "embed" not in name:
+                parameter.normal_(0.0, 0.25)
+    return HookedModel(network)
+
+
+@pytest.mark.parametrize("loss", [True, False])
+def test_layers_of_hybrids_that_attend_are_scored_under_their_own_numbers(hybrid, loss, tmp_path):
+    tokens = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+    tokens[:, 0] = 1
+    found = score_heads(hybrid, tokens, scores=["previous_token", "prefix_matching"], loss=loss)
+    with torch.no_grad():
+        own = [each for each in hybrid.network(tokens, output_attentions=True).attentions if each is not None]
+    layers = attention_layers(hybrid)
+    assert found.layers == layers and len(own) == len(layers) < hybrid.n_layers
+    for layer in range(hybrid.n_layers):
+        values = found["previous_token"][layer]
+        if layer in layers:
+            expected = own[layers.index(layer)].diagonal(-1, 2, 3)[..., 1:].mean((0, 2))
+            torch.testing.assert_close(values, expected, atol=1e-5, rtol=0)
+        else:
+            assert values.isnan().all()
+    assert set(found.to_dataframe()["layer"]) == set(layers)
+    assert {head.layer for head, _ in found.top("prefix_matching", 99)} == set(layers)
+    loaded = HeadScores.load(found.save(tmp_path / "scores.csv"))
+    torch.testing.assert_close(loaded["prefix_matching"], found["prefix_matching"], equal_nan=True)
+
+
+def test_heads_of_layers_that_do_not_attend_are_refused_by_name(hybrid):
+    layers = attention_layers(hybrid)
+    absent = min(set(range(hybrid.n_layers)) - set(layers))
+    tokens = torch.randint(3, 300, (2, 9))
+    for refused in (
+        lambda: ablate(hybrid, [(absent, 1)]).__enter__(),
+        lambda: ablation_sweep(hybrid, tokens, heads=[(absent, 1)]),
+        lambda: capture(hybrid, tokens, "pattern", heads=[(absent, 1)]),
+        lambda: temper(hybrid, [(absent, 1)], 2.0).__enter__(),
+    ):
+        with pytest.raises(ValueError, match=f"L{absent}H1 is not there: layers .* attend"):
+            refused()
+
+
+def test_heads_of_hybrids_are_ablated_and_swept(hybrid):
+    tokens = torch.randint(3, 300, (3, 9), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+    effects = ablation_sweep(hybrid, tokens, method="zero", metric="loss").to_dataframe()
+    assert set(effects["layer"]) == set(attention_layers(hybrid))
+    row = effects.iloc[0]
+    with ablate(hybrid, row["label"], method="zero"):
+        without = losses(hybrid, tokens)
+    assert row["effect"] == pytest.approx(float((without - losses(hybrid, tokens)).mean()), abs=1e-4)
+
+
+def losses(model: HookedModel, tokens: torch.Tensor) -> torch.Tensor:
+    log_p = model.logits(tokens)[:, :-1].log_softmax(-1)
+    return -log_p.gather(2, tokens[:, 1:, None])[..., 0].mean(1)
+
+
+@pytest.mark.parametrize("config", [hf.MambaConfig, hf.RwkvConfig, hf.FalconMambaConfig])
+def test_models_without_attention_heads_are_refused(config):
+    with pytest.raises(ValueError, match="has no attention heads"):
+        HookedModel(small_network(config, hf.AutoModelForCausalLM._model_mapping[config]))
