@@ -4,12 +4,13 @@
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes)
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
+# make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it
 # make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-browser lint types bench claims essay figures tour clean
+.PHONY: demo test test-browser lint types bench coverage claims essay figures tour clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -43,6 +44,9 @@ bench: $(READY)
 	$(BIN)/python -m experiments sweep_overhead
 	$(BIN)/python -m experiments gpu_engine
 	$(BIN)/python -m experiments results
+
+coverage: $(READY)
+	$(BIN)/python -m experiments coverage
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
