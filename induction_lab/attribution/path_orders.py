@@ -84,7 +84,7 @@ def term_importance(
 def frozen_norms(model: HookedModel, streams: ResidualStreams) -> Iterator[None]:
     """Hold the norms of heads and the final one at the scale that they have on these prompts."""
     scales: dict[nn.Module, Tensor] = {}
-    frozen = {module: frozen_norm(module, model.d_model, like=model.unembedding) for module in model.anatomy.norms}
+    frozen = {module: frozen_norm(module, model.d_model, like=model.anatomy.like) for module in model.anatomy.norms}
 
     def note(module: nn.Module, args: Any, output: Tensor) -> None:
         scales[module] = frozen[module].scale(args[0].to(model.wide), output.to(model.wide))[..., None]

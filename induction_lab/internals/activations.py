@@ -8,6 +8,7 @@ TransformerLens bridge does not show (rotated queries of GPT-NeoX, say) comes fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -115,8 +116,11 @@ def capture(
     engine = model.anatomy.goes_through_interface and not model.anatomy.calls_engine
     found: dict[Key, Tensor] = {}
     if engine and not all(_name(key) in _BY_ENGINE for key in keys):
-        # A bridge that leaves attention to transformers (OPT) shows the pattern as hook_attn_scores: not asked.
-        found = _by_hooks(model, prompts.tokens, [key for key in keys if _name(key) != "attn_scores"], cut)
+        # A bridge that leaves attention to transformers (OPT) shows the pattern as hook_attn_scores, and all bridges
+        # what the output projection reads, be it normalised or gated, as hook_z: neither is asked.
+        changed = any(_changes_outputs(model, layer) for layer in wanted_layers)
+        beside = {"attn_scores", "z"} if changed else {"attn_scores"}
+        found = _by_hooks(model, prompts.tokens, [key for key in keys if _name(key) not in beside], cut)
     elif not engine:
         found = _by_hooks(model, prompts.tokens, keys, cut)
     missing = [key for key in keys if key not in found]
@@ -130,6 +134,13 @@ def capture(
             "(no attn_scores where transformers attends by itself)."
         )
     return Activations({key: found[key] for key in keys}, by_layer)
+
+
+def _changes_outputs(model: HookedModel, layer: int) -> bool:
+    """Whether a layer's output projection reads something else than what its heads put out."""
+    with suppress(ValueError):  # a layer without heads of its own
+        return model.anatomy.is_gated(layer) or model.anatomy.head_norm(layer, "z") is not None
+    return False
 
 
 class _Cut:

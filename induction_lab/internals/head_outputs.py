@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import output_norm
+from induction_lab.models.norms import output_norm, refuse_gates
 
 
 def heads_along(
@@ -31,7 +30,7 @@ def heads_along(
     Args:
         model: Any that TransformerLens can hook.
         layer: Whose heads.
-        z: What they put out.
+        z: What the output projection reads of them (`read_by_projection`).
         directions: One a place.
         added: What the layer's heads added to the stream there, if that is at hand; it tells the scale of a norm of
             their sum, which is run on what they write otherwise.
@@ -39,8 +38,8 @@ def heads_along(
     Returns:
         The heads' shares and the bias's: their sum is `added @ direction`.
     """
-    z, W_O = z.to(model.wide), head_weights(model, layer).W_O.to(model.wide)
-    b_O = model.anatomy.head_biases(layer).b_O
+    W_O, b_O = model.anatomy.projection(layer, "o")
+    z, W_O = z.to(model.wide), W_O.to(model.wide)
     b_O = torch.zeros_like(W_O[0, 0]) if b_O is None else b_O.to(model.wide)
     norm, factor = output_norm(model, layer), model.anatomy.output_factor
     directions, bias = directions * factor, 0.0
@@ -51,6 +50,22 @@ def heads_along(
         directions = norm.fold(directions) / norm.scale(written, normalised)[..., None]
     asked = torch.einsum("...d,nhd->...nh", directions, W_O)
     return (z * asked).sum(-1), bias + directions @ b_O
+
+
+def read_by_projection(
+    model: HookedModel, layer: int, z: Float[Tensor, "*place head d_head"]
+) -> Float[Tensor, "*place head d_head"]:
+    """What the output projection reads of what a layer's heads put out: that itself, or normalised (BitNet).
+
+    Raises:
+        ValueError: If a gate multiplies it on the way.
+    """
+    refuse_gates(model, layer)
+    norm = model.anatomy.head_norm(layer, "z")
+    if norm is None:
+        return z
+    with torch.inference_mode():
+        return norm(z.flatten(-2)).unflatten(-1, z.shape[-2:])
 
 
 def _normalised(

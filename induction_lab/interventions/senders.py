@@ -20,7 +20,7 @@ from induction_lab.interventions.prepared import PreparedBatch
 from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import output_norm
+from induction_lab.models.norms import output_norm, refuse_gates
 from induction_lab.results.heads import Head, HeadLike
 
 Component = Literal["q", "k", "v"]
@@ -92,7 +92,9 @@ def check_patchable(model: HookedModel, method: str) -> None:
             f"{model.name} ({type(model.network).__name__}) attends out of sight of transformers' attention interface, "
             "so single paths cannot be patched; `ablate` works."
         )
-    if output_norm(model, 0) is not None:
+    for layer in range(model.n_layers):
+        refuse_gates(model, layer)
+    if output_norm(model, 0) is not None or model.anatomy.head_norm(0, "z") is not None:
         raise ValueError(
             f"{model.name} normalises what its heads write together, so that no head's share of it is its own: paths "
             "cannot be patched; `ablate` works."

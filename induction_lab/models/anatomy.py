@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -162,26 +163,35 @@ class Anatomy(ABC):
         """
 
     @abstractmethod
+    def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a layer's projection by head, as the forward pass uses them, adapters and all.
+
+        `x @ W + b`, of the shapes that `HeadWeights` and `HeadBiases` say. Where a gate multiplies what heads put out
+        (Qwen 3.5), the output projection is given as it acts with the gate open.
+
+        Raises:
+            ValueError: If it is no linear map of the normalised stream.
+        """
+
     def head_weights(self, layer: int) -> HeadWeights:
-        """A layer's weights by head, as the forward pass uses them: adapters and whatever else acts there are in them.
+        """A layer's weights by head, see `projection`."""
+        W_Q, W_K, W_V, W_O = (self.projection(layer, component)[0] for component in ("q", "k", "v", "o"))
+        return HeadWeights(W_Q, W_K, W_V, W_O)
 
-        Where a gate multiplies what heads put out (Qwen 3.5), `W_O` is what acts with the gate open.
-
-        Raises:
-            ValueError: If its projections are not linear maps of the normalised stream.
-        """
-
-    @abstractmethod
     def head_biases(self, layer: int) -> HeadBiases:
-        """The biases beside `head_weights`.
-
-        Raises:
-            ValueError: As `head_weights`.
-        """
+        """What is added beside `head_weights`, see `projection`."""
+        b_Q, b_K, b_V, b_O = (self.projection(layer, component)[1] for component in ("q", "k", "v", "o"))
+        return HeadBiases(b_Q, b_K, b_V, b_O)
 
     @abstractmethod
     def is_gated(self, layer: int) -> bool:
         """Whether what a layer's heads put out is multiplied by a gate before the output projection reads it."""
+
+    @property
+    def like(self) -> Float[Tensor, " 0"]:
+        """A tensor of the type and on the device of the parameters."""
+        first = next(self.network.parameters())
+        return torch.empty(0, dtype=first.dtype, device=first.device)
 
     @property
     def norms(self) -> list[nn.Module]:

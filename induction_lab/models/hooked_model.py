@@ -7,8 +7,7 @@ same parameters, built when first asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +19,7 @@ from induction_lab.models.anatomy import Anatomy
 from induction_lab.models.attention_only.anatomy import OwnAnatomy
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.transformers_anatomy import TransformersAnatomy
+from induction_lab.models.wiring.watching import evaluating
 
 
 class HookedModel:
@@ -160,19 +160,6 @@ class HookedModel:
             f"n_kv_heads={self.n_kv_heads}, d_model={self.d_model}, d_head={self.d_head}, "
             f"d_vocab={self.d_vocab}, n_ctx={self.n_ctx}, {self.device}, {str(self.dtype)[6:]})"
         )
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Dropout off inside the context, as it was afterwards."""
-    training = [module for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _check_causal(model: HookedModel) -> None:

@@ -74,7 +74,7 @@ def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> Frozen
 
 def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
     """The normalisation before a layer's queries, keys and values; without one, the identity."""
-    return frozen_norm(model.anatomy.norm_before(layer), model.d_model, like=model.unembedding)
+    return frozen_norm(model.anatomy.norm_before(layer), model.d_model, like=model.anatomy.like)
 
 
 def attention_scale(
@@ -88,13 +88,13 @@ def attention_scale(
 
 def final_norm(model: HookedModel) -> FrozenNorm:
     """The normalisation before the unembedding; without one, the identity."""
-    return frozen_norm(model.final_norm, model.d_model, like=model.unembedding)
+    return frozen_norm(model.final_norm, model.d_model, like=model.anatomy.like)
 
 
 def output_norm(model: HookedModel, layer: int) -> FrozenNorm | None:
     """The normalisation of what a layer's heads write together, before it enters the stream; None where none is."""
     norm = model.anatomy.norm_after(layer)
-    return None if norm is None else frozen_norm(norm, model.d_model, like=model.unembedding)
+    return None if norm is None else frozen_norm(norm, model.d_model, like=model.anatomy.like)
 
 
 def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
@@ -146,6 +146,29 @@ def _fold_head_norm(
     raise ValueError(
         f"{component}_norm of {model.name} ({type(norm).__name__}) is none that can be folded into single heads."
     )
+
+
+def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """`W_O`, the gain of a norm between what heads put out and their projection folded in (BitNet); its scale is not.
+
+    Raises:
+        ValueError: If the weights by head cannot be had, or a gate stands there.
+    """
+    refuse_gates(model, layer)
+    return _fold_head_norm(model, layer, "z", model.anatomy.projection(layer, "o")[0].to(model.wide).mT).mT
+
+
+def refuse_gates(model: HookedModel, layer: int = 0) -> None:
+    """What heads put out is what their projection reads only where no gate multiplies it on the way.
+
+    Raises:
+        ValueError: If there is a gate.
+    """
+    if model.anatomy.is_gated(layer):
+        raise ValueError(
+            f"{model.name} multiplies what its heads put out by a gate, which changes from token to token, before it "
+            "is projected: what single heads write cannot be told from their outputs. attribute_logits follows it."
+        )
 
 
 def refuse_changed_outputs(model: HookedModel, score: str) -> None:

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+from torch import Tensor
+
 from induction_lab.data.prompts import Prompts
 from induction_lab.models.hooked_model import HookedModel
 
@@ -78,7 +80,8 @@ def weights_sha256(model: HookedModel) -> str:
     """A fingerprint: names, shapes and a few entries of every parameter."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.network.named_parameters()):
-        flat = parameter.detach().flatten()
+        whole = parameter.detach()
+        flat = (whole if type(whole) is Tensor else whole.dequantize()).flatten()  # torchao keeps fewer bits
         some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
     return digest.hexdigest()

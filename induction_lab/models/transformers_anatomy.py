@@ -10,18 +10,19 @@ from __future__ import annotations
 import copy
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.models.anatomy import Anatomy, Component, HeadBiases, HeadWeights, Shape
+from induction_lab.models.anatomy import Anatomy, Component, Shape
 from induction_lab.models.store import quiet_libraries
 from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
 from induction_lab.models.wiring.positions import position_module
 from induction_lab.models.wiring.projections import LayerParts
+from induction_lab.models.wiring.watching import evaluating
 
 _DRAWN, _PROBES = 64, 4  # tokens by which parts are found: drawn, and run
 
@@ -73,13 +74,25 @@ class TransformersAnatomy(Anatomy):
         kind = type(self.network).__name__
         try:
             with quiet_libraries():
-                return build_bridge_from_module(
+                bridge = build_bridge_from_module(
                     twin, kind, hf_config=self.network.config, tokenizer=self.tokenizer, model_name=self.name
                 )
+                self._check_bridge(bridge)
+                return bridge
         except Exception as error:  # whatever its adapter trips over, the user needs to know the same
             raise ValueError(
                 f"TransformerLens cannot hook {kind}: {error}. What needs its hooks cannot be had of this model."
             ) from error
+
+    def _check_bridge(self, bridge: Any) -> None:
+        """On two tokens: not every adapter heeds every choice of a configuration (GPT-2's `scale_attn_weights`)."""
+        first = self.shape.bos_token_id
+        tokens = torch.tensor([[first, (first + 1) % self.shape.d_vocab]], device=self.like.device)
+        with torch.inference_mode(), evaluating(self.network):
+            theirs, own = bridge(tokens), self.logits(tokens)
+        tolerance = max(1e-4, 8 * torch.finfo(own.dtype).eps) * float(own.abs().max())
+        if not torch.allclose(theirs.to(own), own, rtol=0, atol=tolerance, equal_nan=True):
+            raise ValueError(f"its logits would differ by {float((theirs - own).abs().max()):.2g}")
 
     @property
     def _wiring(self) -> Wiring:
@@ -93,7 +106,7 @@ class TransformersAnatomy(Anatomy):
     def _run_probe(self) -> Float[Tensor, "prompt pos d_model"]:
         """A few prompts of one token each, of those whose embedding is not zero."""
         generator = torch.Generator().manual_seed(0)
-        tokens = torch.randint(self.shape.d_vocab, (_DRAWN, 1), generator=generator).to(self._like.device)
+        tokens = torch.randint(self.shape.d_vocab, (_DRAWN, 1), generator=generator).to(self.like.device)
         embedded = self.embedding(tokens).flatten(1).any(-1)
         return self.hidden(tokens[embedded][:_PROBES])
 
@@ -101,12 +114,6 @@ class TransformersAnatomy(Anatomy):
         if layer not in self._wiring.layers:
             raise ValueError(f"Layer {layer} of {self.name} has no heads of its own.")
         return self._wiring.layers[layer]
-
-    @property
-    def _like(self) -> Tensor:
-        """Something of the type and on the device of the parameters."""
-        first = next(self.network.parameters())
-        return torch.empty(0, dtype=first.dtype, device=first.device)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -141,11 +148,20 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
-        return self.network.get_output_embeddings().weight.detach()
+        return self._unembed.W
 
     @property
     def unembedding_bias(self) -> Float[Tensor, " d_vocab"] | None:
-        return getattr(self.network.get_output_embeddings(), "bias", None)
+        return self._unembed.b
+
+    @property
+    def _unembed(self) -> LinearMap:
+        head, width = self.network.get_output_embeddings(), self._wiring.width
+        return linear_map(head, f"{self.name}: the unembedding", width=width, like=self.like)
+
+    @property
+    def projects_stream(self) -> bool:
+        return self._wiring.width != self.shape.d_model
 
     @property
     def logit_scale(self) -> float:
@@ -203,36 +219,21 @@ class TransformersAnatomy(Anatomy):
         return self.output_projection(layer)
 
     def position_module(self) -> nn.Module | None:
-        tokens = torch.full((1, 2), self.shape.bos_token_id, device=self._like.device)
+        tokens = torch.full((1, 2), self.shape.bos_token_id, device=self.like.device)
         return position_module(self.network, self.embedding, self.blocks[0], lambda: self.hidden(tokens))
 
     def is_gated(self, layer: int) -> bool:
         return self._layer(layer).gated
 
-    def head_weights(self, layer: int) -> HeadWeights:
-        maps = self._maps(layer)
-        W_Q, W_K, W_V = (maps[component][0].mT for component in ("q", "k", "v"))
-        return HeadWeights(W_Q, W_K, W_V, maps["o"][0].mT.unflatten(0, (len(W_Q), -1)))
-
-    def head_biases(self, layer: int) -> HeadBiases:
-        maps = self._maps(layer)
-        b_Q, b_K, b_V, b_O = (maps[component][1] for component in ("q", "k", "v", "o"))
-        return HeadBiases(b_Q, b_K, b_V, b_O)
-
-    def _maps(self, layer: int) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """Weight and bias of each projection of a layer, outputs first, by head; fused ones are asked once."""
-        self._had(layer, self._layer(layer).norm_before)
-        found: dict[nn.Module, LinearMap] = {}
-        maps = {}
-        for component, projection in self._layer(layer).projections.items():
-            module, layout = self._had(layer, projection)
-            if module not in found:
-                name = f"{self.name}: the projection of {component} in layer {layer}"
-                width = self.shape.d_model if layout else self._layer(layer).width
-                found[module] = linear_map(module, name, width=width, like=self._like)
-            W, b = found[module]
-            maps[component] = (W, b) if layout is None else (layout.cut(W), None if b is None else layout.cut(b))
-        return maps
+    def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, Tensor | None]:
+        parts = self._layer(layer)
+        self._had(layer, parts.norm_before)
+        module, layout = self._had(layer, parts.projections[component])
+        name = f"{self.name}: the projection of {component} in layer {layer}"
+        W, b = linear_map(module, name, width=self.shape.d_model if layout else parts.width, like=self.like)
+        if layout is None:
+            return W.mT.unflatten(0, (self.shape.n_heads, -1)), b
+        return layout.cut(W).mT, None if b is None else layout.cut(b)
 
     def _had(self, layer: int, part: Any) -> Any:
         if isinstance(part, ValueError):

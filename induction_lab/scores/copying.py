@@ -13,10 +13,9 @@ from induction_lab.attention.exact import AttentionReading
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.data.prompts import Prompts, distinct_tokens
 from induction_lab.internals.reading import StreamEnd
-from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm, output_norm
-from induction_lab.scores.logit_attribution import why_no_readers
+from induction_lab.models.norms import final_norm, output_norm, output_weights
+from induction_lab.scores.logit_attribution import why_no_outputs, why_no_readers
 from induction_lab.scores.score import OLSSON, LayerScore
 
 COPYING_TOKENS, COPYING_PROMPTS = 25, 10
@@ -41,8 +40,8 @@ class Copying(LayerScore):
     measured_on = f"distinct {COPYING_TOKENS}"
 
     def missing(self, model: HookedModel, prompts: Prompts) -> str | None:
-        """Refuse a stream that is projected before the unembedding, and norms that cannot be folded."""
-        return why_no_readers(model)
+        """Refuse what `why_no_readers` and `why_no_outputs` refuse."""
+        return why_no_readers(model) or why_no_outputs(model)
 
     def own_prompts(self, model: HookedModel, *, seed: int = 0) -> Prompts:
         """The 10 prompts of 25 distinct random tokens that it is defined on."""
@@ -66,7 +65,7 @@ class _Raised:
         wide, layer = self.model.wide, attention.layer
         attended = attention.pattern()[..., 1:].to(wide).sum(-2)  # A summed over queries: [prompt, head, source]
         v = to_query_heads(attention.v[:, :, 1:].to(wide), self.model.n_heads, dim=1)
-        norm, W_O = output_norm(self.model, layer), head_weights(self.model, layer).W_O.to(wide)
+        norm, W_O = output_norm(self.model, layer), output_weights(self.model, layer)
         asked = torch.einsum("bvd,nhd->bnvh", self.readers if norm is None else norm.fold(self.readers), W_O)
         raised = torch.einsum("bnsh,bnvh->bnsv", v, asked).relu() * attended[..., None]
         own, all_ = raised.diagonal(dim1=-2, dim2=-1).sum(-1), raised.sum((-2, -1))

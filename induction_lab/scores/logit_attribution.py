@@ -13,10 +13,10 @@ from torch import Tensor
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts
-from induction_lab.internals.head_outputs import heads_along
+from induction_lab.internals.head_outputs import heads_along, read_by_projection
 from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm
+from induction_lab.models.norms import final_norm, output_weights
 from induction_lab.scores.score import ELHAGE, LayerScore
 
 
@@ -31,8 +31,8 @@ class AnswerLogits(LayerScore):
     needs_end = True
 
     def missing(self, model: HookedModel, prompts: Prompts) -> str | None:
-        """Refuse a stream that is projected before the unembedding, and norms that cannot be folded."""
-        return why_no_readers(model)
+        """Refuse what `why_no_readers` and `why_no_outputs` refuse."""
+        return why_no_readers(model) or why_no_outputs(model)
 
     def defined(self, seen: Recurrences) -> Bool[Tensor, " prompt"]:
         """Prompts in which something is copied."""
@@ -48,7 +48,17 @@ def why_no_readers(model: HookedModel) -> str | None:
     if model.anatomy.projects_stream:
         return "not defined where the stream is projected before the unembedding"
     try:
-        final_norm(model)
+        _ = final_norm(model), model.unembedding
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def why_no_outputs(model: HookedModel) -> str | None:
+    """Why what heads put out cannot be followed into the stream, by their output projection; None if it can."""
+    try:
+        for layer in range(model.n_layers):
+            output_weights(model, layer)
     except ValueError as error:
         return str(error)
     return None
@@ -69,7 +79,7 @@ class _OnCopies:
         self.counts = torch.bincount(prompt, minlength=self.n_prompts)
 
     def read(self, attention: AttentionReading) -> None:
-        z = attention.z[self.prompt, :, self.query]
+        z = read_by_projection(self.model, attention.layer, attention.z[self.prompt, :, self.query])
         self.per_query[:, attention.layer] = heads_along(self.model, attention.layer, z, self.directions)[0]
 
     def values(self, stream: StreamEnd) -> Float[Tensor, "prompt layer head"]:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
+from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.logit_attribution import why_no_readers
 from induction_lab.scores.score import ELHAGE, WeightScore
@@ -22,7 +23,12 @@ class OVCopying(WeightScore):
     )
 
     def missing(self, model: HookedModel, prompts: Prompts) -> str | None:
-        """Refuse a stream that is projected before the unembedding, and norms that cannot be folded."""
+        """Refuse what `why_no_readers` refuses, and layers whose weights by head cannot be had."""
+        try:
+            for layer in range(model.n_layers):
+                head_weights(model, layer)
+        except ValueError as error:
+            return str(error)
         return why_no_readers(model)
 
     def measure(self, model: HookedModel) -> Float[Tensor, "layer head"]:

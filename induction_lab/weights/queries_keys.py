@@ -14,7 +14,6 @@ from induction_lab.attention.grouped import to_query_heads
 from induction_lab.attention.hooks import Enough
 from induction_lab.internals.activations import capture
 from induction_lab.internals.reading import read_attention
-from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.rotary import relative_rotations
@@ -47,8 +46,7 @@ def read_from_stream(
     The model's own norm, weights, biases and norm of queries or keys; fewer heads for keys and values of
     grouped-query models.
     """
-    W = getattr(head_weights(model, layer), f"W_{component.upper()}")
-    bias = getattr(model.anatomy.head_biases(layer), f"b_{component.upper()}")
+    W, bias = model.anatomy.projection(layer, component)
     with torch.no_grad():
         heads = model.anatomy.norm_before(layer)(rows[None].to(model.dtype))[0] @ W
         heads = heads if bias is None else heads + bias[:, None]

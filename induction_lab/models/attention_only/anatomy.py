@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.models.anatomy import Anatomy, Component, HeadBiases, HeadWeights, Shape
+from induction_lab.models.anatomy import Anatomy, Component, Shape
 from induction_lab.models.attention_only.clamping import clamp_for_good
 from induction_lab.models.attention_only.config import MODEL_TYPE
 from induction_lab.models.attention_only.layers import rotate
@@ -64,12 +64,8 @@ class OwnAnatomy(Anatomy):
     def position_module(self) -> nn.Module | None:
         return getattr(self.network, "pos_embed", None)
 
-    def head_weights(self, layer: int) -> HeadWeights:
-        attention = self.network.blocks[layer].attn
-        return HeadWeights(*(getattr(attention, name).detach() for name in HeadWeights._fields))
-
-    def head_biases(self, layer: int) -> HeadBiases:
-        return HeadBiases(None, None, None, None)
+    def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, None]:
+        return getattr(self.network.blocks[layer].attn, f"W_{component.upper()}").detach(), None
 
     def is_gated(self, layer: int) -> bool:
         return False

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from induction_lab.models.wiring.watching import evaluating
+
 _LARGE = 1024.0  # multiplies unit vectors, so that a bias takes none of the weights' digits
 
 
@@ -36,7 +38,7 @@ def linear_map(module: nn.Module, name: str, *, width: int, like: Tensor) -> Lin
     """
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, 3, width, generator=generator).to(like)
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(module):
         given = module(probe)[0]
         for W in _own_weights(module, width, given.shape[-1]):
             own = LinearMap(W, _bias(module))
