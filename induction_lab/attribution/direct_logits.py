@@ -185,7 +185,7 @@ def _run(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> ActivationCach
     hooked, last = model.hooked, model.n_layers - 1
     short: dict[str, Any] = {"return_type": "hidden"} if model.bridge is None else {}
     kept = ["attn.hook_z"] + ["hook_mlp_out"] * (model.anatomy.has_mlps)
-    kept += ["hook_attn_out"] * (output_norm(model, 0) is not None)
+    kept += ["hook_attn_out"] * (output_norm(model, model.anatomy.attending[0]) is not None)
     names = ["hook_embed", "blocks.0.hook_resid_pre", f"blocks.{last}.hook_resid_post"]
     names += [f"blocks.{layer}.{name}" for layer in range(model.n_layers) for name in kept]
     handle = hooked.unembed.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:],))

@@ -169,7 +169,7 @@ def _refuse_mixed_inputs(model: HookedModel) -> None:
 
 
 def _check_scores(model: HookedModel, prompts: Prompts, head: Head) -> None:
-    if not model.anatomy.goes_through_interface or output_norm(model, 0) is not None:
+    if not model.anatomy.goes_through_interface or output_norm(model, model.anatomy.attending[0]) is not None:
         raise ValueError(
             f"{model.name} attends out of sight of transformers' attention interface or normalises what its heads "
             "write together, so its scores cannot be split by head."

@@ -92,9 +92,10 @@ def check_patchable(model: HookedModel, method: str) -> None:
             f"{model.name} ({type(model.network).__name__}) attends out of sight of transformers' attention interface, "
             "so single paths cannot be patched; `ablate` works."
         )
-    for layer in range(model.n_layers):
+    for layer in model.anatomy.attending:
         refuse_gates(model, layer)
-    if output_norm(model, 0) is not None or model.anatomy.head_norm(0, "z") is not None:
+    first = model.anatomy.attending[0]
+    if output_norm(model, first) is not None or model.anatomy.head_norm(first, "z") is not None:
         raise ValueError(
             f"{model.name} normalises what its heads write together, so that no head's share of it is its own: paths "
             "cannot be patched; `ablate` works."

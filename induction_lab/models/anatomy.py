@@ -183,6 +183,11 @@ class Anatomy(ABC):
         b_Q, b_K, b_V, b_O = (self.projection(layer, component)[1] for component in ("q", "k", "v", "o"))
         return HeadBiases(b_Q, b_K, b_V, b_O)
 
+    @property
+    @abstractmethod
+    def attending(self) -> list[int]:
+        """The layers that have heads: all, but for hybrids."""
+
     @abstractmethod
     def is_gated(self, layer: int) -> bool:
         """Whether what a layer's heads put out is multiplied by a gate before the output projection reads it."""
@@ -208,7 +213,7 @@ class Anatomy(ABC):
     @property
     def writes_unchanged(self) -> bool:
         """Whether what heads put out, `z W_O`, is added to the stream as it is: neither normalised nor rescaled."""
-        return self.output_factor == 1 and self.norm_after(0) is None
+        return self.output_factor == 1 and self.norm_after(self.attending[0]) is None
 
     @property
     def projects_stream(self) -> bool:

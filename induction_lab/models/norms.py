@@ -177,7 +177,7 @@ def refuse_changed_outputs(model: HookedModel, score: str) -> None:
     Raises:
         ValueError: If this architecture normalises, rescales or projects it on the way.
     """
-    if model.anatomy.norm_after(0) is not None:
+    if model.anatomy.norm_after(model.anatomy.attending[0]) is not None:
         raise ValueError(f"{score} is not defined where attention outputs are normalised before they are added")
     if not model.anatomy.writes_unchanged:
         raise ValueError(f"{score} is not defined where attention outputs are rescaled before they are added")

@@ -222,6 +222,12 @@ class TransformersAnatomy(Anatomy):
         tokens = torch.full((1, 2), self.shape.bos_token_id, device=self.like.device)
         return position_module(self.network, self.embedding, self.blocks[0], lambda: self.hidden(tokens))
 
+    @property
+    def attending(self) -> list[int]:
+        if not self._wiring.layers:
+            raise ValueError(f"No layer of {self.name} runs its heads once, so their projections cannot be found.")
+        return sorted(self._wiring.layers)
+
     def is_gated(self, layer: int) -> bool:
         return self._layer(layer).gated
 

@@ -57,7 +57,7 @@ def why_no_readers(model: HookedModel) -> str | None:
 def why_no_outputs(model: HookedModel) -> str | None:
     """Why what heads put out cannot be followed into the stream, by their output projection; None if it can."""
     try:
-        for layer in range(model.n_layers):
+        for layer in model.anatomy.attending:
             output_weights(model, layer)
     except ValueError as error:
         return str(error)

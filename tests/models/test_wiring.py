@@ -143,7 +143,6 @@ def refused():
     shared = dict(LLAMA_LIKE, head_dim=12)
     return {
         "low rank": (hf.DeepseekV3Config(**latent), "not one linear map"),
-        "differences of heads": (hf.DiffLlamaConfig(**shared), "not one linear map"),
         "norms after the sum": (hf.OPTConfig(**post), "a residual stream that goes on as it is"),
         "a rescaled stream": (hf.DogeConfig(**shared), "a residual stream that goes on as it is"),
     }

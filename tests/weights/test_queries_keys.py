@@ -11,11 +11,11 @@ def test_positional_preference_is_the_mean_score_over_all_pairs_of_tokens(family
     """The slow way: every pair of tokens as a prompt of its own, the model's own scores of the first layer."""
     model = small if family == "small" else HookedModel(random_network(family))
     offset, some = 2, 30
-    rows = torch.arange(some)
+    rows = torch.arange(3, 3 + some)
     pairs = torch.cartesian_prod(rows, rows)  # key token, query token
-    tokens = torch.stack([pairs[:, 0], torch.zeros(len(pairs), dtype=torch.long), pairs[:, 1]], 1)
+    tokens = torch.stack([pairs[:, 0], torch.full((len(pairs),), 3), pairs[:, 1]], 1)
     scores = capture(model, tokens, "attn_scores", layers=0)["attn_scores", 0][:, :, 2, 0]
-    vectors = model.hooked.W_E[:some].detach()
+    vectors = model.hooked.W_E[3 : 3 + some].detach()
     found = positional_preference(model, [0, offset], source=vectors)[1, 0]
     torch.testing.assert_close(found, scores.mean(0), rtol=1e-4, atol=1e-4)
 

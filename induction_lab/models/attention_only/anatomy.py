@@ -67,6 +67,10 @@ class OwnAnatomy(Anatomy):
     def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, None]:
         return getattr(self.network.blocks[layer].attn, f"W_{component.upper()}").detach(), None
 
+    @property
+    def attending(self) -> list[int]:
+        return list(range(self.shape.n_layers))
+
     def is_gated(self, layer: int) -> bool:
         return False
 
