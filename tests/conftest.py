@@ -53,6 +53,13 @@ def smollm2() -> HookedModel:
     return load_model("smollm2-135m")
 
 
+@pytest.fixture(scope="session")
+def gemma3() -> HookedModel:
+    if not is_here("gemma3-270m"):
+        pytest.skip("gemma3-270m is not here: induction-lab get gemma3-270m")
+    return load_model("gemma3-270m")
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
     """The command in an empty folder: its exit code and what it says, errors on one line."""

