@@ -163,7 +163,7 @@ def test_quiet_libraries_leave_the_users_own_logging_as_it_was(chosen):
 
 
 def test_only_named_models_are_brought(workshop):
-    with pytest.raises(ValueError, match="`get` brings smollm2-135m, got 'gpt2'"):
+    with pytest.raises(ValueError, match="`get` brings smollm2-135m, gemma3-270m, got 'gpt2'"):
         bringing.get("gpt2")
     assert bringing.get("induction-2l").name == "induction-2l"  # bundled: here already
 
