@@ -87,7 +87,10 @@ class PathTerms(Mapping[HeadPath, Tensor]):
         for path in self:
             logits = self[path][prompt.to(self._W_U.device), query.to(self._W_U.device)].cpu()
             own = logits.gather(1, answer[:, None])[:, 0] - logits.mean(1)
-            means = torch.zeros(len(mask)).index_add_(0, prompt, own.float())[count > 0] / count[count > 0]
+            means = (
+                torch.zeros(len(mask), dtype=torch.float32).index_add_(0, prompt, own.float())[count > 0]
+                / count[count > 0]
+            )
             rows.append((name_of(path), len(path), *number_and_error(means)))
         table = pd.DataFrame(rows, columns=["path", "heads", "logits", "standard_error"])
         return table.sort_values("logits", ascending=False, ignore_index=True)

@@ -79,7 +79,7 @@ def input_shares(
     for batch in PreparedPrompts(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
         scale = attention_scale(model, head.layer, batch.streams.before[head.layer])
         parts = [change / scale @ W for _, change in changes_of_stream(model, batch, senders)]
-        whole = sum(parts, torch.zeros(()))
+        whole = sum(parts, torch.zeros((), dtype=torch.float32))
         size = whole.square().sum((1, 2))
         shares.append(torch.stack([(part * whole).sum((1, 2)) / size for part in parts], 1).cpu())
     return _table([(str(sender), sender) for sender in senders], torch.cat(shares))

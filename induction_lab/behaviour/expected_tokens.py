@@ -43,7 +43,7 @@ def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int]
     prompt, query, earlier = Recurrences(prompts).latest
     if not len(prompt):
         raise ValueError("No token occurs a second time in these prompts: use repeated_tokens(model), or longer text.")
-    total, count = torch.zeros(n_prompts, len(lags)), torch.zeros(n_prompts, len(lags))
+    total, count = torch.zeros(2, n_prompts, len(lags), dtype=torch.float32)
     for start in range(0, n_prompts, _PROMPTS):
         some = slice(start, start + _PROMPTS)
         probabilities = model.logits(prompts[some].tokens.to(model.device)).float().softmax(-1).cpu()

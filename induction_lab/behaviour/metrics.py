@@ -250,7 +250,7 @@ def _late_minus_early(early: int, late: int, window: int, prompts: Prompts) -> T
             f"The in-context-learning score reads tokens up to {late + window}, the longest prompt here has only "
             f"{int(lengths.max())}. Use longer prompts, or lower indices: metrics.icl_score(early=…, late=…)."
         )
-    weights = torch.zeros(prompts.tokens.shape)
+    weights = torch.zeros(prompts.tokens.shape, dtype=torch.float32)
     for index, sign in ((early, -1.0), (late, 1.0)):
         weights[long, index - 1 - window : index + window] = sign / (2 * window + 1)
     return weights

@@ -27,6 +27,7 @@ from induction_lab.data.vocabulary import (
     ordinary_tokens as ordinary_tokens,
 )
 from induction_lab.results.cards import html_card
+from induction_lab.runtime.machine import check_default_device
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,7 @@ def as_prompts(model: Vocabulary, prompts: PromptsLike) -> Prompts:
         ValueError: If tokens lie outside the vocabulary, are no whole numbers, do not fit the context, or hold padding
             that no mask names.
     """
+    check_default_device()
     if isinstance(prompts, Prompts):
         return _checked(model, _from_the_left(model, prompts))
     if not isinstance(prompts, str | Iterable):

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from induction_lab.runtime.machine import check_default_device
+
 LARGE_VOCABULARY = 2_000  # from here on the rarest and most common ids are left out
 PERIOD = 50  # tokens of a repeated block, where there is room for it
 Bos = int | Literal["model"] | None
@@ -73,8 +75,9 @@ def front(model: Vocabulary, bos: Bos) -> list[int]:
     """What stands in front of a prompt: one token, or none.
 
     Raises:
-        ValueError: If that is no token of the vocabulary.
+        ValueError: If that is no token of the vocabulary, or torch makes tensors elsewhere than on the CPU.
     """
+    check_default_device()
     if bos is None:
         return []
     token = model.bos_token_id if bos == "model" else bos

@@ -201,7 +201,7 @@ class Evaluation:
             rows.add_heads(score.measured_on or name, score.name, found[score.name], found.standard_errors[score.name])
         if found.loss_by_copy:
             copies = torch.arange(1, len(found.loss_by_copy) + 1)
-            rows.add_indexed(name, "loss_by_copy", copies, torch.tensor(found.loss_by_copy))
+            rows.add_indexed(name, "loss_by_copy", copies, torch.tensor(found.loss_by_copy, dtype=torch.float32))
         return found.values
 
     def _probed(self, model: HookedModel, previous: Float[Tensor, "layer head"] | None, rows: Rows) -> None:

@@ -49,7 +49,7 @@ class Rows:
     def add_one(self, prompts: str, metric: str, value: float, error: float = float("nan")) -> None:
         """A number for the whole model."""
         none = np.full(1, -1)
-        self._add(prompts, metric, none, none, none, torch.tensor([value]), error)
+        self._add(prompts, metric, none, none, none, torch.tensor([value], dtype=torch.float32), error)
 
     def table(self) -> pd.DataFrame:
         """All that was added, as one table with the right types."""

@@ -178,7 +178,7 @@ def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str,
     same = ("weights_sha256", "prompts", "reference", "method", "metric", "seed", "dtype")
     other = [key for key in same if found.provenance.get(key) != facts[key]]
     before, now = (
-        torch.tensor([math.nan if value is None else value for value in kept.get("clean", [])])
+        torch.tensor([math.nan if value is None else value for value in kept.get("clean", [])], dtype=torch.float32)
         for kept in (found.provenance, facts)
     )
     if not other and (

@@ -75,7 +75,7 @@ class Effects(Loadable):
         Raises:
             ValueError: If a head lies outside this shape.
         """
-        matrix = torch.full((n_layers, n_heads), math.nan)
+        matrix = torch.full((n_layers, n_heads), math.nan, dtype=torch.float32)
         singles: Any = self.table.loc[self.table["n_heads"] == 1].to_dict("records")
         for row in singles:
             parse_head((int(row["layer"]), int(row["head"])), n_layers=n_layers, n_heads=n_heads)

@@ -87,7 +87,7 @@ def _first_order(
     """The metric of each prompt, and its change to first order when each layer's heads are replaced, one by one."""
     from transformer_lens.tools.analysis.attribution_patching import cache_activation_and_gradient
 
-    change = torch.zeros(len(batch.prompts), model.n_layers, model.n_heads)
+    change = torch.zeros(len(batch.prompts), model.n_layers, model.n_heads, dtype=torch.float32)
     values: list[Tensor] = []
     wanted = [f"blocks.{layer}.attn.hook_z" for layer in range(model.n_layers)]
     step = max(1, TOKENS_A_RUN // 4 // batch.prompts.tokens.shape[1])  # all layers and logits are kept for the gradient

@@ -107,7 +107,7 @@ def changes_of_stream(
 ) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
     """What each sender adds to the stream when it is replaced, minus what it adds on its own."""
     streams, instead = batch.streams, batch.outputs
-    nothing = torch.zeros((), device=model.device)
+    nothing = torch.zeros((), dtype=torch.float32, device=model.device)
     return _parts(
         streams,
         senders,

@@ -20,6 +20,7 @@ from induction_lab.models.attention_only.anatomy import OwnAnatomy
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.transformers_anatomy import TransformersAnatomy
 from induction_lab.models.wiring.watching import evaluating
+from induction_lab.runtime.machine import check_default_device
 
 
 class HookedModel:
@@ -41,7 +42,7 @@ class HookedModel:
         pad_token_id: What stands for no token in batches, or None where there is none.
 
     Raises:
-        ValueError: If the network is no causal language model.
+        ValueError: If the network is no causal language model, or its weights are not there.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class HookedModel:
         revision: str | None = None,
     ) -> None:
         """Wrap a network."""
+        if all(parameter.is_meta for parameter in network.parameters()):
+            raise ValueError(f"The weights of {type(network).__name__} are nowhere (meta tensors): load them first.")
         self.network: Any = network
         self.tokenizer: Any = tokenizer
         self.revision = revision
@@ -67,7 +70,12 @@ class HookedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Where the parameters are.
+
+        Raises:
+            ValueError: If torch makes new tensors elsewhere than on the CPU.
+        """
+        check_default_device()
         return next(self.network.parameters()).device
 
     @property

@@ -19,8 +19,9 @@ def find_device(device: str | torch.device | None) -> torch.device:
     """The device of that name; by default a GPU if there is one.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is none of that name, or torch makes new tensors elsewhere than on the CPU.
     """
+    check_default_device()
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -30,6 +31,21 @@ def find_device(device: str | torch.device | None) -> torch.device:
         there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise ValueError(f"There is no device {str(device)!r} here; there is {', '.join(there)}.") from error
     return found
+
+
+def check_default_device() -> None:
+    """Refuse to work where torch makes new tensors anywhere else than on the CPU.
+
+    Tokens, positions and tables are made there, whatever device a model is on.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if (found := torch.get_default_device()).type != "cpu":
+        raise ValueError(
+            f"torch's default device is {found}, so that tokens and tables would be made there. Models may be on any "
+            'device; measure them inside `with torch.device("cpu"):`, or after torch.set_default_device(None).'
+        )
 
 
 CACHE_VARIABLE = "INDUCTION_LAB_CACHE"

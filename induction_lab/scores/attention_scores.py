@@ -219,5 +219,5 @@ def _reads(pair: Tensor, prompt: Tensor, query: Tensor, key: Tensor, *, n_prompt
     asked[prompt, query] = True
     n_queries = asked.sum(1)
     weight = 1 / n_queries.clamp(min=1)[prompt].float()
-    uniform = torch.zeros(n_prompts).index_add_(0, prompt, weight / (query + 1))
+    uniform = torch.zeros(n_prompts, dtype=torch.float32).index_add_(0, prompt, weight / (query + 1))
     return Reads(pair, prompt, weight, n_queries > 0, uniform)

@@ -59,7 +59,7 @@ class _Raised:
         tokens, unembedding = batch.tokens[:, 1:].to(model.device), model.unembedding.to(model.wide)
         self.model = model
         self.readers = final_norm(model).fold(unembedding[tokens] - unembedding.mean(0))  # [prompt, token, d_model]
-        self.result = torch.full((len(batch), model.n_layers, model.n_heads), torch.nan)
+        self.result = torch.full((len(batch), model.n_layers, model.n_heads), torch.nan, dtype=torch.float32)
 
     def read(self, attention: AttentionReading) -> None:
         wide, layer = self.model.wide, attention.layer

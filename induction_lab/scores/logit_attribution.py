@@ -75,7 +75,8 @@ class _OnCopies:
         self.norm = final_norm(model)
         readers = model.unembedding[answer].to(model.wide) - model.unembedding.to(model.wide).mean(0)
         self.directions = self.norm.fold(readers)  # [query, d_model]
-        self.per_query = torch.full((len(prompt), model.n_layers, model.n_heads), torch.nan, device=model.device)
+        shape = (len(prompt), model.n_layers, model.n_heads)
+        self.per_query = torch.full(shape, torch.nan, dtype=torch.float32, device=model.device)
         self.counts = torch.bincount(prompt, minlength=self.n_prompts)
 
     def read(self, attention: AttentionReading) -> None:

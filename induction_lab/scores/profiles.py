@@ -64,8 +64,8 @@ def attention_profiles(model: HookedModel, prompts: PromptsLike, *, lags: Sequen
     if not lags:
         raise ValueError("At least one lag is wanted, got none.")
     (n_prompts, n_pos), shape = prompts.tokens.shape, (model.n_layers, model.n_heads)
-    by_position = {name: torch.zeros(*shape, n_pos) for name in PLACES}
-    by_lag = torch.zeros(*shape, len(lags), n_prompts)
+    by_position = {name: torch.zeros(*shape, n_pos, dtype=torch.float32) for name in PLACES}
+    by_lag = torch.zeros(*shape, len(lags), n_prompts, dtype=torch.float32)
     at_position = {name: torch.zeros(n_pos, dtype=torch.long) for name in PLACES}
     at_lag = torch.zeros(len(lags), n_prompts, dtype=torch.long)
     step = max(1, TOKENS_A_BATCH // n_pos)

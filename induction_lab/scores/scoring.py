@@ -164,7 +164,8 @@ def _read_batch(
 ) -> tuple[StreamEnd, dict[str, Float[Tensor, "prompt layer head"]]]:
     layered = {name: score for name, score in scores.items() if isinstance(score, LayerScore)}
     readers: dict[str, BatchReader] = {name: score.reader(model, prompts) for name, score in layered.items()}
-    none = torch.full((len(prompts), model.n_layers, model.n_heads), torch.nan)  # in layers that do not attend
+    shape = (len(prompts), model.n_layers, model.n_heads)
+    none = torch.full(shape, torch.nan, dtype=torch.float32)  # in layers that do not attend
     attended = {name: none.clone() for name in scores if name not in layered}
     there = None if even is None else even.targets
     needs_end = any(score.needs_end for score in layered.values())

@@ -91,7 +91,8 @@ def spread_per_query(
     """
     prompts = as_prompts(model, prompts)
     n_prompts, n_pos = prompts.tokens.shape
-    found = {name: torch.full((model.n_layers, n_prompts, model.n_heads, n_pos), torch.nan) for name in QUANTITIES}
+    shape = (model.n_layers, n_prompts, model.n_heads, n_pos)
+    found = {name: torch.full(shape, torch.nan, dtype=torch.float32) for name in QUANTITIES}
     with progress_bar(n_prompts, "reading rows", shown=progress) as tick:
         for rows in batches(model, prompts, batch_size):
 

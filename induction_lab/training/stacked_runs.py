@@ -103,7 +103,7 @@ class StackedTrainer:
         """One update of each network."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step)
-        total = torch.zeros(len(self.trainers), device=self.trainers[0].device)
+        total = torch.zeros(len(self.trainers), dtype=torch.float32, device=self.trainers[0].device)
         summed: dict[str, Tensor] = {}
         for _ in range(self.plan.accumulate):
             tokens = torch.stack([trainer.draw() for trainer in self.trainers])

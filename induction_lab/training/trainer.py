@@ -130,7 +130,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step)
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
         for _ in range(self.plan.accumulate):
             loss = self._loss(self.draw()) / self.plan.accumulate
             loss.backward()

@@ -64,7 +64,7 @@ def composition_scores(
     chosen = heads_by_layer(later, n_layers=n_layers, n_heads=n_heads)
     folded = FoldedWeights.of(model, folded)
     writers = folded.once("writers", lambda: _writers(folded))
-    scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan)
+    scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan, dtype=torch.float32)
     size = -(-n_layers // _LAYER_GROUPS) if later is None else n_layers
     for first in range(0, n_layers, size):
         group = [Head(layer, head) for layer in range(first, first + size) for head in chosen.get(layer, [])]
@@ -102,7 +102,7 @@ def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed
     generator = torch.Generator().manual_seed(seed)
 
     def factors() -> tuple[Tensor, Tensor]:
-        left, right = torch.randn(2, d_model, d_head, generator=generator)
+        left, right = torch.randn(2, d_model, d_head, generator=generator, dtype=torch.float32, device="cpu")
         return torch.linalg.qr(left, mode="r").R, right
 
     ratios = []

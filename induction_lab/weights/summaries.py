@@ -141,7 +141,7 @@ def ov_self_copying(
     folded = FoldedWeights.of(model, folded)
     rows, readers = _token_rows(folded, source), folded.readers
     tokens = _sample(model, k, n_tokens, seed)
-    result = torch.zeros(model.n_layers, model.n_heads)
+    result = torch.zeros(model.n_layers, model.n_heads, dtype=torch.float32)
     with progress_bar(model.n_layers, "output circuits", shown=progress) as tick:
         for layer in range(model.n_layers):
             _, _, W_V, W_O = folded.layer(layer)
@@ -173,7 +173,7 @@ def qk_diagonal(
     folded = FoldedWeights.of(model, folded)
     rows, R = _token_rows(folded, source), folded.rotations(offset)
     tokens = _sample(model, k, n_tokens, seed)
-    result = torch.zeros(model.n_layers, model.n_heads)
+    result = torch.zeros(model.n_layers, model.n_heads, dtype=torch.float32)
     with progress_bar(model.n_layers, "query circuits", shown=progress) as tick:
         for layer, (W_Q, W_K, written) in enumerate(_query_sides(folded, previous_token)):
             keys = rows @ (W_K if previous_token is None else written @ W_K)  # [kv_head, token, d_head]

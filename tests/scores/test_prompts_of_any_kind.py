@@ -113,3 +113,11 @@ def test_beyond_the_context_only_where_positions_go_on_and_only_when_asked():
     learned = of(hf.GPT2Config(vocab_size=300, n_positions=20, n_embd=48, n_layer=2, n_head=4))
     with pytest.raises(ValueError, match="positions end there, so beyond_context=True does not help"):
         repeated_tokens(learned, period=15, beyond_context=True)
+
+
+def test_own_models_with_rotary_positions_read_on(bundled):
+    prompts = repeated_tokens(bundled, n_prompts=2, period=100, beyond_context=True)
+    scores = score_heads(bundled, prompts, scores=["prefix_matching", "logit_attribution"])
+    assert scores.provenance["prompts"]["n_tokens"] == 201 > bundled.n_ctx and scores.loss_by_copy[1] > 0
+    with pytest.raises(ValueError, match="context holds 128"):
+        score_heads(bundled, prompts.tokens)

@@ -41,10 +41,10 @@ class OwnAnatomy(Anatomy):
         return self.network.W_U.detach().T
 
     def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        return self.network(tokens, return_type="hidden")
+        return self.network(tokens, return_type="hidden", beyond_context=True)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        return self.network(tokens)
+        return self.network(tokens, beyond_context=True)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         return hidden @ self.network.W_U

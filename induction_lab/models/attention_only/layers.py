@@ -21,7 +21,7 @@ class Embed(nn.Module):
     def __init__(self, d_vocab: int, d_model: int) -> None:
         """Gaussian rows of length about 1."""
         super().__init__()
-        self.W_E = nn.Parameter(torch.randn(d_vocab, d_model) * d_model**-0.5)
+        self.W_E = nn.Parameter(torch.randn(d_vocab, d_model, dtype=torch.float32) * d_model**-0.5)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Rows of `W_E`."""
@@ -34,7 +34,7 @@ class PosEmbed(nn.Module):
     def __init__(self, n_ctx: int, d_model: int) -> None:
         """Gaussian rows of length about 1."""
         super().__init__()
-        self.W_pos = nn.Parameter(torch.randn(n_ctx, d_model) * d_model**-0.5)
+        self.W_pos = nn.Parameter(torch.randn(n_ctx, d_model, dtype=torch.float32) * d_model**-0.5)
 
     def forward(self, n_positions: int) -> Float[Tensor, "pos d_model"]:
         """The first `n_positions` rows of `W_pos`."""
@@ -47,7 +47,7 @@ class Unembed(nn.Module):
     def __init__(self, d_model: int, d_vocab: int) -> None:
         """Gaussian columns of length about 1."""
         super().__init__()
-        self.W_U = nn.Parameter(torch.randn(d_model, d_vocab) * d_model**-0.5)
+        self.W_U = nn.Parameter(torch.randn(d_model, d_vocab, dtype=torch.float32) * d_model**-0.5)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of the next token."""
@@ -61,8 +61,8 @@ class LayerNorm(nn.Module):
         """Starts as pure normalisation."""
         super().__init__()
         self.eps = eps
-        self.w = nn.Parameter(torch.ones(d_model))
-        self.b = nn.Parameter(torch.zeros(d_model))
+        self.w = nn.Parameter(torch.ones(d_model, dtype=torch.float32))
+        self.b = nn.Parameter(torch.zeros(d_model, dtype=torch.float32))
         self.hook_scale = HookPoint()
         self.hook_normalized = HookPoint()
 
@@ -83,10 +83,10 @@ class MLP(nn.Module):
     def __init__(self, d_model: int, d_mlp: int) -> None:
         """Gaussian weights, zero biases."""
         super().__init__()
-        self.W_in = nn.Parameter(torch.randn(d_model, d_mlp) * d_model**-0.5)
-        self.b_in = nn.Parameter(torch.zeros(d_mlp))
-        self.W_out = nn.Parameter(torch.randn(d_mlp, d_model) * d_mlp**-0.5)
-        self.b_out = nn.Parameter(torch.zeros(d_model))
+        self.W_in = nn.Parameter(torch.randn(d_model, d_mlp, dtype=torch.float32) * d_model**-0.5)
+        self.b_in = nn.Parameter(torch.zeros(d_mlp, dtype=torch.float32))
+        self.W_out = nn.Parameter(torch.randn(d_mlp, d_model, dtype=torch.float32) * d_mlp**-0.5)
+        self.b_out = nn.Parameter(torch.zeros(d_model, dtype=torch.float32))
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
 

@@ -55,12 +55,14 @@ class AttentionLayer(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         shape = (config.n_heads, config.d_model, config.d_head)
-        self.W_Q = nn.Parameter(torch.randn(shape) * config.d_model**-0.5 * scale)
-        self.W_K = nn.Parameter(torch.randn(shape) * config.d_model**-0.5 * scale)
-        self.W_V = nn.Parameter(torch.randn(shape) * config.d_model**-0.5 * scale)
-        self.W_O = nn.Parameter(torch.randn(shape).mT.contiguous() * (config.n_heads * config.d_head) ** -0.5 * scale)
+        self.W_Q = nn.Parameter(torch.randn(shape, dtype=torch.float32) * config.d_model**-0.5 * scale)
+        self.W_K = nn.Parameter(torch.randn(shape, dtype=torch.float32) * config.d_model**-0.5 * scale)
+        self.W_V = nn.Parameter(torch.randn(shape, dtype=torch.float32) * config.d_model**-0.5 * scale)
+        self.W_O = nn.Parameter(
+            torch.randn(shape, dtype=torch.float32).mT.contiguous() * (config.n_heads * config.d_head) ** -0.5 * scale
+        )
         if config.smeared_keys:
-            self.smear = nn.Parameter(torch.zeros(config.n_heads))
+            self.smear = nn.Parameter(torch.zeros(config.n_heads, dtype=torch.float32))
         for name in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result"):
             if config.positions == "rotary" or not name.startswith("rot_"):
                 self.add_module(f"hook_{name}", HookPoint())
@@ -165,15 +167,24 @@ class AttentionOnlyTransformer(HookedRootModule):
         self.setup()
 
     def forward(
-        self, tokens: Int[Tensor, "batch pos"], *, return_type: Literal["logits", "hidden"] = "logits"
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        return_type: Literal["logits", "hidden"] = "logits",
+        beyond_context: bool = False,
     ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
         """Logits of every next token; with `return_type="hidden"` the normalised stream before the unembedding.
+
+        Args:
+            tokens: Prompts.
+            return_type: Which of the two.
+            beyond_context: Read longer prompts than the context holds, where positions are rotary.
 
         Raises:
             ValueError: If a prompt is longer than the context or a token lies outside the vocabulary.
         """
         if not self.trusts_tokens:
-            self._check(tokens)
+            self._check(tokens, beyond_context and self.cfg.positions == "rotary")
         x = self.hook_embed(self.embed(tokens))
         positions = None
         if self.cfg.positions in ("learned", "shortformer"):
@@ -185,8 +196,8 @@ class AttentionOnlyTransformer(HookedRootModule):
         x = self.ln_final(x)
         return x if return_type == "hidden" else self.unembed(x)
 
-    def _check(self, tokens: Tensor) -> None:
-        if tokens.shape[1] > self.cfg.n_ctx and self.cfg.positions != "rotary":
+    def _check(self, tokens: Tensor, any_length: bool) -> None:
+        if tokens.shape[1] > self.cfg.n_ctx and not any_length:
             raise ValueError(f"The prompt has {tokens.shape[1]} tokens, the model's context only {self.cfg.n_ctx}.")
         if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.cfg.d_vocab):
             raise ValueError(

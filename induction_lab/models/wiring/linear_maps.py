@@ -37,7 +37,7 @@ def linear_map(module: nn.Module, name: str, *, width: int, like: Tensor) -> Lin
         ValueError: If it is not linear.
     """
     generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(1, 3, width, generator=generator).to(like)
+    probe = torch.randn(1, 3, width, generator=generator, dtype=torch.float32).to(like)
     with torch.inference_mode(), evaluating(module):
         given = module(probe)[0]
         for W in _own_weights(module, width, given.shape[-1]):
