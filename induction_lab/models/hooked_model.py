@@ -7,7 +7,7 @@ same parameters, built when first asked for.
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,7 @@ class HookedModel:
         n_ctx: Longest prompt, or None where nothing bounds it.
         bos_token_id: What every prompt begins with: the model's BOS, else its end-of-text token, else token 0.
         bos_is: Which of them that is: `BOS`, `end-of-text` or empty.
+        is_finite: Whether it gave finite numbers on a short prompt, when it was wrapped.
         pad_token_id: What stands for no token in batches, or None where there is none.
 
     Raises:
@@ -66,7 +67,7 @@ class HookedModel:
         self.d_model, self.d_head, self.d_vocab = shape.d_model, shape.d_head, shape.d_vocab
         self.n_ctx, self.bos_token_id, self.bos_is = shape.n_ctx, shape.bos_token_id, shape.bos_is
         self.pad_token_id = shape.pad_token_id
-        _check_causal(self)
+        self.is_finite = _check_causal(self)
 
     @property
     def device(self) -> torch.device:
@@ -121,14 +122,53 @@ class HookedModel:
         return self.anatomy.final_norm
 
     def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Run up to the unembedding and not further: the normalised stream that it would read."""
+        """Run up to the unembedding and not further: the normalised stream that it would read.
+
+        Raises:
+            ValueError: If the model is in float16 and its numbers grow too large for that.
+        """
         with torch.inference_mode(), evaluating(self.network):
-            return self.anatomy.hidden(tokens.to(self.device))
+            return self._in_range(self.anatomy.hidden(tokens.to(self.device)), tokens)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Run the whole network, without hooks."""
+        """Run the whole network, without hooks.
+
+        Raises:
+            ValueError: As in `hidden`.
+        """
         with torch.inference_mode(), evaluating(self.network):
-            return self.anatomy.logits(tokens.to(self.device))
+            return self._in_range(self.anatomy.logits(tokens.to(self.device)), tokens)
+
+    def _in_range(self, found: Tensor, tokens: Tensor) -> Tensor:
+        if self.dtype == torch.float16 and not bool(found.isfinite().all()):
+            raise ValueError(self.why_not_finite(tokens))
+        return found
+
+    def why_not_finite(self, tokens: Int[Tensor, "batch pos"]) -> str:
+        """Which layer is the first to give numbers that are infinite or none on these prompts, and what helps."""
+        seen: dict[int, bool] = {}
+
+        def watch(layer: int) -> Any:
+            def note(_: Any, __: Any, output: Any) -> None:
+                stream = output[0] if isinstance(output, tuple) else output
+                seen.setdefault(layer, bool(stream.isfinite().all()))
+
+            return note
+
+        with ExitStack() as stack, torch.inference_mode(), evaluating(self.network):
+            lists = (module for module in self.network.modules() if isinstance(module, nn.ModuleList))
+            blocks = next((each for each in lists if len(each) == self.n_layers), ())
+            for layer, block in enumerate(blocks):
+                stack.callback(block.register_forward_hook(watch(layer)).remove)
+            self.anatomy.hidden(tokens.to(self.device))
+        first = next((layer for layer, finite in seen.items() if not finite), None)
+        where = "behind its last layer" if first is None else f"in layer {first}"
+        if self.dtype == torch.float16:
+            return (
+                f"float16 overflows {where} of {self.name}: numbers beyond 65,504 are infinite there. Load it with "
+                "dtype='bfloat16', whose range is that of float32, or dtype='float32'."
+            )
+        return f"{self.name} gives numbers {where} that are not finite: its weights are not finite, or far too large."
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits from the normalised stream, with the scaling and capping that the architecture adds."""
@@ -170,8 +210,8 @@ class HookedModel:
         )
 
 
-def _check_causal(model: HookedModel) -> None:
-    """Change the last token of a short prompt: in a causal model nothing before it moves."""
+def _check_causal(model: HookedModel) -> bool:
+    """Change the last token of a short prompt: in a causal model nothing before it moves. Whether all is finite."""
     tokens = torch.full((2, 4), model.bos_token_id)
     tokens[1, -1] = (model.bos_token_id + 1) % model.d_vocab
     before, after = model.hidden(tokens)[:, :-1]
@@ -181,3 +221,4 @@ def _check_causal(model: HookedModel) -> None:
             f"{type(model.network).__name__} is not causal: a later token changes what comes before it. "
             "Induction scores are defined for causal attention only."
         )
+    return bool(before.isfinite().all())

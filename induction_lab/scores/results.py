@@ -170,7 +170,7 @@ class HeadScores(Loadable):
                 if wide is not None and (column in ("value", "standard_error") or wide.notna().any(axis=None)):
                     table[str(name)] = torch.tensor(wide.to_numpy(dtype=np.float64)).float()
             uniform[str(name)] = float(rows["uniform"].iloc[0]) if "uniform" in rows else float("nan")
-            if "uniform" in rows and int(rows["uniform"].nunique()) > 1:
+            if "uniform" in rows and len(set(rows["uniform"].dropna())) > 1:
                 each = rows.groupby("layer")["uniform"].first().reindex(layers).to_numpy(dtype=np.float64)
                 by_layer[str(name)] = torch.tensor(each).float()
                 uniform[str(name)] = float(by_layer[str(name)].double().nanmean())

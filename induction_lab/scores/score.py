@@ -230,7 +230,7 @@ class _LayerByLayer:
 
     def __init__(self, score: LayerScore, model: HookedModel, prompts: Prompts) -> None:
         self.score, self.model, self.prompts = score, model, prompts
-        self.found = torch.full((len(prompts), model.n_layers, model.n_heads), torch.nan)
+        self.found = torch.full((len(prompts), model.n_layers, model.n_heads), torch.nan, dtype=torch.float32)
 
     def read(self, attention: AttentionReading) -> None:
         before = _state(self.model, self.prompts, attention)

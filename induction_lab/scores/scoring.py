@@ -25,7 +25,7 @@ from induction_lab.attention.exact import AttentionReading
 from induction_lab.attention.hooks import Enough
 from induction_lab.behaviour.losses import copy_masks, token_losses
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
-from induction_lab.internals.reading import StreamEnd, read_attention
+from induction_lab.internals.reading import StreamEnd, attention_layers, read_attention
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error
@@ -71,12 +71,19 @@ def score_heads(
         For each score a `[layer, head]` tensor, its standard error over prompts and its chance level.
 
     Raises:
-        ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts; or if one of
-            your own gives what is no score, or changes the model.
+        ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts; if the model
+            gives numbers that are not finite, as some do in float16; or if a score of your own gives what is no score,
+            or changes the model.
     """
     prompts = repeated_tokens(model, distinct=chance_test) if prompts is None else as_prompts(model, prompts)
+    if model.dtype == torch.float16:
+        model.hidden(prompts.tokens[:1])  # says what overflows before anything trips over NaN
+    if not model.is_finite:
+        raise ValueError(model.why_not_finite(prompts.tokens[:1]))
     plan = plan_scores(model, prompts, scores, strict=scores is not None, batch_size=batch_size)
-    return run_plan(model, plan, chance_test=chance_test, loss=loss, progress=progress)
+    found = run_plan(model, plan, chance_test=chance_test, loss=loss, progress=progress)
+    _check_finite(model, plan.main, found)
+    return found
 
 
 def run_plan(
@@ -120,6 +127,16 @@ def run_plan(
         words={name: score.words for name, score in plan.scores.items()},
         provenance=provenance(model, main.prompts, left_out=plan.left_out) | {"out_of_reach": hidden},
     )
+
+
+def _check_finite(model: HookedModel, main: Reading, found: HeadScores) -> None:
+    """Refuse tables of NaN: what went wrong in the model is said instead."""
+    layers = attention_layers(model) if main.scores else []
+    values = [found.values[name][layers] for name in main.scores]
+    if found.loss:
+        values.append(torch.tensor(found.loss)[main.prompts.real[:, 1:].any(0)])
+    if not all(bool(each.isfinite().all()) for each in values):
+        raise ValueError(model.why_not_finite(main.prompts.tokens[:1]))
 
 
 def _read(
