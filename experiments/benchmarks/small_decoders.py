@@ -35,7 +35,7 @@ SIZES: dict[int, str] = {
     0: "pad_token_id num_kv_shared_layers",
 }
 _SMALL = {name: size for size, names in SIZES.items() for name in names.split()} | {"eos_token_id": 2}
-_MIXED = {"layer_types": ["linear_attention", "full_attention"]}
+_MIXED = {"num_hidden_layers": 4, "layer_types": ["linear_attention", "full_attention"] * 2}
 _LATENT = {"head_dim": None, "num_key_value_heads": 4}  # `head_dim` is what they rotate, and follows from the rest
 _EXCEPTIONS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("Qwen3Next", "Qwen3_5Text", "Qwen3_5MoeText", "MiniMax", "OlmoHybrid"), _MIXED),
@@ -55,22 +55,22 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
         _LATENT,
     ),
     "KimiLinear": _MIXED | _LATENT,
-    "Bamba": {"attn_layer_indices": [1]},
+    "Bamba": {"num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
     "CodeGen": {"rotary_dim": 8},
     "Dots3NoteText": {"num_key_value_heads": 4},
     "GPTJ": {"rotary_dim": 8},
     "GPTNeo": {"attention_types": [[["global", "local"], 1]]},
-    "GraniteMoeHybrid": {"layer_types": ["mamba", "attention"]},
-    "Jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-    "Lfm2Moe": {"layer_types": ["conv", "full_attention"]},
-    "Lfm3": {"layer_types": ["conv", "full_attention"]},
+    "GraniteMoeHybrid": {"num_hidden_layers": 4, "layer_types": ["mamba", "attention"] * 2},
+    "Jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "Lfm2Moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2},
+    "Lfm3": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2},
     "LongcatFlash": {"head_dim": 8, "num_key_value_heads": 4},
     "Mamba2": {"num_heads": 8, "head_dim": 16},
-    "NemotronH": {"layers_block_type": ["mamba", "attention"]},
-    "RecurrentGemma": {"block_types": ["recurrent", "attention"]},
+    "NemotronH": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "attention"] * 2},
+    "RecurrentGemma": {"num_hidden_layers": 4, "block_types": ["recurrent", "attention"]},
     "Reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [32, 32], "attn_layers": ["local", "local"]},
     "Xmod": {"default_language": "en_XX"},
-    "Zamba2": {"layers_block_type": ["mamba", "hybrid"]},
+    "Zamba2": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
     "Zaya": {"num_experts_per_tok": 1},
 }
 
