@@ -19,6 +19,7 @@ from transformer_lens import ActivationCache
 from induction_lab.behaviour.next_tokens import NO_ANSWER, check_answers, next_tokens, places
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
+from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.batches import batches
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.internals.head_outputs import heads_along
@@ -155,11 +156,13 @@ def _attribute(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], answers: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "component batch pos"]:
     """Components in the order of `_labels`."""
-    cache, norm, wide = _run(model, tokens), final_norm(model), model.wide
+    cache, norm, wide, n_all = _run(model, tokens), final_norm(model), model.wide, n_real_tokens(model)
     stream = cache["resid_post", model.n_layers - 1]
     with torch.inference_mode():
         scale = norm.scale(stream.to(wide), model.final_norm(stream).to(wide))
-        readers = (model.unembedding[answers].to(wide) - model.unembedding.mean(0, dtype=wide)) * model.logit_scale
+        readers = (
+            model.unembedding[answers].to(wide) - model.unembedding[:n_all].mean(0, dtype=wide)
+        ) * model.logit_scale
         directions = norm.fold(readers) / scale[..., None]
 
         def read(part: Tensor) -> Tensor:
@@ -176,7 +179,7 @@ def _attribute(
         values = torch.stack([*parts, biases])
         _check_sum(model, values, read(stream))
         b_U = model.hooked.b_U.to(wide) * model.logit_scale
-        values[-1] += readers @ norm.bias + b_U[answers] - b_U.mean()
+        values[-1] += readers @ norm.bias + b_U[answers] - b_U[:n_all].mean()
     return values
 
 

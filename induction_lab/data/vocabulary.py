@@ -30,11 +30,15 @@ class Vocabulary(Protocol):
     bos_token_id: int
 
 
+def n_real_tokens(model: Vocabulary) -> int:
+    """How many rows of the embedding are tokens: those of the tokenizer, and no rows that pad to a round number."""
+    return model.d_vocab if model.tokenizer is None else min(model.d_vocab, len(model.tokenizer))
+
+
 def ordinary_tokens(model: Vocabulary) -> Int[Tensor, " token"]:
     """The token ids that random prompts are drawn from (see the module's first lines)."""
-    size, special = model.d_vocab, {model.bos_token_id}
+    size, special = n_real_tokens(model), {model.bos_token_id}
     if model.tokenizer is not None:
-        size = min(size, len(model.tokenizer))
         special |= set(model.tokenizer.all_special_ids) | set(getattr(model.tokenizer, "added_tokens_decoder", {}))
     low, high = (int(0.02 * size), int(0.92 * size)) if size >= LARGE_VOCABULARY else (0, size)
     return torch.tensor([token for token in range(low, high) if token not in special])

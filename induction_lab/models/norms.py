@@ -59,7 +59,10 @@ def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> Frozen
     signs = signs - signs.mean() if d_model % 2 else signs
     large = 1e3  # so that epsilon vanishes
     with torch.inference_mode():
-        bias = norm(zeros)
+        try:
+            bias = norm(zeros)
+        except TypeError as error:
+            raise ValueError(f"{type(norm).__name__} reads more than a vector, so it cannot be folded.") from error
         gain = (norm(large * signs) - norm(-large * signs)) / 2 / signs * signs.square().mean().sqrt()
         constant = norm(large * (zeros + 1)) - bias
     if not gain.isfinite().all():
@@ -125,6 +128,12 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     W_Q, W_K = _fold_head_norm(model, layer, "q", W_Q), _fold_head_norm(model, layer, "k", W_K)
     W_V, W_O = _fold_head_norm(model, layer, "v", W_V), _fold_head_norm(model, layer, "z", W_O.mT).mT
     W_O = W_O if out is None else out.apply(W_O)
+    widths = {W_Q.shape[-1], W_K.shape[-1], W_V.shape[-1], model.d_head}
+    if len(widths) > 1:
+        raise ValueError(
+            f"Heads of layer {layer} of {model.name} are of several widths, {', '.join(map(str, sorted(widths)))}: "
+            "weights are compared between heads of one width only."
+        )
     return HeadWeights(W_Q, W_K, W_V, W_O * model.anatomy.output_factor)
 
 

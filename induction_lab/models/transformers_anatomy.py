@@ -259,7 +259,7 @@ def _shape(config: Any, tokenizer: Any | None) -> Shape:
     return Shape(
         n_layers=config.num_hidden_layers,
         n_heads=n_heads,
-        n_kv_heads=getattr(first, "num_key_value_heads", None) or n_heads,
+        n_kv_heads=_n_kv_heads(first) or n_heads,
         d_model=d_model,
         # multi-head latent attention calls that of values so, and `head_dim` what it rotates
         d_head=getattr(first, "v_head_dim", None) or getattr(first, "head_dim", None) or d_model // n_heads,
@@ -267,6 +267,13 @@ def _shape(config: Any, tokenizer: Any | None) -> Shape:
         n_ctx=int(n_ctx) if n_ctx else None,
         **_special(config, tokenizer),
     )
+
+
+def _n_kv_heads(config: Any) -> int | None:
+    """Key-value heads of a layer; GPT-BigCode and Falcon say by a switch that there is one."""
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1
+    return getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
 
 
 def _special(config: Any, tokenizer: Any | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.data.prompts import Prompts, distinct_tokens
+from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, output_norm, output_weights
@@ -58,7 +59,8 @@ class _Raised:
     def __init__(self, model: HookedModel, batch: Prompts) -> None:
         tokens, unembedding = batch.tokens[:, 1:].to(model.device), model.unembedding.to(model.wide)
         self.model = model
-        self.readers = final_norm(model).fold(unembedding[tokens] - unembedding.mean(0))  # [prompt, token, d_model]
+        mean = unembedding[: n_real_tokens(model)].mean(0)
+        self.readers = final_norm(model).fold(unembedding[tokens] - mean)  # [prompt, token, d_model]
         self.result = torch.full((len(batch), model.n_layers, model.n_heads), torch.nan, dtype=torch.float32)
 
     def read(self, attention: AttentionReading) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts
+from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.head_outputs import heads_along, read_by_projection
 from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.hooked_model import HookedModel
@@ -73,7 +74,9 @@ class _OnCopies:
         answer = batch.tokens[prompt, query + 1]
         self.prompt, self.query, answer = (x.to(model.device) for x in (prompt, query, answer))
         self.norm = final_norm(model)
-        readers = model.unembedding[answer].to(model.wide) - model.unembedding.to(model.wide).mean(0)
+        readers = model.unembedding[answer].to(model.wide) - model.unembedding[: n_real_tokens(model)].to(
+            model.wide
+        ).mean(0)
         self.directions = self.norm.fold(readers)  # [query, d_model]
         shape = (len(prompt), model.n_layers, model.n_heads)
         self.per_query = torch.full(shape, torch.nan, dtype=torch.float32, device=model.device)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
-from induction_lab.data.vocabulary import token_text
+from induction_lab.data.vocabulary import n_real_tokens, token_text
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm, refuse_changed_outputs, unembedding_readers
@@ -113,7 +113,7 @@ def skip_trigrams(
     if model.d_vocab > _MOST_TOKENS:
         raise ValueError(f"Skip-trigrams are listed up to {_MOST_TOKENS} tokens; {model.name} has {model.d_vocab}.")
     refuse_changed_outputs(model, "a skip-trigram")
-    tokens = torch.arange(model.d_vocab) if among is None else among.cpu()
+    tokens = torch.arange(n_real_tokens(model)) if among is None else among.cpu()
     if n < 1 or per_source < 1 or not len(tokens) or not 0 <= int(tokens.min()) <= int(tokens.max()) < model.d_vocab:
         raise ValueError(f"`n` and `per_source` must be at least 1, `among` some tokens in [0, {model.d_vocab}).")
     per_source = min(per_source, len(tokens))
@@ -141,11 +141,11 @@ def _best_destinations(
     model: HookedModel, head: int, tokens: Tensor, offset: Offset, context: int, k: int
 ) -> tuple[Float[Tensor, "source k"], Int[Tensor, "source k"]]:
     """For every source the destinations that would attend to it most, among `context` average keys."""
-    circuit = qk_circuit(model, (0, head), offset=offset, exact=True)
+    circuit, n_all = qk_circuit(model, (0, head), offset=offset, exact=True), n_real_tokens(model)
     shares = []
     for queries in circuit.A[tokens.to(circuit.A.device)].split(_BLOCK):
         scores = queries @ circuit.B
-        rest = scores.logsumexp(1, keepdim=True) - math.log(model.d_vocab) + math.log(context)
+        rest = scores[:, :n_all].logsumexp(1, keepdim=True) - math.log(n_all) + math.log(context)
         shares.append(torch.sigmoid(scores - rest))
     best = torch.cat(shares).mT[tokens.to(circuit.A.device)].topk(k)
     return best.values.cpu(), best.indices.cpu()
@@ -163,7 +163,7 @@ def _best_outs(
         kv_head = key_head(head, model.n_heads, model.n_kv_heads)
         written = read @ weights.W_V[kv_head].to(model.wide) @ weights.W_O[head].to(model.wide)
         readers = unembedding_readers(model)
-        logits = written @ (readers[tokens] - readers.mean(0)).mT
+        logits = written @ (readers[tokens] - readers[: n_real_tokens(model)].mean(0)).mT
     best = logits.topk(k)
     return best.values.cpu(), best.indices.cpu()
 

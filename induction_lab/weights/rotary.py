@@ -94,7 +94,12 @@ def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor
 Pairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
 
 
-def _pairs(samples: Float[Tensor, "sample 2 d_head"], noise: float, *, first_guess: Pairs | None) -> Pairs:
+def _pairs(
+    samples: Float[Tensor, "sample 2 d_head"],
+    noise: float,
+    *,
+    first_guess: tuple[Int[Tensor, " guess"], Int[Tensor, " guess"]] | None,
+) -> Pairs:
     """Which dimensions turn together: halves or neighbours among the first of them, as many as explain the samples."""
     d_head = samples.shape[-1]
     none = torch.arange(0, device=samples.device)

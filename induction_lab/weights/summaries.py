@@ -9,6 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from induction_lab.attention.grouped import key_head, to_query_heads
+from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm
 from induction_lab.results.heads import Heads, heads_by_layer
@@ -139,7 +140,7 @@ def ov_self_copying(
     whole vocabulary, so with a standard error of at most `1 / (2 sqrt(n_tokens))`.
     """
     folded = FoldedWeights.of(model, folded)
-    rows, readers = _token_rows(folded, source), folded.readers
+    rows, readers = _token_rows(folded, source), folded.readers[: n_real_tokens(model)]
     tokens = _sample(model, k, n_tokens, seed)
     result = torch.zeros(model.n_layers, model.n_heads, dtype=torch.float32)
     with progress_bar(model.n_layers, "output circuits", shown=progress) as tick:
@@ -248,20 +249,23 @@ def _gram(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model
 def _from_written_to_embedding(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model"]:
     """`W_U rows` in float64, norm and logit scale folded in: what a head writes, as the embedding of what it raises."""
     model, rows = folded.model, _token_rows(folded, source)
-    if rows.shape == model.unembedding.shape and torch.equal(rows, model.unembedding.to(rows)):  # tied embeddings
+    unembedding = model.unembedding[: len(rows)]
+    if rows.shape == unembedding.shape and torch.equal(rows, unembedding.to(rows)):  # tied embeddings
         return final_norm(model).fold(_gram(folded, source)).mT * model.logit_scale
-    return folded.readers.mT.double() @ rows.double()
+    return folded.readers[: len(rows)].mT.double() @ rows.double()
 
 
-def _token_rows(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_vocab d_model"]:
+def _token_rows(folded: FoldedWeights, source: Side) -> Float[Tensor, "token d_model"]:
+    """Those of the tokens that there are; rows which only pad the vocabulary are left out."""
     rows = side_rows(folded, source)
     if len(rows) != folded.model.d_vocab:
         raise ValueError(f"One row for each of the {folded.model.d_vocab} tokens is wanted, got {len(rows)} rows.")
-    return rows
+    return rows[: n_real_tokens(folded.model)]
 
 
 def _sample(model: HookedModel, k: int, n_tokens: int, seed: int) -> Tensor:
-    if not 1 <= k < model.d_vocab or n_tokens < 1:
-        raise ValueError(f"`k` must lie in 1 … {model.d_vocab - 1} and `n_tokens` be positive, got {k} and {n_tokens}.")
+    n_all = n_real_tokens(model)
+    if not 1 <= k < n_all or n_tokens < 1:
+        raise ValueError(f"`k` must lie in 1 … {n_all - 1} and `n_tokens` be positive, got {k} and {n_tokens}.")
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(model.d_vocab, generator=generator)[:n_tokens].to(model.device)
+    return torch.randperm(n_all, generator=generator)[:n_tokens].to(model.device)

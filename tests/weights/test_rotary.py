@@ -1,17 +1,22 @@
 import pytest
 import torch
 import transformers as hf
-from families import FAMILIES, INTERFACE, random_network
+from families import FAMILIES, INTERFACE, LLAMA_LIKE, random_network
 
 from induction_lab import (
     AttentionOnlyConfig,
     AttentionOnlyTransformer,
     HookedModel,
     capture,
+    find_circuit,
     qk_circuit,
+    qk_matching,
+    repeated_tokens,
+    score_heads,
     stream_rows,
 )
 from induction_lab.internals.reading import read_attention
+from induction_lab.results.heads import parse_head
 from induction_lab.weights.rotary import relative_rotations
 
 ROTARY = [
@@ -150,3 +155,38 @@ def test_tokens_without_an_embedding_are_not_asked_and_diverged_queries_are_told
         network.model.layers[1].self_attn.k_proj.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="not finite"):
         relative_rotations(HookedModel(network), [1])
+
+
+MIXED = dict(LLAMA_LIKE, head_dim=12, num_hidden_layers=4)
+SOME_LAYERS = {  # which do not rotate
+    "smollm3": (hf.SmolLM3Config(**MIXED, no_rope_layers=[0, 1, 1, 0]), [0, 3]),
+    "cohere2": (hf.Cohere2Config(**MIXED, layer_types=["full_attention", *["sliding_attention"] * 3]), [0]),
+    "exaone4": (
+        hf.Exaone4Config(**MIXED, sliding_window=64, layer_types=[*["sliding_attention"] * 2, *["full_attention"] * 2]),
+        [2, 3],
+    ),
+    "llama4": (
+        hf.Llama4TextConfig(
+            **MIXED, no_rope_layers=[0, 1, 1, 0], intermediate_size_mlp=96, num_local_experts=2, attention_chunk_size=64
+        ),
+        [0, 3],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOME_LAYERS)
+def test_layers_that_do_not_rotate_are_seen_among_those_that_do(name):
+    config, still = SOME_LAYERS[name]
+    torch.manual_seed(0)
+    model = HookedModel(hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    eye = torch.eye(model.d_head)
+    R = relative_rotations(model, [0, 5])
+    assert [layer for layer in range(4) if torch.allclose(R[layer, 1], eye, atol=1e-5)] == still
+    if name != "llama4":  # norms without gains, of queries and keys that are rotated already, are not known
+        assert exact_error(config) < 1e-4
+    prompts = repeated_tokens(model, n_prompts=2, period=8)
+    found = find_circuit(model, prompts).edges
+    matching = qk_matching(model, score_heads(model, prompts)["previous_token"], offset=7)
+    for edge in found.itertuples():
+        head = parse_head(edge.induction)
+        assert edge.qk_matching == pytest.approx(float(matching[head]), abs=1e-5)

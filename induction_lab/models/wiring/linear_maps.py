@@ -39,7 +39,10 @@ def linear_map(module: nn.Module, name: str, *, width: int, like: Tensor) -> Lin
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, 3, width, generator=generator, dtype=torch.float32).to(like)
     with torch.inference_mode(), evaluating(module):
-        given = module(probe)[0]
+        try:
+            given = module(probe)[0]
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"{name} ({type(module).__name__}) does not run on a vector alone: {error}.") from error
         for W in _own_weights(module, width, given.shape[-1]):
             own = LinearMap(W, _bias(module))
             if _acts_as(own, probe[0], given):

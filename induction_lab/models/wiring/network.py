@@ -46,9 +46,7 @@ class Wiring:
         self.blocks, places = _blocks(network, attending)
         self.layers: dict[int, LayerParts] = {}
         for layer, module in places:
-            block = self.blocks[layer]
-            if all(len(watched.passed.get(part, ())) == 1 for part in (block, module)):
-                self.layers[layer] = layer_parts(watched, block, module, heads=heads, factor=factor)
+            self.layers[layer] = layer_parts(watched, self.blocks[layer], module, heads=heads, factor=factor)
         self.final_norm = _final_norm(watched, network, self.blocks)
         self.width = watched.end.shape[1]
         found = {m for parts in self.layers.values() for m in _modules(parts)}

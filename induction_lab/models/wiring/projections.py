@@ -76,6 +76,9 @@ def layer_parts(
     """
     inside = _once(watched, attention)
     whole = _once(watched, block)
+    if block not in whole or attention not in whole:
+        reason = ValueError("is not run once on each token of one residual stream")
+        return LayerParts(dict.fromkeys(("o", "q", "k", "v"), reason), {}, reason, None, True, False, 0)
     around: Flow = {m: passed for m, passed in whole.items() if m not in set(attention.modules())}
     call = watched.calls.get(attention, [None])[0]
     read, stream = whole[attention].read, whole[block].read
