@@ -75,7 +75,6 @@ def load_transformers(
             of the network that its configuration describes.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     where: tuple[str, dict[str, Any]] = (str(source), {"revision": revision} if revision else {})
     if isinstance(source, Path) and source.suffix == ".gguf":
@@ -83,9 +82,10 @@ def load_transformers(
         where = (str(source.parent), {"gguf_file": source.name})
     asked = {"dtype": dtype, "device_map": device_map, "output_loading_info": True, **where[1]}
     try:
-        network, info = AutoModelForCausalLM.from_pretrained(where[0], **asked)
+        loader = _loader(where[0], **where[1])
+        network, info = loader.from_pretrained(where[0], **asked)
         if any(plain_name(name) != name for name in info["unexpected_keys"]):
-            network, info = AutoModelForCausalLM.from_pretrained(where[0], key_mapping=WRAPPERS, **asked)
+            network, info = loader.from_pretrained(where[0], key_mapping=WRAPPERS, **asked)
     except Exception as error:  # damaged files make their readers raise anything
         raise ValueError(_why_not(source, revision, error)) from error
     if reason := misfits(info["missing_keys"], info["unexpected_keys"]):
@@ -96,6 +96,17 @@ def load_transformers(
     if tokenizer is None and isinstance(source, Path) and parse_checkpoint(source.name) is not None:
         tokenizer = _tokenizer(str(source.absolute().parent))  # where transformers.Trainer keeps it
     return network.eval(), tokenizer
+
+
+def _loader(place: str, **which: Any) -> Any:
+    """The class that loads a model: of language models, or of models that also see or hear around one."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    if "gguf_file" in which:
+        return AutoModelForCausalLM
+    kind = type(AutoConfig.from_pretrained(place, **which))
+    wider = [each for each in (AutoModelForImageTextToText, AutoModelForMultimodalLM) if kind in each._model_mapping]
+    return AutoModelForCausalLM if kind in AutoModelForCausalLM._model_mapping or not wider else wider[0]
 
 
 def _tokenizer(place: str, **which: Any) -> Any:
