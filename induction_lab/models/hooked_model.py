@@ -176,8 +176,8 @@ class HookedModel:
 
     @cached_property
     def tokenizer_sha256(self) -> str | None:
-        """A fingerprint of the vocabulary."""
-        if self.tokenizer is None:
+        """A fingerprint of the vocabulary; None where there is no tokenizer, or one that does not list its tokens."""
+        if not hasattr(self.tokenizer, "get_vocab"):
             return None
         return hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
 

@@ -136,6 +136,7 @@ def measure(
     attempt = _Attempt(plan.attempts, tick)
     scores = attempt("scores", lambda: _scored(model, prompts, plan), needed=True)
     attempt.left_out |= scores.provenance["left_out"]
+    attempt.left_out |= {f"{name} in part": why for name, why in scores.provenance["out_of_reach"].items()}
     expected = attempt("expected tokens", lambda: lag_profile(model, prompts))
     profiles = attempt("profiles", lambda: attention_profiles(model, prompts), needed=True)
     eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model))

@@ -33,19 +33,17 @@ class EvenAttention:
         self.uniform: dict[str, Float[Tensor, "prompt layer"]] = rows
         self.in_reach = {name: torch.ones_like(each) for name, each in rows.items()}
         self.hidden: set[str] = set()
-        self._known: dict[int, tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]] = {}
+        self._known: dict[int, tuple[Tensor | None, dict[str, tuple[Tensor, Tensor]]]] = {}
 
     def see(self, attention: AttentionReading) -> None:
         """One layer's attention; layers that share a mask cost nothing more."""
-        if not isinstance(attention, Attention):  # a matrix says so itself: hidden keys get nothing from any head
-            found = self._under((attention.matrix > 0).flatten(0, 1).any(0)[None])
-        elif attention.mask is None:
-            return
+        place = attention.mask.data_ptr() if isinstance(attention, Attention) and attention.mask is not None else None
+        if place not in self._known:
+            visible = visible_keys(attention)
+            found = {} if visible is None else self._under(visible)
+            if place is not None and isinstance(attention, Attention):
+                self._known[place] = (attention.mask, found)  # kept, so that no other mask can take its place
         else:
-            mask, place = attention.mask, attention.mask.data_ptr()
-            if place not in self._known:  # the mask is kept, so that no other can take its place
-                seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-                self._known[place] = (mask, self._under(seen.any(1)))
             found = self._known[place][1]
         for name, (uniform, in_reach) in found.items():
             self.uniform[name][:, attention.layer] = uniform
@@ -53,9 +51,7 @@ class EvenAttention:
             self.hidden.add(name)
 
     def _under(self, visible: Bool[Tensor, "#batch query key"]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each score, even attention and the share of its keys in reach; nothing where no key is hidden."""
-        if bool((visible == torch.ones_like(visible).tril()).all()):
-            return {}
+        """Of each score, even attention and the share of its keys in reach."""
         targets, found = self.targets, {}
         n_prompts = len(next(iter(targets.reads.values())).defined)
         visible = visible.expand(n_prompts, -1, -1).to(targets.prompt.device)
@@ -68,6 +64,17 @@ class EvenAttention:
             n_seen = zeros.index_add(0, reads.prompt, seen[reads.pair])
             found[name] = (uniform.cpu(), (n_seen / n_pairs.clamp(min=1)).cpu())
         return found
+
+
+def visible_keys(attention: AttentionReading) -> Bool[Tensor, "#batch query key"] | None:
+    """Which keys any head of a layer can see from each query; None where that is all up to it."""
+    if not isinstance(attention, Attention):  # a matrix says so itself: hidden keys get nothing from any head
+        seen = (attention.matrix > 0).flatten(0, 1).any(0)[None]
+    elif (mask := attention.mask) is None:
+        return None
+    else:
+        seen = (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).any(1)
+    return None if bool((seen == torch.ones_like(seen).tril()).all()) else seen
 
 
 def out_of_reach(in_reach: Float[Tensor, " layer"]) -> str:

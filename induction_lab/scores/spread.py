@@ -7,6 +7,7 @@ what is found is that of the whole matrix.
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +21,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import progress_bar
+from induction_lab.scores.chance import visible_keys
 
 QUANTITIES = ("entropy", "addresses", "evenness", "largest", "first", "distance", "distance_past_first")
 BLOCK = 128  # queries whose rows are there at a time
@@ -33,7 +35,8 @@ def attention_spread(
     """From how many addresses each head reads, and from how far: one row a head and quantity.
 
     Columns: model, label, layer, head, quantity, value, standard_error (over prompts), uniform (what even attention to
-    all positions so far would give). Means over each prompt's queries from position 1 on, then over prompts, of
+    all positions so far would give, in layers with a window to those in it). Means over each prompt's queries from
+    position 1 on, then over prompts, of
 
         entropy      `H = -sum p ln p` of the query's row, in nats, 0 … ln(t + 1)
         addresses    `exp H`, as many evenly read positions as have that entropy; 1 is hard addressing
@@ -58,24 +61,24 @@ def attention_spread(
         ValueError: If the prompts are not valid, or the model's attention cannot be read.
     """
     prompts = as_prompts(model, prompts)
-    read = spread_per_query(model, prompts, batch_size=batch_size, progress=progress)
+    read, windows = _read_rows(model, prompts, batch_size, progress)
     asked = queries_read(prompts)
-    t = torch.arange(prompts.tokens.shape[1]).float()
-    even = _uniform(t)
+    everything = _uniform(torch.arange(prompts.tokens.shape[1]).float())
     labels = [str(Head(layer, head)) for layer in range(model.n_layers) for head in range(model.n_heads)]
     index = torch.cartesian_prod(torch.arange(model.n_layers), torch.arange(model.n_heads)).view(-1, 2)
     names = {"model": model.name, "label": labels, "layer": index[:, 0].numpy(), "head": index[:, 1].numpy()}
     frames = []
     for quantity in QUANTITIES:
         weight = asked[:, None].float()  # [prompt, 1, query]
-        flat = asked.float()
         if quantity == "distance_past_first":
-            weight, flat = weight * (1 - read["first"]), flat * (1 - even["first"])
+            weight = weight * (1 - read["first"])
         per_prompt = (read[quantity] * weight).sum(-1) / weight.sum(-1)  # [layer, prompt, head]
-        uniform = float(((even[quantity] * flat).sum(-1) / flat.sum(-1)).mean())
+        uniform = [_even(windows.get(layer, everything), quantity, asked) for layer in range(model.n_layers)]
         value, error = mean_and_error(per_prompt.movedim(1, 0))
         numbers = {"value": value.flatten().numpy(), "standard_error": error.flatten().numpy()}
-        frames.append(pd.DataFrame(names | {"quantity": quantity} | numbers | {"uniform": uniform}))
+        frames.append(
+            pd.DataFrame(names | {"quantity": quantity} | numbers | {"uniform": np.repeat(uniform, model.n_heads)})
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -89,21 +92,39 @@ def spread_per_query(
     Raises:
         ValueError: As in `attention_spread`.
     """
-    prompts = as_prompts(model, prompts)
+    return _read_rows(model, as_prompts(model, prompts), batch_size, progress)[0]
+
+
+def _read_rows(
+    model: HookedModel, prompts: Prompts, batch_size: int | None, progress: bool
+) -> tuple[PerQuery, dict[int, dict[str, Float[Tensor, " query"]]]]:
+    """`spread_per_query`, and the same of even attention in layers that cannot see everything."""
     n_prompts, n_pos = prompts.tokens.shape
+    windows: dict[int, dict[str, Tensor]] = {}
     shape = (model.n_layers, n_prompts, model.n_heads, n_pos)
     found = {name: torch.full(shape, torch.nan, dtype=torch.float32) for name in QUANTITIES}
     with progress_bar(n_prompts, "reading rows", shown=progress) as tick:
         for rows in batches(model, prompts, batch_size):
 
             def read(attention: AttentionReading, rows: slice = rows) -> None:
+                if (visible := visible_keys(attention)) is not None:
+                    even = _of_rows(visible.any(0)[None, None].float(), torch.arange(n_pos, device=visible.device))
+                    windows[attention.layer] = {name: values[0, 0].cpu() for name, values in even.items()}
                 for queries in torch.arange(n_pos, device=attention.z.device).split(BLOCK):
                     for name, values in _of_rows(attention.pattern(queries=queries).float(), queries).items():
                         found[name][attention.layer, rows, :, queries.cpu()] = values.cpu()
 
             read_attention(model, prompts.tokens[rows].to(model.device), read)
             tick(len(prompts.tokens[rows]))
-    return found
+    return found, windows
+
+
+def _even(even: dict[str, Float[Tensor, " query"]], quantity: str, asked: Bool[Tensor, "prompt query"]) -> float:
+    """A quantity of even attention, as `attention_spread` takes means."""
+    flat = asked.float()
+    if quantity == "distance_past_first":
+        flat = flat * (1 - even["first"])
+    return float(((even[quantity] * flat).sum(-1) / flat.sum(-1)).mean())
 
 
 def queries_read(prompts: Prompts) -> Bool[Tensor, "prompt query"]:

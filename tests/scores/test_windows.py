@@ -5,7 +5,7 @@ import torch
 import transformers as hf
 from families import LLAMA_LIKE, random_network
 
-from induction_lab import HeadScores, HookedModel, repeated_tokens, score_heads
+from induction_lab import HeadScores, HookedModel, attention_spread, repeated_tokens, score_heads
 from induction_lab.attention.exact import Attention
 from induction_lab.scores.attention_scores import attention_targets
 from induction_lab.scores.chance import EvenAttention
@@ -111,3 +111,16 @@ def test_where_everything_is_seen_nothing_is_said(family):
     model = HookedModel(random_network(family), name=family)
     scores = score_heads(model, repeated_tokens(model, n_prompts=2, period=20))
     assert not scores.uniform_by_layer and not scores.provenance["out_of_reach"]
+
+
+def test_even_attention_is_as_spread_as_is_said_of_it_under_windows():
+    model = gemma3()
+    with torch.no_grad():
+        for layer in model.network.model.layers:
+            layer.self_attn.q_proj.weight.zero_()
+    prompts = repeated_tokens(model, n_prompts=2, period=20)
+    spread = attention_spread(model, prompts)
+    assert spread["value"].tolist() == pytest.approx(spread["uniform"].tolist(), rel=1e-4)
+    addresses = spread[spread["quantity"] == "addresses"].groupby("layer")["uniform"].first()
+    slow = [sum(min(t + 1, window) for t in range(1, 41)) / 40 for window in (WINDOW, 41)]
+    assert addresses.tolist() == pytest.approx([slow[0]] * 5 + [slow[1]], rel=1e-5)
