@@ -7,6 +7,7 @@ price of one forward and one backward pass. Source: Nanda (2023), neelnanda.io/a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.behaviour.metrics import MetricLike, name_of
-from induction_lab.data.prompts import PromptsLike
+from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import bridge_run, by_head
 from induction_lab.interventions.ablations import parse_groups
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
@@ -25,6 +26,7 @@ from induction_lab.models.provenance import provenance
 from induction_lab.runtime.progress import progress_bar
 
 
+@torch.inference_mode(False)
 def attribution_patching(
     model: HookedModel,
     prompts: PromptsLike,
@@ -56,12 +58,16 @@ def attribution_patching(
 
     Raises:
         ValueError: If a head is not there or given twice in a group, a group is given twice, the metric returns no
-            number, the reference does not fit, or the method is about patterns.
+            number, the reference does not fit, the method is about patterns, or the model was loaded in inference mode.
     """
     if method not in OUTPUT_METHODS:
         raise ValueError(f"Gradients estimate what {listed(OUTPUT_METHODS)} ablation does, got {method!r}.")
+    if any(parameter.is_inference() for parameter in model.network.parameters()):
+        raise ValueError(f"{model.name} was loaded inside torch.inference_mode(), so it has no gradients.")
     groups = parse_groups(model, heads)
-    prepared = PreparedPrompts(model, prompts, method, metric, reference=reference, seed=seed)
+    given = as_prompts(model, prompts)
+    given = replace(given, tokens=given.tokens.clone())  # those made in inference mode have no place in gradients
+    prepared = PreparedPrompts(model, given, method, metric, reference=reference, seed=seed)
     per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     clean: list[Tensor] = []
     with progress_bar(len(prepared.prompts), "taking gradients", shown=progress) as tick:

@@ -81,3 +81,13 @@ def test_weights_that_are_nowhere_are_refused():
         network = AttentionOnlyTransformer(AttentionOnlyConfig())
     with pytest.raises(ValueError, match=r"nowhere \(meta tensors\): load them first"):
         HookedModel(network)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_asked_for_in_inference_mode_is_the_same(bundled, name):
+    usual = MEASURED[name](bundled)
+    with torch.inference_mode():
+        check_same(usual, MEASURED[name](bundled))
+        if name == "gradients":
+            with pytest.raises(ValueError, match="loaded inside torch.inference_mode"):
+                MEASURED[name](lab.load_model())
