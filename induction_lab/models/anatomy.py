@@ -183,6 +183,16 @@ class Anatomy(ABC):
         b_Q, b_K, b_V, b_O = (self.projection(layer, component)[1] for component in ("q", "k", "v", "o"))
         return HeadBiases(b_Q, b_K, b_V, b_O)
 
+    @abstractmethod
+    def queries_and_keys(
+        self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]
+    ) -> dict[int, Float[Tensor, "token head d_head"]]:
+        """What each layer multiplies for single tokens that are said to stand at these positions: queries, then keys.
+
+        Raises:
+            ValueError: If the network cannot be told where a token stands.
+        """
+
     @property
     @abstractmethod
     def attending(self) -> list[int]:

@@ -22,7 +22,7 @@ from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
 from induction_lab.models.wiring.positions import position_module
 from induction_lab.models.wiring.projections import LayerParts
-from induction_lab.models.wiring.watching import evaluating
+from induction_lab.models.wiring.watching import evaluating, watch
 
 _DRAWN, _PROBES = 64, 4  # tokens by which parts are found: drawn, and run
 
@@ -99,8 +99,8 @@ class TransformersAnatomy(Anatomy):
         """Its parts, found when first asked for, and anew once modules were put in their places (adapters)."""
         if self._found is None or not self._found.stands():
             configs = self.attention_configs if self.goes_through_interface else []
-            heads = (self.shape.n_heads, self.shape.n_kv_heads, self.shape.d_head)
-            self._found = Wiring(self.network, self._run_probe, configs, heads=heads, factor=self.output_factor)
+            choices = {"n_kv_heads": self.shape.n_kv_heads, "factor": self.output_factor}
+            self._found = Wiring(self.network, self._run_probe, configs, **choices)
         return self._found
 
     def _run_probe(self) -> Float[Tensor, "prompt pos d_model"]:
@@ -221,6 +221,20 @@ class TransformersAnatomy(Anatomy):
     def position_module(self) -> nn.Module | None:
         tokens = torch.full((1, 2), self.shape.bos_token_id, device=self.like.device)
         return position_module(self.network, self.embedding, self.blocks[0], lambda: self.hidden(tokens))
+
+    def queries_and_keys(
+        self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]
+    ) -> dict[int, Float[Tensor, "token head d_head"]]:
+        configs = self.attention_configs if self.goes_through_interface else []
+
+        def run() -> Tensor:
+            return self.body(tokens, position_ids=positions, use_cache=False).last_hidden_state
+
+        try:
+            calls = watch(self.network, run, configs).calls
+        except TypeError as error:
+            raise ValueError(f"{self.name} cannot be told where a token stands: {error}") from error
+        return {layer: torch.cat(calls[module][0][:2], 1) for layer, module in self._wiring.attending.items()}
 
     @property
     def attending(self) -> list[int]:

@@ -34,7 +34,7 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
         offsets: Query position less key position, from 0 to the context's length less one.
 
     Raises:
-        ValueError: If an offset lies outside the context, or the rotation cannot be seen (GPT-J).
+        ValueError: If an offset lies outside the context, or the rotation cannot be seen.
     """
     offsets = list(offsets)
     if not offsets or min(offsets) < 0 or (model.n_ctx is not None and max(offsets) >= model.n_ctx):
@@ -46,11 +46,6 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
         rows = eye[:, None, None].expand(-1, max(offsets) + 1, 1, -1)
         turned = model.anatomy.rotate(rows)[:, offsets, 0].transpose(0, 1)  # [offset, d_head, d_head]
         return turned.expand(model.n_layers, -1, -1, -1)
-    if not model.anatomy.goes_through_interface:
-        raise ValueError(
-            f"{type(model.network).__name__} rotates outside the attention interface of transformers; its rotation "
-            "cannot be read."
-        )
     if not any(offsets):
         return eye.expand(model.n_layers, len(offsets), -1, -1)
     # Variants for long contexts turn by other angles once a far position is in sight: so that is another run.
@@ -77,13 +72,19 @@ def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor
     tokens, positions = tokens.repeat_interleave(n_positions, 0), positions.repeat(len(tokens))[:, None]
     seen: dict[int, Tensor] = {}
 
+    def keep(layer: int, both: Float[Tensor, "run head d_head"]) -> None:
+        seen[layer] = both.unflatten(0, (-1, n_positions)).transpose(1, 2).flatten(0, 1).to(model.wide)
+
     def read(attention: AttentionReading) -> None:
         assert isinstance(attention, Attention)
-        both = torch.cat([attention.q, attention.k], 1)[:, :, 0].unflatten(0, (-1, n_positions))
-        seen[attention.layer] = both.transpose(1, 2).flatten(0, 1).to(model.wide)
+        keep(attention.layer, torch.cat([attention.q, attention.k], 1)[:, :, 0])
 
-    with torch.inference_mode(), evaluating(model.network), reading(read), on_engine(model):
-        model.anatomy.body(tokens, position_ids=positions, use_cache=False)
+    if model.anatomy.goes_through_interface:
+        with torch.inference_mode(), evaluating(model.network), reading(read), on_engine(model):
+            model.anatomy.body(tokens, position_ids=positions, use_cache=False)
+    else:
+        for layer, both in model.anatomy.queries_and_keys(tokens, positions).items():
+            keep(layer, both)
     if len(seen) != model.n_layers:
         raise ValueError(f"Only {len(seen)} of {model.n_layers} layers of {model.name} showed their queries and keys.")
     if not all(samples.isfinite().all() for samples in seen.values()):

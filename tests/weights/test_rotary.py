@@ -16,6 +16,7 @@ from induction_lab import (
     stream_rows,
 )
 from induction_lab.internals.reading import read_attention
+from induction_lab.models.head_weights import head_weights
 from induction_lab.results.heads import parse_head
 from induction_lab.weights.rotary import relative_rotations
 
@@ -114,9 +115,33 @@ def test_offsets_outside_the_context_are_refused(small, offsets):
         relative_rotations(small, offsets)
 
 
-def test_a_rotation_that_cannot_be_seen_is_refused():
-    with pytest.raises(ValueError, match="rotates outside the attention interface"):
-        relative_rotations(HookedModel(random_network("gptj")), [1])
+OUTSIDE = {  # attention that does not go through the interface of transformers
+    "gptj": FAMILIES["gptj"],
+    "codegen": lambda: hf.CodeGenConfig(
+        vocab_size=300, n_embd=48, n_layer=2, n_head=4, n_positions=64, rotary_dim=6, bos_token_id=0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@torch.no_grad()
+def test_weights_and_rotation_make_the_patterns_of_models_that_attend_by_themselves(name):
+    torch.manual_seed(0)
+    network = hf.AutoModelForCausalLM.from_config(OUTSIDE[name](), dtype=torch.float32).eval()
+    for parameter in network.parameters():
+        parameter.normal_(0.0, 0.25)
+    model, tokens, places = HookedModel(network), torch.arange(3, 12)[None], torch.arange(9)
+    run = network(tokens, output_attentions=True, output_hidden_states=True, use_cache=False)
+    R = relative_rotations(model, range(9))
+    back = (places[:, None] - places).clamp(min=0)
+    for layer in range(model.n_layers):
+        read = model.anatomy.norm_before(layer)(run.hidden_states[layer][0])
+        W_Q, W_K, _, _ = head_weights(model, layer)
+        scores = torch.einsum(
+            "ihd,ijde,jhe->hij", (read @ W_Q).transpose(0, 1), R[layer][back], (read @ W_K).transpose(0, 1)
+        )
+        pattern = (scores * model.d_head**-0.5).masked_fill(places[:, None] < places, -torch.inf).softmax(-1)
+        torch.testing.assert_close(pattern, run.attentions[layer][0], atol=1e-4, rtol=1e-3)
 
 
 def without(family, dims, of=("q", "k")):

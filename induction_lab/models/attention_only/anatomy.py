@@ -67,6 +67,9 @@ class OwnAnatomy(Anatomy):
     def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, None]:
         return getattr(self.network.blocks[layer].attn, f"W_{component.upper()}").detach(), None
 
+    def queries_and_keys(self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]) -> dict[int, Tensor]:
+        raise ValueError(f"{self.name} reads positions off the prompt: no token can be said to stand elsewhere.")
+
     @property
     def attending(self) -> list[int]:
         return list(range(self.shape.n_layers))

@@ -18,12 +18,13 @@ class Wiring:
         network: Whose.
         run: Runs it on a batch of single tokens, up to the unembedding.
         configs: Configurations in which its modules look up how to attend; none where they attend by themselves.
-        heads: Query heads, key-value heads and the width of a head.
+        n_kv_heads: Key-value heads of a layer.
         factor: What a layer's output is multiplied by before it enters the stream.
 
     Attributes:
         blocks: Its blocks, one a layer.
-        layers: The parts of every layer that attends.
+        attending: The module that attends, of every layer that does.
+        layers: The parts of those layers.
         final_norm: The normalisation before the unembedding; `nn.Identity` where there is none.
         width: Of what the unembedding reads.
 
@@ -37,16 +38,16 @@ class Wiring:
         run: Callable[[], Tensor],
         configs: list[Any],
         *,
-        heads: tuple[int, int, int],
+        n_kv_heads: int,
         factor: float,
     ) -> None:
         """Run and look."""
         watched = watch(network, run, configs)
-        attending = list(watched.calls) if configs else _attending_by_themselves(watched)
-        self.blocks, places = _blocks(network, attending)
+        self.blocks, places = _blocks(network, list(watched.calls))
+        self.attending = dict(places)
         self.layers: dict[int, LayerParts] = {}
         for layer, module in places:
-            self.layers[layer] = layer_parts(watched, self.blocks[layer], module, heads=heads, factor=factor)
+            self.layers[layer] = layer_parts(watched, self.blocks[layer], module, n_kv_heads=n_kv_heads, factor=factor)
         self.final_norm = _final_norm(watched, network, self.blocks)
         self.width = watched.end.shape[1]
         found = {m for parts in self.layers.values() for m in _modules(parts)}
@@ -66,12 +67,6 @@ def _modules(parts: LayerParts) -> list[nn.Module]:
     projections = [made.module for made in parts.projections.values() if not isinstance(made, ValueError)]
     norms = [parts.norm_before, parts.norm_after, *parts.head_norms.values()]
     return [*projections, *(norm for norm in norms if isinstance(norm, nn.Module))]
-
-
-def _attending_by_themselves(watched: Watched) -> list[nn.Module]:
-    """The innermost modules that are called attention, where no interface tells."""
-    named = [module for module in watched.passed if "attention" in type(module).__name__.lower()]
-    return [module for module in named if not any(part in named for part in module.modules() if part is not module)]
 
 
 def _blocks(network: nn.Module, attending: list[nn.Module]) -> tuple[list[nn.Module], list[tuple[int, nn.Module]]]:

@@ -63,7 +63,7 @@ class LayerParts(NamedTuple):
 
 
 def layer_parts(
-    watched: Watched, block: nn.Module, attention: nn.Module, *, heads: tuple[int, int, int], factor: float
+    watched: Watched, block: nn.Module, attention: nn.Module, *, n_kv_heads: int, factor: float
 ) -> LayerParts:
     """Find the parts of a layer.
 
@@ -71,7 +71,7 @@ def layer_parts(
         watched: A run on a few single tokens.
         block: The layer.
         attention: Its module that attends.
-        heads: Query heads, key-value heads and the width of a head, for modules that attend by themselves.
+        n_kv_heads: Key-value heads, of which modules that attend by themselves may make copies.
         factor: What the layer's output is multiplied by before it enters the stream.
     """
     inside = _once(watched, attention)
@@ -80,7 +80,7 @@ def layer_parts(
         reason = ValueError("is not run once on each token of one residual stream")
         return LayerParts(dict.fromkeys(("o", "q", "k", "v"), reason), {}, reason, None, True, False, 0)
     around: Flow = {m: passed for m, passed in whole.items() if m not in set(attention.modules())}
-    call = watched.calls.get(attention, [None])[0]
+    call = _grouped(watched.calls[attention][0], n_kv_heads)
     read, stream = whole[attention].read, whole[block].read
     found_o = _output(inside, attention, whole[attention].gave, stream)
     written = whole[attention].gave if isinstance(found_o, ValueError) else inside[found_o].gave
@@ -92,11 +92,9 @@ def layer_parts(
     if isinstance(found_o, ValueError):
         projections["o"] = found_o
     else:
-        z = inside[found_o].read if call is None else _outputs(call)
-        head_norms["z"], gated = _between(inside, z, inside[found_o].read)
+        head_norms["z"], gated = _between(inside, _outputs(call), inside[found_o].read)
         projections["o"] = _adds_up(whole[block], around, added * factor, factor) or Projection(found_o, None)
-    makers = _by_name(inside, heads, found_o) if call is None else _by_flow(inside, call)
-    for component, (maker, norm) in makers.items():
+    for component, (maker, norm) in _by_flow(inside, call).items():
         head_norms[component] = norm
         if maker is not None and not same(inside[maker.module].read, read):
             maker = None
@@ -185,6 +183,16 @@ def _output(inside: Flow, attention: nn.Module, gave: Tensor, stream: Tensor) ->
     return ValueError("has no one projection of what its heads put out")
 
 
+def _grouped(call: AttentionCall, n_kv_heads: int) -> AttentionCall:
+    """Keys and values once for each group of query heads, where they were repeated for every query head (Falcon)."""
+    step = call.k.shape[1] // n_kv_heads
+    if step < 2 or call.k.shape[1] != call.q.shape[1]:
+        return call
+    k, v = call.k[:, ::step], call.v[:, ::step]
+    repeated = same(k.repeat_interleave(step, 1), call.k) and same(v.repeat_interleave(step, 1), call.v)
+    return AttentionCall(call.q, k, v) if repeated else call
+
+
 def _outputs(call: AttentionCall) -> Tensor:
     """What the heads put out for a token that attends to itself, side by side."""
     return call.v.repeat_interleave(call.q.shape[1] // call.v.shape[1], 1).flatten(1)
@@ -198,35 +206,6 @@ def _between(inside: Flow, z: Tensor, read: Tensor) -> tuple[nn.Module | None, b
         if same(passed.read, z) and same(passed.gave, read):
             return module, False
     return None, True
-
-
-def _by_name(
-    inside: Flow, heads: tuple[int, int, int], output: nn.Module | ValueError
-) -> dict[str, tuple[Projection | None, nn.Module | None]]:
-    """Where attention is not handed over: a token alone puts out its value, and queries and keys lie beside values."""
-    n_heads, n_kv_heads, d_head = heads
-    found: dict[str, tuple[Projection | None, nn.Module | None]] = dict.fromkeys(("q", "k", "v"), (None, None))
-    if isinstance(output, ValueError) or inside[output].read.shape[1] != n_heads * d_head:
-        return found
-    shape = (n_heads, n_kv_heads, d_head, d_head)
-    values = inside[output].read.unflatten(1, (n_heads, d_head))[:, :: n_heads // n_kv_heads]
-    others = {m: passed for m, passed in inside.items() if m is not output}
-    v = _maker(others, values, list(_layouts("v", *shape)))
-    if v is None or v.layout is None:
-        return found
-    place = list(_layouts("v", *shape)).index(v.layout)
-    parent = next(m for m in inside if v.module in m.children())
-    name = next(name for name, child in parent.named_children() if child is v.module)
-    for component, word in (("q", "query"), ("k", "key")):
-        layouts = [layout for layout in _layouts(component, *shape)]
-        module = v.module if place else getattr(parent, _renamed(name, component, word), None)
-        if module in inside:
-            found[component] = Projection(module, layouts[place]), None
-    return found | {"v": (v, None)}
-
-
-def _renamed(name: str, component: str, word: str) -> str:
-    return name.replace("value", word) if "value" in name else name.replace("v", component).replace("V", component)
 
 
 def _norm_before(around: Flow, stream: Tensor, read: Tensor) -> nn.Module | ValueError:

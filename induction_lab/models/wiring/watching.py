@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _WATCH = "induction_lab_watch"
+_PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "scaled_dot_product_attention")
 
 
 class Passed(NamedTuple):
@@ -25,7 +27,7 @@ class Passed(NamedTuple):
 
 
 class AttentionCall(NamedTuple):
-    """What an attention module handed over to the attention interface: `[token, head, d_head]` each."""
+    """What a module attends with, `[token, head, d_head]` each: given to the attention interface, or multiplied."""
 
     q: Tensor
     k: Tensor
@@ -37,7 +39,7 @@ class Watched(NamedTuple):
 
     Attributes:
         passed: Of every module that ran, in the order in which they finished; of one that ran several times, each.
-        calls: Of every attention module that goes through the attention interface.
+        calls: Of every module that attends.
         end: What the whole gave, one row a token.
     """
 
@@ -52,6 +54,9 @@ _calls: ContextVar[dict[nn.Module, list[AttentionCall]] | None] = ContextVar("in
 def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> Watched:
     """Run and watch.
 
+    Modules that do not go through the attention interface are seen by the first product of a query with a key and of a
+    probability with a value in them: `matmul` and its kin, or torch's own attention.
+
     Args:
         network: Whose modules are watched.
         run: Runs it on a batch of single tokens.
@@ -59,8 +64,10 @@ def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> 
     """
     passed: dict[nn.Module, list[Passed]] = {}
     calls: dict[nn.Module, list[AttentionCall]] = {}
+    products = _Products(calls)
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        products.running.pop()
         first = kwargs.get("hidden_states")
         read, gave = _rows((first, *args, *kwargs.values())), _rows((output,))
         if read is not None and gave is not None and len(read) == len(gave):
@@ -70,12 +77,50 @@ def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> 
     try:
         with ExitStack() as stack, torch.inference_mode(), evaluating(network), _attending(configs):
             for module in network.modules():
-                handle = module.register_forward_hook(keep, with_kwargs=True)
-                stack.callback(handle.remove)
+                stack.callback(
+                    module.register_forward_pre_hook(lambda module, _: products.running.append(module)).remove
+                )
+                stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
+            if not configs:
+                stack.enter_context(products)
             end = run()
     finally:
         _calls.reset(token)
-    return Watched(passed, calls, end.flatten(1))
+    return Watched(
+        passed, {m: [_by_head(call, len(end)) for call in several] for m, several in calls.items()}, end.flatten(1)
+    )
+
+
+class _Products(TorchFunctionMode):
+    """Sees what modules that attend by themselves multiply: a query with a key, and a probability with a value."""
+
+    def __init__(self, calls: dict[nn.Module, list[AttentionCall]]) -> None:
+        super().__init__()
+        self.calls, self.running = calls, list[nn.Module]()
+        self._asked: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [x for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor) and x.ndim >= 3]
+        if self.running and getattr(func, "__name__", "") in _PRODUCTS:
+            if len(tensors) >= 3 and func is nn.functional.scaled_dot_product_attention:
+                self._keep(*tensors[:3])
+            elif len(tensors) >= 2:
+                left, right = tensors[-2:]
+                if left.shape[-2] == right.shape[-1] == 1 < left.shape[-1]:
+                    self._asked[self.running[-1]] = left, right.mT
+                elif left.shape[-2:] == (1, 1) and self.running[-1] in self._asked:
+                    self._keep(*self._asked[self.running[-1]], right)
+        return func(*args, **(kwargs or {}))
+
+    def _keep(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        call = AttentionCall(q.detach().clone(), k.detach().clone(), v.detach().clone())
+        self.calls.setdefault(self.running[-1], []).append(call)
+
+
+def _by_head(call: AttentionCall, n_tokens: int) -> AttentionCall:
+    """Heads stand behind tokens, or beside them in one axis (BLOOM)."""
+    q, k, v = (x.reshape(n_tokens, -1, x.shape[-1]) for x in call)
+    return AttentionCall(q, k, v)
 
 
 @contextmanager
@@ -112,8 +157,8 @@ def _attend_to_itself(module: nn.Module, query: Tensor, key: Tensor, value: Tens
     """What a token alone attends to: each query head's value."""
     calls = _calls.get()
     if calls is not None:
-        heads = (x[:, :, 0].detach().clone() for x in (query, key, value))
-        calls.setdefault(module, []).append(AttentionCall(*heads))
+        q, k, v = (x[:, :, 0].detach().clone() for x in (query, key, value))
+        calls.setdefault(module, []).append(AttentionCall(q, k, v))
     return value.repeat_interleave(query.shape[1] // value.shape[1], 1).transpose(1, 2).contiguous(), None
 
 
