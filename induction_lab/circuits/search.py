@@ -172,7 +172,8 @@ def _looks(
     """The product of the two attention scores of every pair; -inf where the first head is not in an earlier layer."""
     layer = torch.arange(len(previous))
     earlier = (layer[:, None] < layer)[:, None, :, None]
-    return (previous[:, :, None, None] * prefix).masked_fill(~earlier, -torch.inf)
+    looks = (previous[:, :, None, None] * prefix).masked_fill(~earlier, -torch.inf)
+    return looks.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # layers of hybrids that do not attend
 
 
 def _best(order: Float[Tensor, "layer_1 head_1 layer_2 head_2"], n: int) -> list[tuple[Head, Head]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import NamedTuple
 
@@ -77,14 +77,16 @@ def parse_heads(
     return found
 
 
-def heads_by_layer(heads: Heads, *, n_layers: int, n_heads: int) -> dict[int, list[int]]:
-    """The chosen heads' numbers of each layer that has any, both ascending; all heads of all layers for None.
+def heads_by_layer(
+    heads: Heads, *, n_layers: int, n_heads: int, of: Sequence[int] | None = None
+) -> dict[int, list[int]]:
+    """The chosen heads' numbers of each layer that has any, both ascending; all heads of all layers `of` for None.
 
     Raises:
         ValueError: If a head cannot be read, is not there, or is given twice.
     """
     if heads is None:
-        return {layer: list(range(n_heads)) for layer in range(n_layers)}
+        return {layer: list(range(n_heads)) for layer in (range(n_layers) if of is None else of)}
     chosen: dict[int, list[int]] = {}
     for layer, head in sorted(parse_heads(heads, n_layers=n_layers, n_heads=n_heads)):
         chosen.setdefault(layer, []).append(head)

@@ -44,9 +44,10 @@ def composition_scores(
         K: |OV QK^T|      Q: |OV QK|      V: |OV OV'|
 
     less what Gaussian matrices of the same shapes give (`composition_baseline`), sign kept: many lie below it.
-    0 where the second head is in no later layer, so that it cannot read. All norms on the way are folded in; rotary
-    positions turn neither side, which changes Q and K composition of single offsets, not what is read. Exact to about
-    1e-4 where nothing composes and 1e-6 elsewhere. Weights only: a high score is no proof that it matters.
+    0 where the second head is in no later layer, so that it cannot read; NaN for layers that do not attend. All norms
+    on the way are folded in; rotary positions turn neither side, which changes Q and K composition of single offsets,
+    not what is read. Exact to about 1e-4 where nothing composes and 1e-6 elsewhere. Weights only: a high score is no
+    proof that it matters.
 
     Args:
         model: Any model whose weights TransformerLens gives by head.
@@ -61,7 +62,7 @@ def composition_scores(
     if kind not in get_args(Kind):
         raise ValueError(f"`kind` must be Q, K or V, got {kind!r}.")
     n_layers, n_heads = model.n_layers, model.n_heads
-    chosen = heads_by_layer(later, n_layers=n_layers, n_heads=n_heads)
+    chosen = heads_by_layer(later, n_layers=n_layers, n_heads=n_heads, of=model.anatomy.attending)
     folded = FoldedWeights.of(model, folded)
     writers = folded.once("writers", lambda: _writers(folded))
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan, dtype=torch.float32)
@@ -77,7 +78,10 @@ def composition_scores(
     if subtract_baseline:
         scores -= composition_baseline(model.d_model, model.d_head)[0]
     can_read = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
-    return torch.where(can_read[:, None, :, None] | scores.isnan(), scores, 0.0)
+    scores = torch.where(can_read[:, None, :, None] | scores.isnan(), scores, 0.0)
+    absent = sorted(set(range(n_layers)) - set(model.anatomy.attending))
+    scores[absent] = torch.nan
+    return scores
 
 
 def pair_composition(folded: FoldedWeights, kind: Kind, pairs: Sequence[tuple[Head, Head]]) -> Float[Tensor, " pair"]:
@@ -117,8 +121,8 @@ def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed
 def _writers(folded: FoldedWeights) -> Float[Tensor, "layer head d_head d_model"]:
     """What heads write, of norm 1 and d_head wide, because `|W_V X| = |R_V X|` where `W_V = Q_V R_V`."""
     model = folded.model
-    writers = _empty_factors(model, model.n_layers, model.n_heads)
-    for layer in range(model.n_layers):
+    writers = _no_factors(model, model.n_layers, model.n_heads)
+    for layer in model.anatomy.attending:
         _, _, W_V, W_O = folded.layer(layer)
         writers[layer] = to_query_heads(_narrow(W_V), model.n_heads, dim=0) @ W_O
     return _of_norm_one(writers)
@@ -127,7 +131,7 @@ def _writers(folded: FoldedWeights) -> Float[Tensor, "layer head d_head d_model"
 def _readers(folded: FoldedWeights, kind: str, heads: Sequence[Head]) -> Float[Tensor, "head d_head d_model"]:
     """What these heads read, narrowed likewise and transposed, so that the stream is last as in writers."""
     model = folded.model
-    readers = _empty_factors(model, len(heads))
+    readers = _no_factors(model, len(heads))
     for layer in {head.layer for head in heads}:
         places = [place for place, head in enumerate(heads) if head.layer == layer]
         query = torch.tensor([heads[place].head for place in places], device=model.device)
@@ -141,8 +145,8 @@ def _readers(folded: FoldedWeights, kind: str, heads: Sequence[Head]) -> Float[T
     return _of_norm_one(readers)
 
 
-def _empty_factors(model: HookedModel, *size: int) -> Float[Tensor, "*size d_head d_model"]:
-    return torch.empty(*size, model.d_head, model.d_model, dtype=model.wide, device=model.device)
+def _no_factors(model: HookedModel, *size: int) -> Float[Tensor, "*size d_head d_model"]:
+    return torch.zeros(*size, model.d_head, model.d_model, dtype=model.wide, device=model.device)
 
 
 def _of_norm_one(factors: Float[Tensor, "*size d_head d_model"]) -> Float[Tensor, "*size d_head d_model"]:

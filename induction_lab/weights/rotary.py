@@ -54,12 +54,15 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
     noise = 8 * torch.finfo(model.dtype).eps
     found, pairs = [], None
     for layer in range(model.n_layers):
+        if layer not in samples:  # of a hybrid: it does not attend
+            found.append(eye.expand(len(offsets), -1, -1))
+            continue
         pairs = _pairs(far[layer], noise, first_guess=pairs)
         found.append(_matrix(samples[layer], *pairs)[0])
     return torch.stack(found)
 
 
-def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor, "sample pos d_head"]]:
+def _turned_samples(model: HookedModel, offsets: list[int]) -> dict[int, Float[Tensor, "sample pos d_head"]]:
     """Each layer's queries and keys at position 0 and at the offsets, all alike before they were turned."""
     positions = torch.tensor([0, *offsets], device=model.device)
     n_positions = len(positions)
@@ -85,11 +88,11 @@ def _turned_samples(model: HookedModel, offsets: list[int]) -> list[Float[Tensor
     else:
         for layer, both in model.anatomy.queries_and_keys(tokens, positions).items():
             keep(layer, both)
-    if len(seen) != model.n_layers:
-        raise ValueError(f"Only {len(seen)} of {model.n_layers} layers of {model.name} showed their queries and keys.")
+    if sorted(seen) != model.anatomy.attending:
+        raise ValueError(f"Only layers {sorted(seen)} of {model.name} showed their queries and keys.")
     if not all(samples.isfinite().all() for samples in seen.values()):
         raise ValueError(f"{model.name} has queries or keys that are not finite: has the training diverged?")
-    return [seen[layer] for layer in range(model.n_layers)]
+    return seen
 
 
 Pairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]

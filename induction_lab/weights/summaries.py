@@ -37,7 +37,7 @@ def ov_eigenvalues(
     """
     folded = FoldedWeights.of(model, folded)
     through = _from_written_to_embedding(folded, source)
-    chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads)
+    chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads, of=model.anatomy.attending)
 
     def circuits() -> Iterator[tuple[int, Tensor]]:
         for layer in chosen:
@@ -77,11 +77,12 @@ def qk_eigenvalues(
     folded = FoldedWeights.of(model, folded)
     gram = _gram(folded, source)
     R = folded.rotations(offset).double()
-    chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads)
+    chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads, of=model.anatomy.attending)
 
     def circuits() -> Iterator[tuple[int, Tensor]]:
-        up_to_the_last = range(1 + max(chosen, default=-1))
-        for layer, (W_Q, W_K, written) in zip(up_to_the_last, _query_sides(folded, previous_token), strict=False):
+        for layer, W_Q, W_K, written in _query_sides(folded, previous_token):
+            if layer > max(chosen, default=-1):
+                break
             if layer in chosen:
                 keys = to_query_heads(written.double() @ W_K.double(), model.n_heads, dim=0)  # [head, d_model, d_head]
                 yield layer, keys.mT @ gram @ W_Q.double() @ R[layer]
@@ -142,9 +143,9 @@ def ov_self_copying(
     folded = FoldedWeights.of(model, folded)
     rows, readers = _token_rows(folded, source), folded.readers[: n_real_tokens(model)]
     tokens = _sample(model, k, n_tokens, seed)
-    result = torch.zeros(model.n_layers, model.n_heads, dtype=torch.float32)
+    result = torch.full((model.n_layers, model.n_heads), torch.nan)
     with progress_bar(model.n_layers, "output circuits", shown=progress) as tick:
-        for layer in range(model.n_layers):
+        for layer in model.anatomy.attending:
             _, _, W_V, W_O = folded.layer(layer)
             for head in range(model.n_heads):
                 values = rows[tokens] @ W_V[key_head(head, model.n_heads, model.n_kv_heads)]
@@ -174,9 +175,9 @@ def qk_diagonal(
     folded = FoldedWeights.of(model, folded)
     rows, R = _token_rows(folded, source), folded.rotations(offset)
     tokens = _sample(model, k, n_tokens, seed)
-    result = torch.zeros(model.n_layers, model.n_heads, dtype=torch.float32)
+    result = torch.full((model.n_layers, model.n_heads), torch.nan)
     with progress_bar(model.n_layers, "query circuits", shown=progress) as tick:
-        for layer, (W_Q, W_K, written) in enumerate(_query_sides(folded, previous_token)):
+        for layer, W_Q, W_K, written in _query_sides(folded, previous_token):
             keys = rows @ (W_K if previous_token is None else written @ W_K)  # [kv_head, token, d_head]
             for head in range(model.n_heads):
                 queries = rows[tokens] @ W_Q[head] @ R[layer]
@@ -205,17 +206,17 @@ def _eigenvalues(
 def _query_sides(
     folded: FoldedWeights, previous_token: Tensor | None
 ) -> Iterator[
-    tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "kv d_model d_head"], Float[Tensor, "wide wide"]]
+    tuple[int, Float[Tensor, "head d_model d_head"], Float[Tensor, "kv d_model d_head"], Float[Tensor, "wide wide"]]
 ]:
-    """Each layer's W_Q and W_K, and the weighted sum of what the heads of all earlier layers write."""
+    """Each layer that attends, its W_Q and W_K, and the weighted sum of what the heads of all earlier layers write."""
     model = folded.model
     shape = (model.n_layers, model.n_heads)
     if previous_token is not None and tuple(previous_token.shape) != shape:
         raise ValueError(f"`previous_token` must be [layer, head] = {shape}, got {tuple(previous_token.shape)}.")
     written = torch.zeros(model.d_model, model.d_model, dtype=model.wide, device=model.device)
-    for layer in range(model.n_layers):
+    for layer in model.anatomy.attending:
         W_Q, W_K, W_V, W_O = folded.layer(layer)
-        yield W_Q, W_K, written
+        yield layer, W_Q, W_K, written
         if previous_token is not None:
             weights = previous_token[layer].to(written)[:, None, None]
             W_V = to_query_heads(W_V, model.n_heads, dim=0)

@@ -6,7 +6,20 @@ import transformers as hf
 from families import LLAMA_LIKE
 
 from experiments.benchmarks.small_decoders import small_network
-from induction_lab import HeadScores, HookedModel, ablate, ablation_sweep, capture, score_heads, temper
+from induction_lab import (
+    FoldedWeights,
+    HeadScores,
+    HookedModel,
+    ablate,
+    ablation_sweep,
+    capture,
+    composition_scores,
+    find_circuit,
+    ov_copying,
+    repeated_tokens,
+    score_heads,
+    temper,
+)
 from induction_lab.internals.reading import attention_layers
 
 HYBRIDS = {
@@ -85,6 +98,27 @@ def test_heads_of_hybrids_are_ablated_and_swept(hybrid):
 def losses(model: HookedModel, tokens: torch.Tensor) -> torch.Tensor:
     log_p = model.logits(tokens)[:, :-1].log_softmax(-1)
     return -log_p.gather(2, tokens[:, 1:, None])[..., 0].mean(1)
+
+
+@torch.no_grad()
+def test_circuits_of_hybrids_run_between_the_layers_that_attend():
+    config = hf.Lfm2Config(
+        **dict(LLAMA_LIKE, num_hidden_layers=5), layer_types=["conv", "full_attention"] * 2 + ["conv"]
+    )
+    model = HookedModel(hf.AutoModelForCausalLM.from_config(config).eval())
+    K = composition_scores(model, "K", subtract_baseline=False)
+    earlier, later = (FoldedWeights(model).layer(layer) for layer in (1, 3))
+    for one, other in [(0, 0), (3, 2)]:
+        OV = earlier.W_V[one // 2] @ earlier.W_O[one]
+        QK = later.W_Q[other] @ later.W_K[other // 2].T
+        expected = (OV @ QK.T).norm() / OV.norm() / QK.norm()
+        assert float(K[1, one, 3, other]) == pytest.approx(float(expected), rel=1e-4)
+    absent = [0, 2, 4]
+    assert K[absent].isnan().all() and K[:, :, absent].isnan().all() and not K[1, :, 3].isnan().any()
+    edges = find_circuit(model, repeated_tokens(model, n_prompts=2, period=9)).edges
+    assert len(edges) == 16 and set(edges["previous"].str[:2]) == {"L1"} and set(edges["induction"].str[:2]) == {"L3"}
+    assert edges.notna().all(axis=None)
+    assert ov_copying(model)[absent].isnan().all() and not ov_copying(model)[[1, 3]].isnan().any()
 
 
 @pytest.mark.parametrize("config", [hf.MambaConfig, hf.RwkvConfig, hf.FalconMambaConfig])
