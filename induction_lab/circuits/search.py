@@ -89,7 +89,7 @@ def find_circuit(
     InductionCircuit('induction-2l', 16 edges, best L0H3 > L1H3)
 
     Args:
-        model: Any whose weights TransformerLens gives by head.
+        model: Any whose projections are linear maps of the normalised stream.
         prompts: Repeated tokens to see by where heads look; `repeated_tokens(model)` by default. Rotary queries are
             matched with keys at these prompts' own distance.
         n: How many edges.

@@ -50,7 +50,7 @@ def composition_scores(
     proof that it matters.
 
     Args:
-        model: Any model whose weights TransformerLens gives by head.
+        model: Any model whose projections are linear maps of the normalised stream.
         kind: Which input of the later head: `Q`, `K` or `V`.
         later: Only with these as the second head; pairs of the others are NaN.
         subtract_baseline: False gives the plain ratio.

@@ -37,7 +37,7 @@ class FoldedWeights:
     what composition asks of its heads. Training the model further does not change what is kept: make another one.
 
     Args:
-        model: Any model whose weights TransformerLens gives by head.
+        model: Any model whose projections are linear maps of the normalised stream.
         max_bytes: How much may be kept.
     """
 
@@ -63,7 +63,7 @@ class FoldedWeights:
         """`W_Q`, `W_K`, `W_V`, `W_O` of a layer, every norm on the way folded in (`models.norms.folded_weights`).
 
         Raises:
-            ValueError: If TransformerLens cannot give the weights by head, or a norm is none that can be folded.
+            ValueError: If the weights by head cannot be had, or a norm is none that can be folded.
         """
         return self.once(("layer", layer), lambda: folded_weights(self.model, layer))
 

@@ -40,7 +40,7 @@ def ov_circuit(
     tensor(7)
 
     Args:
-        model: Any model whose weights TransformerLens gives by head.
+        model: Any model whose projections are linear maps of the normalised stream.
         head: Which.
         source: `embedding`, `effective` (embedding and first MLP), `positions`, another head (what that writes about
             each token's embedding: a virtual head), or vectors `[row, d_model]`.
@@ -73,7 +73,7 @@ def qk_circuit(
     tensor(7)
 
     Args:
-        model: Any model whose weights TransformerLens gives by head.
+        model: Any model whose projections are linear maps of the normalised stream.
         head: Which.
         query: What stands at the query, as `source` of `ov_circuit`.
         key: What stands at the key.

@@ -66,7 +66,7 @@ def weight_probes(
             [0., 0.]])}
 
     Args:
-        model: Any whose weights TransformerLens gives by head.
+        model: Any whose projections are linear maps of the normalised stream.
         probes: Names from `PROBES`.
         previous_token: Weight of each head as a previous-token head, `score_heads(…)["previous_token"]`, which
             `qk_matching` and `key_memory` need.

@@ -27,7 +27,7 @@ def ov_eigenvalues(
     Computed in float64.
 
     Args:
-        model: Any model whose weights TransformerLens gives by head.
+        model: Any model whose projections are linear maps of the normalised stream.
         source: One row a token: `embedding`, `effective`, or vectors.
         heads: Only of these; the others are NaN.
         folded: The model's folded weights, where they are at hand.
@@ -104,7 +104,7 @@ def qk_matching(
     1: prefix matching, -1: avoids it, about 0: random weights. For rotary models at one offset, or over a range.
 
     Args:
-        model: Any model whose weights TransformerLens gives by head.
+        model: Any model whose projections are linear maps of the normalised stream.
         previous_token: Weight of each head as a previous-token head: `score_heads(…)["previous_token"]`.
         offset: Query less key position; a range stands for the mean rotation over it.
         source: `embedding`, `effective`, or a row for each token.

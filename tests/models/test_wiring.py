@@ -154,6 +154,7 @@ def test_what_is_not_linear_or_not_added_is_refused_and_looking_still_scored(cas
     model = HookedModel(built(config))
     prompts = repeated_tokens(model, n_prompts=2, period=8)
     assert score_heads(model, prompts, scores="prefix_matching", loss=False)["prefix_matching"].isfinite().all()
+    assert isinstance(model.anatomy.output_projection(0), nn.Module)  # which ablation needs
     for ask in (head_weights, lambda model, _: ov_copying(model), lambda model, _: find_circuit(model, prompts)):
         with pytest.raises(ValueError, match=reason):
             ask(model, 0)

@@ -51,6 +51,7 @@ class LayerParts(NamedTuple):
         has_mlp: Whether the block writes anything beside what its heads write.
         gated: Whether the output projection reads the heads' outputs times something that depends on the stream.
         width: Of what the output projection reads.
+        apart: Why what the heads write cannot be followed through a residual stream, if so.
     """
 
     projections: dict[str, Projection | ValueError]
@@ -60,6 +61,7 @@ class LayerParts(NamedTuple):
     has_mlp: bool
     gated: bool
     width: int
+    apart: ValueError | None
 
 
 def layer_parts(
@@ -78,7 +80,7 @@ def layer_parts(
     whole = _once(watched, block)
     if block not in whole or attention not in whole:
         reason = ValueError("is not run once on each token of one residual stream")
-        return LayerParts(dict.fromkeys(("o", "q", "k", "v"), reason), {}, reason, None, True, False, 0)
+        return LayerParts(dict.fromkeys(("o", "q", "k", "v"), reason), {}, reason, None, True, False, 0, reason)
     around: Flow = {m: passed for m, passed in whole.items() if m not in set(attention.modules())}
     call = _grouped(watched.calls[attention][0], n_kv_heads)
     read, stream = whole[attention].read, whole[block].read
@@ -89,11 +91,13 @@ def layer_parts(
     projections: dict[str, Projection | ValueError] = {}
     head_norms: dict[str, nn.Module | None] = {}
     gated = False
+    apart = None
     if isinstance(found_o, ValueError):
         projections["o"] = found_o
     else:
         head_norms["z"], gated = _between(inside, _outputs(call), inside[found_o].read)
-        projections["o"] = _adds_up(whole[block], around, added * factor, factor) or Projection(found_o, None)
+        projections["o"] = Projection(found_o, None)
+        apart = _adds_up(whole[block], around, added * factor, factor)
     for component, (maker, norm) in _by_flow(inside, call).items():
         head_norms[component] = norm
         if maker is not None and not same(inside[maker.module].read, read):
@@ -105,7 +109,7 @@ def layer_parts(
     before = _norm_before(around, stream, read)
     has_mlp = stream.shape != added.shape or not same(whole[block].gave, stream + added * factor)
     width = 0 if isinstance(found_o, ValueError) else inside[found_o].read.shape[1]
-    return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width)
+    return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width, apart)
 
 
 def _once(watched: Watched, within: nn.Module) -> Flow:
