@@ -38,8 +38,11 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
     out.print(_ranking(scores))
     for name, reason in scores.provenance.get("left_out", {}).items():
         out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
+    alike: dict[str, list[str]] = {}
     for name, said in scores.provenance.get("out_of_reach", {}).items():
-        out.print(f"[dim]{name}: {escape(said)}[/dim]")
+        alike.setdefault(said, []).append(name)
+    for said, names in alike.items():
+        out.print(f"[dim]{', '.join(names)}: {escape(said)}[/dim]")
     if "prefix_matching" in scores.scores and top > 0:
         out.print()
         out.print(_induction_heads(scores, top))

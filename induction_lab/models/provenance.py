@@ -61,11 +61,11 @@ def in_front(model: HookedModel, prompts: Prompts) -> str:
     """What stands at the beginning of every prompt, in words."""
     first = ", ".join(map(str, sorted(set(prompts.tokens[:, 0].tolist()))[:4]))
     if not prompts.has_bos:
-        return "nothing: position 0 holds a token like the others"
+        return "nothing; position 0 holds a token like the others"
     if first != str(model.bos_token_id):
         return f"token {first}"
     if not model.bos_is:
-        return f"token {first}, though the model knows neither BOS nor end-of-text: measure without by bos=None"
+        return f"token {first}, as the model knows neither BOS nor end-of-text (bos=None, --no-bos: nothing)"
     return f"{model.bos_is} (token {first})"
 
 

@@ -82,10 +82,11 @@ def out_of_reach(in_reach: Float[Tensor, " layer"]) -> str:
     short = {layer: share for layer, share in enumerate(in_reach.tolist()) if share < 1}
     if not short:
         return ""
-    layers = "every layer" if len(short) == len(in_reach) else f"in layers {', '.join(map(str, short))}"
+    layers = "every layer" if len(short) == len(in_reach) else f"layers {', '.join(map(str, short))}"
     low, high = min(short.values()), max(short.values())
-    share = "none" if high == 0 else f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
-    return f"out of reach {layers}: {share} of its keys can be seen there, the rest is hidden by the attention window"
+    seen = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+    what = "no key of it" if high == 0 else f"only {seen} of its keys"
+    return f"out of reach in {layers}: their attention windows hold {what}"
 
 
 def fewest_prompts(n_heads: int, rate: float = 0.05) -> int:

@@ -75,7 +75,7 @@ def test_chance_is_tested_on_prompts_that_begin_alike(llama):
         ({"eos_token_id": 2}, "end-of-text (token 2)"),
         ({"eos_token_id": [5, 2]}, "end-of-text (token 5)"),
         ({"bos_token_id": 300, "eos_token_id": 2}, "end-of-text (token 2)"),
-        ({}, "token 0, though the model knows neither BOS nor end-of-text"),
+        ({}, "token 0, as the model knows neither BOS nor end-of-text"),
     ],
 )
 def test_what_stands_in_front_is_said(config, said):

@@ -58,14 +58,14 @@ def test_chance_is_that_of_the_keys_that_can_be_seen(kind, period):
     assert bool(said) == any(share < 1 for share in reached)
     if kind == "mistral":
         assert (reached == [0.0, 0.0]) == (period >= 17)
-        assert ("every layer: none of its keys" in said) == (period >= 17)
+        assert ("in every layer: their attention windows hold no key of it" in said) == (period >= 17)
     assert "previous_token" not in scores.provenance["out_of_reach"]
 
 
 def test_gemma_3_says_which_layers_cannot_see_the_copy(tmp_path):
     model = gemma3()
     scores = score_heads(model, repeated_tokens(model, n_prompts=4, period=30), chance_test=True)
-    assert scores.provenance["out_of_reach"]["prefix_matching"].startswith("out of reach in layers 0, 1, 2, 3, 4: none")
+    assert scores.provenance["out_of_reach"]["prefix_matching"].startswith("out of reach in layers 0, 1, 2, 3, 4: ")
     assert scores.uniform_by_layer["prefix_matching"][:5].tolist() == [0] * 5
     assert {head.layer for head in scores.significant("prefix_matching", rate=1.0)} <= {5}
     again = HeadScores.load(scores.save(tmp_path / "scores.csv"))
