@@ -3,6 +3,7 @@
 Only what is asked for is kept: the chosen layers, heads and positions, copied out as they pass; nothing runs
 above the last chosen layer unless logits are wanted. Hook names underneath are TransformerLens'. What a model's
 TransformerLens bridge does not show (rotated queries of GPT-NeoX, say) comes from the engine; the numbers are the same.
+Without a bridge, queries, keys, streams and logits come from the network's own modules.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from induction_lab.attention.grouped import key_head
 from induction_lab.attention.hooks import Enough
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import bridge_run
+from induction_lab.internals.module_hooks import MODULE_NAMES, read_modules
 from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
@@ -120,7 +122,8 @@ def capture(
         # what the output projection reads, be it normalised or gated, as hook_z: neither is asked.
         changed = any(_changes_outputs(model, layer) for layer in wanted_layers)
         beside = {"attn_scores", "z"} if changed else {"attn_scores"}
-        found = _by_hooks(model, prompts.tokens, [key for key in keys if _name(key) not in beside], cut)
+        run = _by_modules if model.bridge is None else _by_hooks
+        found = run(model, prompts.tokens, [key for key in keys if _name(key) not in beside], cut)
     elif not engine:
         found = _by_hooks(model, prompts.tokens, keys, cut)
     missing = [key for key in keys if key not in found]
@@ -128,6 +131,8 @@ def capture(
         found |= _by_engine(model, prompts.tokens, missing, cut)
     absent = sorted({_name(key) for key in keys if key not in found})
     if absent:
+        if engine and model.bridge is None:
+            _ = model.hooked  # which says why there is none
         raise ValueError(
             f"{model.name} ({type(model.network).__name__}) has no {', '.join(absent)}: rot_q and rot_k need rotary "
             "positions, resid_mid needs attention and MLP one after the other, and some bridges show less "
@@ -180,10 +185,22 @@ def _by_hooks(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) ->
 
     if "logits" not in keys:
         last = max([key[1] for key in keys if isinstance(key, tuple)], default=0)
-        hooks.append((f"blocks.{last}.hook_resid_post", stop))
+        end = f"blocks.{last}.hook_resid_post"
+        hooks += [(end, stop)] * (end in hooked.hook_dict)
     with bridge_run(model):
         found["logits"] = cut("logits", hooked.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks))
     return found
+
+
+def _by_modules(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -> dict[Key, Tensor]:
+    found: dict[Key, Tensor] = {}
+
+    def keep(key: tuple[str, int], tensor: Tensor) -> None:
+        found[key] = cut(key, tensor)
+
+    wanted = [key for key in keys if isinstance(key, tuple) and key[0] in MODULE_NAMES]
+    logits = read_modules(model, tokens, wanted, keep, logits="logits" in keys)
+    return found if logits is None else found | {"logits": cut("logits", logits)}
 
 
 def _keeper(model: HookedModel, key: Key, cut: _Cut, found: dict[Key, Tensor]) -> Callable[[Tensor, Any], None]:

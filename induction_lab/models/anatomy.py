@@ -184,6 +184,14 @@ class Anatomy(ABC):
         return HeadBiases(b_Q, b_K, b_V, b_O)
 
     @abstractmethod
+    def maker(self, layer: int, component: Literal["q", "k"]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        """The module that makes a layer's queries or keys, and what cuts its output into `[batch, pos, head, d_head]`.
+
+        Raises:
+            ValueError: If there is no such module.
+        """
+
+    @abstractmethod
     def queries_and_keys(
         self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]
     ) -> dict[int, Float[Tensor, "token head d_head"]]:

@@ -8,6 +8,7 @@ Module names differ between architectures, so blocks, norms and projections are 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
@@ -221,6 +222,10 @@ class TransformersAnatomy(Anatomy):
     def position_module(self) -> nn.Module | None:
         tokens = torch.full((1, 2), self.shape.bos_token_id, device=self.like.device)
         return position_module(self.network, self.embedding, self.blocks[0], lambda: self.hidden(tokens))
+
+    def maker(self, layer: int, component: Literal["q", "k"]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        module, layout = self._had(layer, self._layer(layer).projections[component])
+        return module, lambda x: layout.cut(x.movedim(-1, 0)).movedim((0, 1), (-2, -1))
 
     def queries_and_keys(
         self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]

@@ -205,3 +205,20 @@ def test_a_missing_key_says_what_is_there(llama):
     acts = capture(llama, TOKENS, ["q"], layers=[0, 1])
     with pytest.raises(KeyError, match="was not captured; there is"):
         acts["q"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "qwen3", "gemma2", "opt", "phi3"])
+def test_without_a_bridge_the_network_s_own_modules_show_the_same(family, monkeypatch):
+    model = HookedModel(random_network(family))
+    names, choice = (
+        ["q", "k", "v", "pattern", "resid_pre", "resid_post"],
+        {"heads": ["L0H1", "L1H2"], "positions": [3, -1]},
+    )
+    bridged = [capture(model, TOKENS, names, **choice), capture(model, TOKENS, [*names, "logits"])]
+    monkeypatch.setattr(HookedModel, "bridge", None)
+    for before, asked in zip(bridged, ({"names": names, **choice}, {"names": [*names, "logits"]}), strict=True):
+        found = capture(model, TOKENS, **asked)
+        assert list(found) == list(before)
+        for key, tensor in before.items():
+            torch.testing.assert_close(found[key].reshape(tensor.shape), tensor, atol=1e-4, rtol=1e-4)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.network.modules())

@@ -110,6 +110,23 @@ def test_a_hook_or_a_layer_that_bends_is_refused_by_name_and_looking_still_score
     assert ("logit_attribution" in scores.scores) == (name != "o_proj")
 
 
+def test_a_hook_on_attention_as_a_whole_is_refused_where_it_changes_something_and_no_matter_where_it_looks():
+    model = HookedModel(random_network("llama"))
+    attention, before = model.network.model.layers[1].self_attn, ov_copying(model)
+    looking = attention.register_forward_hook(lambda *_: None)
+    assert torch.equal(ov_copying(model), before)
+    for change in (
+        lambda _, __, output: (2 * output[0], *output[1:]),
+        lambda _, __, output: (output[0].tanh(), *output[1:]),
+    ):
+        handle = attention.register_forward_hook(change)
+        with pytest.raises(ValueError, match="has no one projection of what its heads put out"):
+            ov_copying(model)
+        handle.remove()
+    looking.remove()
+    assert torch.equal(ov_copying(model), before)
+
+
 class Bent(nn.Module):
     def __init__(self, bend):
         super().__init__()

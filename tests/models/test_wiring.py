@@ -129,7 +129,8 @@ def test_circuits_are_found_without_a_bridge(name):
     prompts = repeated_tokens(model, n_prompts=2, period=8)
     assert {"logit_attribution", "ov_copying", "copying"} <= set(score_heads(model, prompts).scores)
     assert ov_copying(model).isfinite().all() and len(find_circuit(model, prompts).edges) == 16
-    assert capture(model, prompts, "pattern", layers=0)["pattern"].shape[1] == model.n_heads
+    with pytest.raises(ValueError, match="cannot hook"):
+        capture(model, prompts, ["pattern", "mlp_out"])
 
 
 def refused():

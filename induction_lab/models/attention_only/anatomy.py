@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
@@ -66,6 +67,9 @@ class OwnAnatomy(Anatomy):
 
     def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, None]:
         return getattr(self.network.blocks[layer].attn, f"W_{component.upper()}").detach(), None
+
+    def maker(self, layer: int, component: Literal["q", "k"]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        return self.network.blocks[layer].attn.get_submodule(f"hook_{component}"), lambda x: x
 
     def queries_and_keys(self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]) -> dict[int, Tensor]:
         raise ValueError(f"{self.name} reads positions off the prompt: no token can be said to stand elsewhere.")

@@ -45,6 +45,7 @@ class Wiring:
         watched = watch(network, run, configs)
         self.blocks, places = _blocks(network, list(watched.calls))
         self.attending = dict(places)
+        self._hooks = [_n_hooks(module) for module in self.attending.values()]
         self.layers: dict[int, LayerParts] = {}
         for layer, module in places:
             self.layers[layer] = layer_parts(watched, self.blocks[layer], module, n_kv_heads=n_kv_heads, factor=factor)
@@ -59,8 +60,13 @@ class Wiring:
         ]
 
     def stands(self) -> bool:
-        """Whether no module has been put in the place of one that was found, such as an adapter."""
-        return all(parent._modules.get(name) is child for parent, name, child in self._slots)
+        """Whether no module was put in the place of one that was found, as adapters are, and no hook on attention."""
+        in_place = all(parent._modules.get(name) is child for parent, name, child in self._slots)
+        return in_place and self._hooks == [_n_hooks(module) for module in self.attending.values()]
+
+
+def _n_hooks(module: nn.Module) -> int:
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)
 
 
 def _modules(parts: LayerParts) -> list[nn.Module]:
