@@ -252,7 +252,8 @@ class TransformersAnatomy(Anatomy):
 
     def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, Tensor | None]:
         parts = self._layer(layer)
-        self._had(layer, parts.norm_before), self._had(layer, parts.apart)
+        for needed in (parts.norm_before, parts.apart):
+            self._had(layer, needed)
         module, layout = self._had(layer, parts.projections[component])
         name = f"{self.name}: the projection of {component} in layer {layer}"
         W, b = linear_map(module, name, width=self.shape.d_model if layout else parts.width, like=self.like)

@@ -86,7 +86,8 @@ def layer_parts(
     read, stream = whole[attention].read, whole[block].read
     found_o = _output(inside, attention, whole[attention].gave, stream)
     written = whole[attention].gave if isinstance(found_o, ValueError) else inside[found_o].gave
-    norm_after = next((m for m, p in around.items() if same(p.read, written) and not same(p.gave, written)), None)
+    changes = (m for m, p in around.items() if same(p.read, written) and not same(p.gave, written))
+    norm_after = next((m for m in changes if _keeps_shape(m)), None)
     added = written if norm_after is None else around[norm_after].gave
     projections: dict[str, Projection | ValueError] = {}
     head_norms: dict[str, nn.Module | None] = {}
@@ -133,8 +134,7 @@ def _by_flow(inside: Flow, call: AttentionCall) -> dict[str, tuple[Projection | 
             heads = inside[maker.module].read
             under = _maker(inside, heads.view_as(target), layouts) if heads.shape == target.flatten(1).shape else None
             if under is not None and under.module is not maker.module:
-                keeps = all(parameter.ndim < 2 for parameter in maker.module.parameters())
-                maker, norm = (under, maker.module) if keeps else (None, None)
+                maker, norm = (under, maker.module) if _keeps_shape(maker.module) else (None, None)
         found[component] = (maker, norm)
     return found
 
@@ -210,6 +210,11 @@ def _between(inside: Flow, z: Tensor, read: Tensor) -> tuple[nn.Module | None, b
         if same(passed.read, z) and same(passed.gave, read):
             return module, False
     return None, True
+
+
+def _keeps_shape(module: nn.Module) -> bool:
+    """Whether it has no matrices, as norms have none."""
+    return all(parameter.ndim < 2 for parameter in module.parameters())
 
 
 def _norm_before(around: Flow, stream: Tensor, read: Tensor) -> nn.Module | ValueError:
