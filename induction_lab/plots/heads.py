@@ -85,7 +85,12 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
     for (head_, value), height in zip(best, apart([v for _, v in best], 0.055 * (high - low)), strict=True):
         ax.plot(x[head_], value, "o", ms=4, color=ACCENT, zorder=2)
         ax.annotate(str(head_), (x[head_], height), xytext=(7, -2.5), textcoords="offset points", fontsize=7, color=INK)
-    if not np.isnan(scores.uniform[score]):
+    if score in scores.uniform_by_layer:  # windows: every layer has a chance of its own
+        chance = scores.uniform_by_layer[score].numpy()
+        edges = np.arange(len(chance) + 1) - 0.5
+        ax.stairs(chance, edges, baseline=None, color=INK, lw=0.8, ls="--", label="chance, layer by layer")
+        ax.legend(frameon=False, fontsize=8, loc="best")
+    elif not np.isnan(scores.uniform[score]):
         ax.axhline(scores.uniform[score], color=INK, lw=0.8, ls="--", label=f"chance {scores.uniform[score]:.3f}")
         ax.legend(frameon=False, fontsize=8, loc="best")
     margin = 0.05 * (high - low)
@@ -114,7 +119,7 @@ def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
     facts = scores.provenance.get("prompts", {})
     period, gap, top = facts.get("period"), facts.get("gap") or 0, 1.15 * max(scores.loss)
     for copy, mean in enumerate(scores.loss_by_copy if period else []):
-        start = copy * (period + gap) + 1
+        start = copy * (period + gap) + int(facts.get("has_bos", True))
         ax.axvspan(start - 0.5, start + period - 0.5, color=QUIET, alpha=0.25 if copy % 2 else 0.1, lw=0)
         ax.hlines(mean, start + 1, start + period - 1, color=ACCENT, lw=1.5)
         label = f"copy {copy + 1}: {mean:.2f} nats"

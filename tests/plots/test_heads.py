@@ -94,10 +94,22 @@ def test_by_layer_names_the_best_heads_and_shows_chance(scores):
     assert "chance 0.100" in ax.get_legend().get_texts()[0].get_text()
 
 
+def test_by_layer_shows_each_layers_chance_where_windows_hide_keys(scores):
+    chance = torch.tensor([0.0, 0.2, 0.0, 0.1, 0.3])
+    scores.uniform_by_layer["prefix_matching"] = chance
+    ax = plot_score_by_layer(scores, "prefix_matching")
+    (steps,) = [patch for patch in ax.patches if hasattr(patch, "get_data")]
+    assert steps.get_data().values.tolist() == chance.tolist()
+    assert ax.get_legend().get_texts()[0].get_text() == "chance, layer by layer"
+
+
 def test_loss_is_drawn_by_position_with_its_copies(scores):
     ax = plot_loss(scores)
     np.testing.assert_allclose(ax.lines[0].get_xydata(), list(enumerate(scores.loss, start=1)))
     assert [text.get_text() for text in ax.texts] == ["copy 1: 5.00 nats", "copy 2: 0.50 nats"]
+    assert [patch.get_x() for patch in ax.patches] == [0.5, 3.5]
+    scores.provenance["prompts"]["has_bos"] = False  # copies begin a position sooner
+    assert [patch.get_x() for patch in plot_loss(scores).patches] == [-0.5, 2.5]
     with pytest.raises(ValueError, match="loss=True"):
         plot_loss(HeadScores("m", scores.values, scores.standard_errors, scores.uniform))
 
