@@ -24,7 +24,12 @@ def bridge_run(model: HookedModel, *, gradients: bool = False) -> Iterator[Any]:
     """
     hooked = model.hooked
     try:
-        with torch.inference_mode(not gradients), evaluating(model.network), suppress(Enough):
+        with (
+            torch.inference_mode(not gradients),
+            evaluating(model.network),
+            model.anatomy.reading_on(),
+            suppress(Enough),
+        ):
             yield hooked
     finally:
         model.release()

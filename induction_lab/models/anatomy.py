@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -110,6 +111,10 @@ class Anatomy(ABC):
         """Hold a network."""
         self.network: Any = network
         self.name = name
+
+    def reading_on(self) -> AbstractContextManager[None]:
+        """Let the network read prompts longer than its context, inside; that they may be was seen to (`Prompts`)."""
+        return nullcontext()
 
     @abstractmethod
     def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:

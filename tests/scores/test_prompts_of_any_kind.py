@@ -5,7 +5,7 @@ import torch
 import transformers as hf
 from families import LLAMA_LIKE
 
-from induction_lab import HookedModel, distinct_tokens, repeated_tokens, score_heads
+from induction_lab import HookedModel, attribute_logits, capture, distinct_tokens, repeated_tokens, score_heads
 from induction_lab.behaviour.losses import copy_masks
 from induction_lab.data.occurrences import Recurrences
 
@@ -119,5 +119,11 @@ def test_own_models_with_rotary_positions_read_on(bundled):
     prompts = repeated_tokens(bundled, n_prompts=2, period=100, beyond_context=True)
     scores = score_heads(bundled, prompts, scores=["prefix_matching", "logit_attribution"])
     assert scores.provenance["prompts"]["n_tokens"] == 201 > bundled.n_ctx and scores.loss_by_copy[1] > 0
+    pattern = capture(bundled, prompts, ["pattern"])["pattern", 1]
+    slow = torch.stack([pattern[:, :, t, t - 99] for t in range(101, 201)]).mean((0, 1))
+    torch.testing.assert_close(scores["prefix_matching"][1], slow, atol=1e-6, rtol=1e-5)
+    assert torch.equal(attribute_logits(bundled, prompts).prompts.tokens, prompts.tokens)
     with pytest.raises(ValueError, match="context holds 128"):
         score_heads(bundled, prompts.tokens)
+    with pytest.raises(ValueError, match="context only 128"):
+        bundled.network(prompts.tokens)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
@@ -41,11 +42,21 @@ class OwnAnatomy(Anatomy):
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
         return self.network.W_U.detach().T
 
+    @contextmanager
+    def reading_on(self) -> Iterator[None]:
+        before, self.network.any_length = self.network.any_length, True
+        try:
+            yield
+        finally:
+            self.network.any_length = before
+
     def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        return self.network(tokens, return_type="hidden", beyond_context=True)
+        with self.reading_on():
+            return self.network(tokens, return_type="hidden")
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        return self.network(tokens, beyond_context=True)
+        with self.reading_on():
+            return self.network(tokens)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         return hidden @ self.network.W_U

@@ -147,6 +147,7 @@ class AttentionOnlyTransformer(HookedRootModule):
             training what a head becomes: two layers on blocks that repeat then form induction heads in every seed.
     """
 
+    any_length = False  # set while somebody reads prompts whose length has been looked at (`OwnAnatomy.reading_on`)
     trusts_tokens = False  # set by who has looked at them: looking makes a GPU wait
 
     def __init__(self, config: AttentionOnlyConfig, *, seed: int = 0, scale: float = 1.0) -> None:
@@ -167,24 +168,15 @@ class AttentionOnlyTransformer(HookedRootModule):
         self.setup()
 
     def forward(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        *,
-        return_type: Literal["logits", "hidden"] = "logits",
-        beyond_context: bool = False,
+        self, tokens: Int[Tensor, "batch pos"], *, return_type: Literal["logits", "hidden"] = "logits"
     ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
         """Logits of every next token; with `return_type="hidden"` the normalised stream before the unembedding.
-
-        Args:
-            tokens: Prompts.
-            return_type: Which of the two.
-            beyond_context: Read longer prompts than the context holds, where positions are rotary.
 
         Raises:
             ValueError: If a prompt is longer than the context or a token lies outside the vocabulary.
         """
         if not self.trusts_tokens:
-            self._check(tokens, beyond_context and self.cfg.positions == "rotary")
+            self._check(tokens)
         x = self.hook_embed(self.embed(tokens))
         positions = None
         if self.cfg.positions in ("learned", "shortformer"):
@@ -196,8 +188,9 @@ class AttentionOnlyTransformer(HookedRootModule):
         x = self.ln_final(x)
         return x if return_type == "hidden" else self.unembed(x)
 
-    def _check(self, tokens: Tensor, any_length: bool) -> None:
-        if tokens.shape[1] > self.cfg.n_ctx and not any_length:
+    def _check(self, tokens: Tensor) -> None:
+        reads_on = self.any_length and self.cfg.positions == "rotary"
+        if tokens.shape[1] > self.cfg.n_ctx and not reads_on:
             raise ValueError(f"The prompt has {tokens.shape[1]} tokens, the model's context only {self.cfg.n_ctx}.")
         if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < self.cfg.d_vocab):
             raise ValueError(
