@@ -27,6 +27,8 @@ SECTIONS = {
         "matrices are asked for one score, a diagonal, where the row says so; ours are seven.",
         "memory": "Peak memory of the same above the loaded model, each row a fresh process (`score_memory.py`). "
         "At the longest context the matrices of a single layer would not fit.",
+        "offload": "A model whose weights stay on disk (`larger_than_memory.py`): peak memory in GB above the "
+        "interpreter, and seconds beside those of reading the files once and of the products of as many tokens alone.",
         "scaling": "How both grow with context, heads and prompts (`scaling.py`): each point a fresh process, best of "
         "three runs. Ways that hold matrices end where they no longer fit.",
     },

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
+from induction_lab.internals.side_by_side import side_by_side
 from induction_lab.models.hooked_model import HookedModel
 
 LOGIT_BYTES = 2**26
@@ -99,4 +102,5 @@ def losses_on(model: HookedModel, prompts: Prompts) -> Float[Tensor, "prompt pre
     """Loss per predicted token of any number of prompts in nats, read a few prompts at a time; NaN at padding."""
     size = max(1, TOKENS_A_BATCH // prompts.tokens.shape[1])
     batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    return torch.cat([token_losses(model, batch, model.hidden(batch.tokens)) for batch in batches])
+    ends = side_by_side(model, [partial(model.hidden, batch.tokens) for batch in batches])
+    return torch.cat([token_losses(model, batch, end) for batch, end in zip(batches, ends, strict=True)])

@@ -25,6 +25,7 @@ import pandas as pd
 from induction_lab.circuits.explanation import EDGES, TESTS, Explanation
 from induction_lab.circuits.verdicts import CIRCUIT, verdicts
 from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
+from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.interventions.ablations import ablation_sweep
 from induction_lab.interventions.effects import Effects
 from induction_lab.interventions.path_patching import patch_paths
@@ -66,6 +67,7 @@ def explain(
     Raises:
         ValueError: If the prompts are no repeated tokens, or fewer than two.
     """
+    refuse_on_disk(model, "explain", 2 * model.n_layers * model.n_heads)
     prompts = repeated_tokens(model, n_prompts=8) if prompts is None else as_repeats(model, prompts)
     if prompts.period is None or prompts.n_repeats != 2 or len(prompts) < 2:
         raise ValueError("Two or more prompts of a block written twice are wanted: repeated_tokens(model, n_prompts=8)")

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.data.prompts import PromptsLike, as_repeats, repeated_tokens
+from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.cards import html_card
@@ -100,6 +101,7 @@ def find_circuit(
     Raises:
         ValueError: If the model has one layer, so that no head can feed another, or its weights are not to be had.
     """
+    refuse_on_disk(model, "find_circuit", model.n_layers)
     if model.n_layers < 2:
         raise ValueError(f"{model.name} has {model.n_layers} layer: no head can feed another.")
     if n < 1:

@@ -16,6 +16,7 @@ from induction_lab.cli.shared import (
     Folder,
     Format,
     ModelName,
+    Offload,
     Period,
     Revision,
     deliver,
@@ -64,6 +65,7 @@ def score(
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
+    offload: Offload = False,
     batch_size: Annotated[int | None, typer.Option(help="Prompts at a time.")] = None,
     out: Folder = Path("results"),
     format: Given = Format.table,
@@ -83,7 +85,7 @@ def score(
     if length is not None and text is None:
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
     content = None if text is None else read_text(text)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision, offload=offload)
     how: dict[str, Any] = {"n_prompts": prompts, "bos": "model" if bos else None, "beyond_context": beyond_context}
     if content is None:
         block = {"n_repeats": repeats, "gap": gap, "distinct": chance and prompts > 1}

@@ -30,6 +30,9 @@ Period = Annotated[
     int | None, typer.Option(help="Tokens of the repeated block; 50, fewer where there is no room.", show_default=False)
 ]
 Bos = Annotated[bool, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or with the first token.")]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="Leave weights on disk, read block by block: for models larger than memory.")
+]
 Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from threading import get_ident
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -62,6 +63,8 @@ def read_attention(
         expected = [layer for layer in attention_layers(model) if layer < n_layers]
         if seen != expected:
             raise ValueError(f"Layers {expected} of {model.name} attend, but {seen} showed their attention.")
+    elif n_layers == model.n_layers:
+        _attending.setdefault(model, seen)
     return stream
 
 
@@ -157,9 +160,14 @@ def _transformers_attention(
 
 def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> StreamEnd:
     kept: list[Tensor] = []
-    handle = None
+    handle, own_thread = None, get_ident()
+
+    def keep(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        if get_ident() == own_thread:  # other runs may go side by side with this one
+            kept.append(inputs[0])
+
     if final:
-        handle = model.final_norm.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+        handle = model.final_norm.register_forward_pre_hook(keep)
     normalised = None
     try:
         with suppress(Enough), torch.inference_mode(), reading(reader), on_engine(model):

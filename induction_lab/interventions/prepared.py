@@ -12,6 +12,7 @@ from induction_lab.behaviour.metrics import Measure, MetricLike, as_metric
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import chunks
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
+from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.interventions.substitutes import find_method
@@ -67,6 +68,7 @@ class PreparedPrompts:
         whole_streams: bool = False,
     ) -> None:
         """Check the arguments; the prompts are not run yet."""
+        refuse_on_disk(model, "An intervention on each head", model.n_layers * model.n_heads)
         kind = find_method(model, method)
         prompts = as_prompts(model, prompts)
         reference = None if reference is None else as_prompts(model, reference)

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from induction_lab.models.on_disk.network import fit_copy
+
 Component = Literal["q", "k", "v", "z"]
 
 
@@ -249,4 +251,6 @@ class Anatomy(ABC):
         for module in self.network.modules():  # hooks may hold on to much: they are not even copied
             for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
                 memo[id(hooks)] = type(hooks)()
-        return copy.deepcopy(self.network, memo=memo).eval()
+        copied = copy.deepcopy(self.network, memo=memo).eval()
+        fit_copy(self.network, copied)
+        return copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from induction_lab.models.anatomy import HeadWeights
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.on_disk.offloading import let_go
 
 
 def head_weights(model: HookedModel, layer: int) -> HeadWeights:
@@ -12,4 +13,6 @@ def head_weights(model: HookedModel, layer: int) -> HeadWeights:
     Raises:
         ValueError: If this architecture's projections are not linear maps of the normalised stream.
     """
-    return model.anatomy.head_weights(layer)
+    weights = model.anatomy.head_weights(layer)
+    let_go(model.network)
+    return weights

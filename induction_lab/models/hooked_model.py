@@ -7,6 +7,7 @@ same parameters, built when first asked for.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from induction_lab.models.anatomy import Anatomy
 from induction_lab.models.attention_only.anatomy import OwnAnatomy
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.models.transformers_anatomy import TransformersAnatomy
 from induction_lab.models.wiring.watching import evaluating
 from induction_lab.runtime.machine import check_default_device
@@ -67,7 +69,10 @@ class HookedModel:
         self.d_model, self.d_head, self.d_vocab = shape.d_model, shape.d_head, shape.d_vocab
         self.n_ctx, self.bos_token_id, self.bos_is = shape.n_ctx, shape.bos_token_id, shape.bos_is
         self.pad_token_id = shape.pad_token_id
-        self.is_finite = _check_causal(self)
+        self._offloading = offloading_of(network)
+        self.is_finite = True
+        if self._offloading is None:  # else with the first run through all weights
+            self.is_finite = _refuse_acausal(self, self.hidden(_causal_prompts(self)))
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +87,7 @@ class HookedModel:
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
-        return next(self.network.parameters()).dtype
+        return next(self.network.parameters()).dtype if self._offloading is None else self._offloading.dtype
 
     @property
     def wide(self) -> torch.dtype:
@@ -111,10 +116,17 @@ class HookedModel:
         with suppress(ValueError):
             return None if self.hooked is self.network else self.hooked
 
-    @cached_property
+    @property
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """`W_U` as rows, one a token."""
-        return self.anatomy.unembedding
+        rows = self.anatomy.unembedding
+        return rows if self._offloading is None else self._offloading.in_memory(rows)
+
+    @property
+    def like_unembedding(self) -> Tensor:
+        """No numbers, but where those of `unembedding` are and of their type."""
+        rows = self.anatomy.unembedding
+        return rows.new_empty(0, dtype=rows.dtype if self._offloading is None else self.dtype)
 
     @property
     def final_norm(self) -> nn.Module:
@@ -195,10 +207,31 @@ class HookedModel:
     @cached_property
     def unembeds_by_parts(self) -> bool:
         """Whether `unembed(hidden(tokens))` is the network's own logits, tried once on two tokens."""
-        tokens = torch.full((1, 2), self.bos_token_id)
-        whole = self.logits(tokens).float()
+        return self._unembeds(self._whole(), self._parts())
+
+    def probes(self) -> list[Callable[[], Tensor]]:
+        """Short runs that a model on disk has still to make; what they give is what `learn` wants."""
+        known = "unembeds_by_parts" in vars(self)
+        return [] if known else [lambda: self.hidden(_causal_prompts(self)), self._whole, self._parts]
+
+    def learn(self, found: Sequence[Tensor]) -> None:
+        """Learn from `probes` whether the model is causal, and unembeds by parts.
+
+        Raises:
+            ValueError: If it is not causal.
+        """
+        if found:
+            _refuse_acausal(self, found[0])
+            vars(self)["unembeds_by_parts"] = self._unembeds(*found[1:])
+
+    def _whole(self) -> Tensor:
+        return self.logits(torch.full((1, 2), self.bos_token_id)).float()
+
+    def _parts(self) -> Tensor:
         with torch.inference_mode():
-            parts = self.unembed(self.hidden(tokens)).float()
+            return self.unembed(self.hidden(torch.full((1, 2), self.bos_token_id))).float()
+
+    def _unembeds(self, whole: Tensor, parts: Tensor) -> bool:
         return whole.shape == parts.shape and bool(torch.allclose(whole, parts, atol=1e-3, rtol=1e-3))
 
     def __repr__(self) -> str:
@@ -210,11 +243,16 @@ class HookedModel:
         )
 
 
-def _check_causal(model: HookedModel) -> bool:
-    """Change the last token of a short prompt: in a causal model nothing before it moves. Whether all is finite."""
+def _causal_prompts(model: HookedModel) -> Int[Tensor, "2 pos"]:
+    """Two short prompts that differ in their last token."""
     tokens = torch.full((2, 4), model.bos_token_id)
     tokens[1, -1] = (model.bos_token_id + 1) % model.d_vocab
-    before, after = model.hidden(tokens)[:, :-1]
+    return tokens
+
+
+def _refuse_acausal(model: HookedModel, hidden: Float[Tensor, "2 pos d_model"]) -> bool:
+    """Before the last token of `_causal_prompts` nothing moves in a causal model. Whether all is finite."""
+    before, after = hidden[:, :-1]
     # A model that diverged in training is NaN throughout, which is for those to say who measure it.
     if not torch.allclose(before, after, atol=1e-4, rtol=1e-3, equal_nan=True):
         raise ValueError(

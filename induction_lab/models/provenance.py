@@ -13,6 +13,7 @@ from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.on_disk.offloading import let_go
 
 DEFINITIONS_VERSION = 1  # goes up when a score's definition changes
 
@@ -84,4 +85,5 @@ def weights_sha256(model: HookedModel) -> str:
         flat = (whole if type(whole) is Tensor else whole.dequantize()).flatten()  # torchao keeps fewer bits
         some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
+        let_go(model.network, parameter)
     return digest.hexdigest()

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from induction_lab.models.anatomy import Anatomy, Component, Shape
+from induction_lab.models.on_disk.network import fit_bridge
+from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
 from induction_lab.models.store import quiet_libraries
 from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
@@ -84,6 +86,8 @@ class TransformersAnatomy(Anatomy):
             raise ValueError(
                 f"TransformerLens cannot hook {kind}: {error}. What needs its hooks cannot be had of this model."
             ) from error
+        fit_bridge(self.network, bridge)
+        return bridge
 
     def _check_bridge(self, bridge: Any) -> None:
         """On two tokens: not every adapter heeds every choice of a configuration (GPT-2's `scale_attn_weights`)."""
@@ -115,6 +119,12 @@ class TransformersAnatomy(Anatomy):
         if layer not in self._wiring.layers:
             raise ValueError(f"Layer {layer} of {self.name} has no heads of its own.")
         return self._wiring.layers[layer]
+
+    @property
+    def like(self) -> Float[Tensor, " 0"]:
+        """A tensor of the type and on the device of the parameters."""
+        first = next(self.network.parameters())
+        return torch.empty(0, dtype=compute_dtype(self.network) or first.dtype, device=first.device)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -254,6 +264,7 @@ class TransformersAnatomy(Anatomy):
         parts = self._layer(layer)
         for needed in (parts.norm_before, parts.apart):
             self._had(layer, needed)
+        in_memory(self.network, self.blocks[layer])
         module, layout = self._had(layer, parts.projections[component])
         name = f"{self.name}: the projection of {component} in layer {layer}"
         W, b = linear_map(module, name, width=self.shape.d_model if layout else parts.width, like=self.like)

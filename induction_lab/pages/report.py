@@ -12,6 +12,7 @@ from induction_lab.data.prompts import repeated_tokens
 from induction_lab.data.vocabulary import default_period
 from induction_lab.development.following import follow_training
 from induction_lab.development.trajectory import Trajectory
+from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.html import check_libraries, page
 from induction_lab.pages.subject import TEXT, ReportPlan, measure
@@ -78,6 +79,8 @@ def write_report(
     explained, followed = dict(explanations or {}), dict(trajectories or {})
     _check_names(several, {"an explanation": explained, "a trajectory": followed})
     loaded = [_last(shown) for shown in several]
+    for model in loaded:
+        refuse_on_disk(model, "A report", 10 + model.n_layers)
     if period is None:
         period = min(default_period(model, distinct=n_prompts > 1)[0] for model in loaded)
     plan = ReportPlan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate, tuple(scores))

@@ -15,7 +15,8 @@ et al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -26,15 +27,19 @@ from induction_lab.attention.hooks import Enough
 from induction_lab.behaviour.losses import copy_masks, token_losses
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
 from induction_lab.internals.reading import StreamEnd, attention_layers, read_attention
+from induction_lab.internals.side_by_side import side_by_side
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import Ticker, progress_bar
+from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.chance import EvenAttention, above_chance, out_of_reach
 from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
 from induction_lab.scores.registry import SCORES
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.score import AttentionScore, BatchReader, LayerScore, Score, checked_values
+
+_Found = tuple[StreamEnd, dict[str, Tensor], EvenAttention | None]  # of a run: its end, values by score, chance
 
 
 def score_heads(
@@ -93,20 +98,24 @@ def run_plan(
     main = plan.main
     readings = [main, *plan.samples] if main.scores or loss else plan.samples
     null = _null(model, main) if chance_test else None
-    total = sum(len(reading.prompts) for reading in [*readings, *([null] if null else [])])
+    every = [*readings, *([null] if null is not None else [])]
+    total = sum(len(reading.prompts) for reading in every)
     summary: dict[str, tuple[Tensor, Tensor, float]] = {}
     by_layer, hidden = {}, {}
-    p_values, q_values, losses = {}, {}, []
+    p_values, q_values, losses, of_main = {}, {}, [], {}
+    done = side_by_side(model, [job for each in every for job in _jobs(model, each, each is main and loss)], read=True)
     with progress_bar(total, "scoring prompts", shown=progress) as tick:
-        for reading in readings:
-            values, found, even = _read(model, reading, loss=loss and reading is main, tick=tick)
+        for reading in every:
+            values, found, even = _read(model, reading, done, loss=loss and reading is main, tick=tick)
+            if reading is null:
+                p_values, q_values = _test_against(values, of_main, main)
+                continue
             losses += found
+            of_main = values if reading is main else of_main
             for name, per_prompt in values.items():
                 summary[name] = (*mean_and_error(per_prompt, reading.defined(name)), reading.uniform(name))
             by_layer |= {name: uniform for name, (uniform, _) in even.items()}
             hidden |= {name: said for name, (_, reach) in even.items() if (said := out_of_reach(reach))}
-            if reading is main and null is not None:
-                p_values, q_values = _test_against(_read(model, null, loss=False, tick=tick)[0], values, main)
     for score in plan.weights:
         with torch.no_grad():
             found = score.measure(model)
@@ -140,16 +149,14 @@ def _check_finite(model: HookedModel, main: Reading, found: HeadScores) -> None:
 
 
 def _read(
-    model: HookedModel, reading: Reading, *, loss: bool, tick: Ticker
+    model: HookedModel, reading: Reading, done: Iterator[_Found], *, loss: bool, tick: Ticker
 ) -> tuple[dict[str, Float[Tensor, "prompt layer head"]], list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """Run the prompts, every score reading each layer; values by score, losses of each batch, chance under windows."""
+    """Gather what runs of the prompts gave: values by score, losses of each batch, chance under windows."""
     found: dict[str, list[Tensor]] = {name: [] for name in reading.scores}
     losses, even = [], []
-    for batch in reading.batches:
+    for batch, (stream, values, seen) in zip(reading.batches, done, strict=False):
         prompts = reading.prompts[batch.rows]
-        there = None if batch.targets is None else batch.targets.to(model.device)
-        even += [] if there is None else [EvenAttention(there, model.n_layers)]
-        stream, values = _read_batch(model, prompts, even[-1] if there is not None else None, reading.scores, loss=loss)
+        even += [] if seen is None else [seen]
         for name, value in values.items():
             found[name].append(value)
         if loss:
@@ -171,20 +178,23 @@ def _under_windows(reading: Reading, even: list[EvenAttention]) -> dict[str, tup
     return found
 
 
+def _jobs(model: HookedModel, reading: Reading, loss: bool) -> list[Callable[[], _Found]]:
+    """A run of each batch of prompts."""
+    prompts = [(reading.prompts[batch.rows], batch.targets) for batch in reading.batches]
+    return [partial(_read_batch, model, some, targets, reading.scores, loss) for some, targets in prompts]
+
+
 def _read_batch(
-    model: HookedModel,
-    prompts: Prompts,
-    even: EvenAttention | None,
-    scores: dict[str, Score],
-    *,
-    loss: bool,
-) -> tuple[StreamEnd, dict[str, Float[Tensor, "prompt layer head"]]]:
+    model: HookedModel, prompts: Prompts, targets: Targets | None, scores: dict[str, Score], loss: bool
+) -> _Found:
+    """Run some prompts, every score reading each layer."""
     layered = {name: score for name, score in scores.items() if isinstance(score, LayerScore)}
     readers: dict[str, BatchReader] = {name: score.reader(model, prompts) for name, score in layered.items()}
     shape = (len(prompts), model.n_layers, model.n_heads)
     none = torch.full(shape, torch.nan, dtype=torch.float32)  # in layers that do not attend
     attended = {name: none.clone() for name in scores if name not in layered}
-    there = None if even is None else even.targets
+    there = None if targets is None else targets.to(model.device)
+    even = None if there is None else EvenAttention(there, model.n_layers)
     needs_end = any(score.needs_end for score in layered.values())
 
     def read(attention: AttentionReading) -> None:
@@ -199,7 +209,7 @@ def _read_batch(
             raise Enough  # the last layer's MLP is for the loss
 
     stream = read_attention(model, prompts.tokens.to(model.device), read, final=needs_end)
-    return stream, attended | {name: reader.values(stream) for name, reader in readers.items()}
+    return stream, attended | {name: reader.values(stream) for name, reader in readers.items()}, even
 
 
 def _null(model: HookedModel, main: Reading) -> Reading | None:

@@ -10,6 +10,7 @@ All are read off the model as it runs on single tokens, so its own norms, scales
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -36,8 +37,15 @@ def stream_rows(model: HookedModel, source: Source = "embedding") -> Float[Tenso
         return _positions(model)
     if source == "effective" and not model.anatomy.has_mlps:
         raise ValueError(f"{model.name} has no MLP in its first layer, so no effective embedding; use 'embedding'.")
+    return torch.cat([rows for _, rows in token_rows(model, source)])
+
+
+def token_rows(
+    model: HookedModel, source: Source
+) -> Iterator[tuple[Int[Tensor, " row"], Float[Tensor, "row d_model"]]]:
+    """Some tokens and a row for each, then the next ones, for vocabularies whose rows memory cannot hold."""
     vocabulary = torch.arange(model.d_vocab, device=model.device)
-    return torch.cat([_run(model, some, source) for some in vocabulary.split(_TOKENS_A_RUN)])
+    return ((some, _run(model, some, source)) for some in vocabulary.split(_TOKENS_A_RUN))
 
 
 def _run(model: HookedModel, tokens: Int[Tensor, " row"], source: Source) -> Float[Tensor, "row d_model"]:
@@ -83,7 +91,7 @@ def _seen(
 
     register = module.register_forward_pre_hook if entering else module.register_forward_hook
     try:
-        hooks = [*hooks, register(stop, with_kwargs=True)]
+        hooks = [*hooks, register(stop, with_kwargs=True, prepend=entering)]
         model.hidden(tokens)
     except Enough:
         pass

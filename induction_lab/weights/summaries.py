@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
+from typing import get_args
 
 import torch
 from jaxtyping import Complex, Float
@@ -12,10 +14,12 @@ from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.norms import final_norm
+from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.results.heads import Heads, heads_by_layer
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.weights.folded import FoldedWeights, Offset
 from induction_lab.weights.ov_qk import Side, side_rows
+from induction_lab.weights.stream_sources import Source, token_rows
 
 
 def ov_eigenvalues(
@@ -249,7 +253,17 @@ def _gram(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model
 
 def _from_written_to_embedding(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model"]:
     """`W_U rows` in float64, norm and logit scale folded in: what a head writes, as the embedding of what it raises."""
-    model, rows = folded.model, _token_rows(folded, source)
+    model = folded.model
+    if offloading_of(model.network) is not None and isinstance(source, str) and source in get_args(Source):
+        norm, n_real = final_norm(model), n_real_tokens(model)
+        parts = (
+            norm.fold(model.anatomy.unembedding[real].to(model.dtype).to(model.wide)).mT.double()
+            @ rows[: len(real)].double()
+            for tokens, rows in token_rows(model, source)
+            if len(real := tokens[tokens < n_real])
+        )  # some tokens at a time
+        return reduce(torch.add, parts) * model.logit_scale
+    rows = _token_rows(folded, source)
     unembedding = model.unembedding[: len(rows)]
     if rows.shape == unembedding.shape and torch.equal(rows, unembedding.to(rows)):  # tied embeddings
         return final_norm(model).fold(_gram(folded, source)).mT * model.logit_scale

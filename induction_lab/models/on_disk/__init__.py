@@ -1,0 +1,1 @@
+"""Networks whose weights stay in their files."""

@@ -1,0 +1,184 @@
+"""Models whose weights stay on disk: the numbers are those of the model in memory, and each weight is read once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers as hf
+from families import INTERFACE, random_network
+
+from induction_lab import (
+    ablate,
+    ablation_sweep,
+    capture,
+    explain,
+    find_circuit,
+    load_model,
+    ov_copying,
+    patch_paths,
+    repeated_tokens,
+    score_heads,
+    stream_rows,
+    write_report,
+)
+from induction_lab.behaviour.losses import losses_on
+from induction_lab.internals.side_by_side import side_by_side
+from induction_lab.models.on_disk.offloading import offloading_of
+
+ATTENTION = ["prefix_matching", "previous_token", "induction_stripe"]
+
+
+def saved(folder, family, stored=torch.bfloat16):
+    random_network(family).to(stored).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A Llama stored in bfloat16, computing in float32: in memory, and on disk."""
+    folder = saved(tmp_path / "llama", "llama")
+    return load_model(folder), load_model(folder, offload=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+@pytest.mark.parametrize("family", INTERFACE)
+def test_every_score_and_the_loss_are_those_of_the_model_in_memory(tmp_path, family, dtype):
+    folder = saved(tmp_path / family, family, torch.float32 if (family, dtype) == ("opt", "auto") else torch.bfloat16)
+    usual, kept = load_model(folder, dtype=dtype), load_model(folder, dtype=dtype, offload=True)
+    assert (kept.dtype, kept.device, kept.d_vocab) == (usual.dtype, usual.device, usual.d_vocab)
+    prompts = repeated_tokens(usual, n_prompts=5, period=9)
+    one, other = (score_heads(model, prompts, batch_size=2, chance_test=True) for model in (usual, kept))
+    assert one.scores == other.scores and one.provenance["left_out"] == other.provenance["left_out"]
+    for name in one.scores:
+        torch.testing.assert_close(other[name], one[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(other.standard_errors[name], one.standard_errors[name], atol=1e-6, rtol=0)
+    assert one.loss == other.loss and one.loss_by_copy == other.loss_by_copy
+    torch.testing.assert_close(losses_on(kept, prompts), losses_on(usual, prompts), atol=1e-5, rtol=0, equal_nan=True)
+    assert one.provenance["weights_sha256"] == other.provenance["weights_sha256"]
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_each_weight_is_read_once_however_many_prompts_there_are(tmp_path, stored):
+    model = load_model(saved(tmp_path / "llama", "llama", stored), offload=True)
+    offloading = offloading_of(model.network)
+    unembedding = model.network.lm_head.weight.numel() * stored.itemsize
+    assert offloading.bytes_read == offloading.bytes - unembedding  # when it was loaded, to find its parts
+    prompts = repeated_tokens(model, n_prompts=7, period=9)
+    score_heads(model, prompts, scores=ATTENTION, batch_size=2, chance_test=True)
+    assert offloading.bytes_read == 2 * offloading.bytes - unembedding
+    looked_up = model.network.model.embed_tokens.weight
+    in_files = sum(each.numel() for each in model.network.parameters() if each.ndim == 2 and each is not looked_up)
+    assert offloading.bytes == in_files * stored.itemsize
+
+
+def test_between_runs_weights_are_what_the_files_say_and_take_no_memory(both):
+    usual, kept = both
+    score_heads(kept, repeated_tokens(kept, n_prompts=3, period=9), scores=ATTENTION)
+    for (name, weight), there in zip(kept.network.named_parameters(), usual.network.parameters(), strict=True):
+        assert torch.equal(weight.float(), there), name
+        assert weight.dtype == (torch.bfloat16 if weight.ndim == 2 else torch.float32), name
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3", "gemma"])
+def test_what_runs_once_is_to_be_had_as_it_is_of_a_model_in_memory(tmp_path, family):
+    folder = saved(tmp_path / family, family)
+    usual, kept = load_model(folder), load_model(folder, offload=True)
+    tokens = repeated_tokens(usual, n_prompts=2, period=9).tokens
+    torch.testing.assert_close(kept.logits(tokens), usual.logits(tokens), atol=0, rtol=0)
+    with ablate(usual, ["L1H1"]), ablate(kept, ["L1H1"]):
+        torch.testing.assert_close(kept.logits(tokens), usual.logits(tokens), atol=0, rtol=0)
+    for name in ("q", "pattern", "resid_pre"):
+        one, other = (capture(model, tokens, name, layers=1)[name, 1] for model in (usual, kept))
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stream_rows(kept), stream_rows(usual), atol=0, rtol=0)
+    for source in ("embedding", "effective"):
+        one, other = (ov_copying(model, source=source) for model in (usual, kept))
+        torch.testing.assert_close(other, one, atol=1e-6, rtol=0)
+
+
+def test_what_needs_all_weights_many_times_is_refused_with_what_it_would_read(both, tmp_path):
+    model = both[1]
+    prompts = repeated_tokens(model, n_prompts=2, period=9)
+    for ask in (
+        lambda: ablation_sweep(model, prompts),
+        lambda: explain(model, prompts),
+        lambda: find_circuit(model, prompts),
+        lambda: patch_paths(model, prompts, ["L1H0"]),
+        lambda: write_report(model, tmp_path / "report.html"),
+    ):
+        with pytest.raises(ValueError, match=r"on disk \(offload\): 0.000112 GB are read each time. Load it without"):
+            ask()
+
+
+def test_a_job_that_fails_ends_the_others_and_the_model_goes_on(both):
+    usual, kept = both
+    tokens = repeated_tokens(kept, n_prompts=2, period=9).tokens
+
+    def fails():
+        kept.hidden(tokens)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        list(side_by_side(kept, [lambda: kept.hidden(tokens), fails, lambda: kept.logits(tokens)]))
+    again = list(side_by_side(kept, [lambda: kept.hidden(tokens), lambda: kept.logits(tokens)]))
+    torch.testing.assert_close(again[1], usual.logits(tokens), atol=1e-5, rtol=0)
+
+
+def test_a_model_that_is_not_causal_is_refused_when_it_is_first_run(tmp_path):
+    sizes = dict(vocab_size=300, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96)
+    hf.BertLMHeadModel(hf.BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="not causal|attends to later tokens"):
+        model = load_model(tmp_path / "bert", offload=True)
+        score_heads(model, repeated_tokens(model, n_prompts=2, period=9), scores=ATTENTION)
+
+
+def test_what_cannot_stay_on_disk_is_one_message(tmp_path):
+    with pytest.raises(ValueError, match="are read for the CPU, got device 'cuda'"):
+        load_model(tmp_path, device="cuda", offload=True)
+    with pytest.raises(ValueError, match="induction-2l is small: load it without offload"):
+        load_model("induction-2l", offload=True)
+    with pytest.raises(ValueError, match="read through TransformerLens' hooks.* Load it without offload"):
+        load_model(saved(tmp_path / "gptj", "gptj"), offload=True)
+    folder = saved(tmp_path / "llama", "llama", torch.float32)
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))  # not what is in the file
+    with pytest.raises(ValueError, match="in the form that the network has them; these are not"):
+        load_model(folder, offload=True)
+
+
+def test_the_command_scores_a_model_on_disk(tmp_path, command):
+    saved(tmp_path / "llama", "llama")
+    asked = ["score", "llama", "--prompts", "2", "--period", "9", "--no-figures"]
+    assert command(*asked, "--offload", "--out", "disk")[0] == 0
+    assert command(*asked, "--out", "memory")[0] == 0
+    assert (tmp_path / "disk" / "llama.csv").read_text() == (tmp_path / "memory" / "llama.csv").read_text()
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from induction_lab import load_model, repeated_tokens, score_heads
+
+def peak():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+
+model = load_model("induction-2l")
+score_heads(model, repeated_tokens(model, n_prompts=2, period=9), scores=["prefix_matching"])
+import transformers.models.llama.modeling_llama
+before = peak()
+model = load_model(sys.argv[1], offload=True)
+score_heads(model, repeated_tokens(model, n_prompts=2, period=9), scores=["prefix_matching"])
+print((peak() - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says how much memory was used at most")
+def test_memory_holds_a_block_and_not_the_model(tmp_path):
+    shape = dict(hidden_size=512, intermediate_size=2048, num_hidden_layers=40, vocab_size=1000)
+    config = hf.LlamaConfig(**shape, num_attention_heads=8)
+    hf.LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "deep")
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "deep")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200  # MB; 336 in the file, 672 in float32, of which a block has 17
