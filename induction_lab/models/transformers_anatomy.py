@@ -128,7 +128,13 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        return self._wiring.blocks
+        blocks = self._wiring.blocks
+        if len(blocks) != self.shape.n_layers:
+            raise ValueError(
+                f"{self.name} keeps its {self.shape.n_layers} layers in {len(blocks)} blocks, so its stream cannot "
+                "be read layer by layer."
+            )
+        return blocks
 
     @property
     def attention_modules(self) -> list[nn.Module]:

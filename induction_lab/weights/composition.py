@@ -74,7 +74,7 @@ def composition_scores(
             earlier = writers[: group[-1].layer]
             ratios = _ratios(earlier.flatten(0, 1), _readers(folded, kind, group))
             scores[:, :, layers, heads] = 0.0
-            scores[: len(earlier), :, layers, heads] = ratios.unflatten(0, (-1, n_heads)).cpu()
+            scores[: len(earlier), :, layers, heads] = ratios.unflatten(0, (-1, n_heads)).cpu().float()
     if subtract_baseline:
         scores -= composition_baseline(model.d_model, model.d_head)[0]
     can_read = torch.arange(n_layers)[:, None] < torch.arange(n_layers)

@@ -133,6 +133,24 @@ def test_circuits_are_found_without_a_bridge(name):
         capture(model, prompts, ["pattern", "mlp_out"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_number_formats_show_the_same_parts(family, dtype):
+    if family == "gpt_oss" and dtype == torch.float64:
+        pytest.skip("its experts do not run in double precision")
+    model, other = HookedModel(random_network(family)), HookedModel(random_network(family).to(dtype))
+    for layer in range(model.n_layers):
+        for ours, theirs in zip(head_weights(model, layer), head_weights(other, layer), strict=True):
+            assert theirs.dtype == dtype and torch.equal(ours.to(dtype), theirs)
+        for norm in ("norm_before", "norm_after"):
+            assert type(getattr(model.anatomy, norm)(layer)) is type(getattr(other.anatomy, norm)(layer))
+        for component in ("q", "k", "v", "z"):
+            norms = [each.anatomy.head_norm(layer, component) for each in (model, other)]
+            assert type(norms[0]) is type(norms[1])
+    assert model.anatomy.has_mlps == other.anatomy.has_mlps
+    assert len(find_circuit(other, repeated_tokens(other, n_prompts=2, period=8)).edges) >= 16
+
+
 def refused():
     latent = dict(
         hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,

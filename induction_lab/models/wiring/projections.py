@@ -10,7 +10,7 @@ be added to the stream. Whatever is found is thereby proven on these tokens; wha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,11 +148,11 @@ def _maker(inside: Flow, target: Tensor, layouts: list[Layout], *, rescaled: boo
         for layout in layouts:
             if torch.Size(layout.shape).numel() != passed.gave.shape[1] or same(passed.gave, passed.read):
                 continue
-            ours = layout.cut(passed.gave.mT).movedim(-1, 0)
+            ours = layout.cut(passed.gave.mT).movedim(-1, 0).to(torch.promote_types(passed.gave.dtype, torch.float32))
             over = (-1,) if rescaled else (0, 1, 2)
             factor = (target * ours).sum(over, keepdim=True) / ours.square().sum(over, keepdim=True)
             factor = factor.nan_to_num(nan=1.0)  # heads that are zero throughout
-            if (factor > 0).all() and same(target, factor * ours):
+            if (factor > 0).all() and alike(target, (factor * ours).to(passed.gave.dtype)):
                 return Projection(module, layout)
     return None
 
@@ -180,10 +180,12 @@ def _layouts(component: str, n_heads: int, n_kv_heads: int, d_key: int, d_value:
 
 def _output(inside: Flow, attention: nn.Module, gave: Tensor, stream: Tensor) -> nn.Module | ValueError:
     """The module in attention that gives what attention gives, to which BLOOM has added the stream already."""
-    for written in (gave, gave - stream) if gave.shape == stream.shape else (gave,):
-        for module, passed in inside.items():
-            if module is not attention and same(passed.gave, written, scale=gave) and not same(passed.read, written):
-                return module
+    for module, passed in inside.items():
+        if module is not attention and same(passed.gave, gave) and not same(passed.read, gave):
+            return module
+    for module, passed in inside.items() if gave.shape == stream.shape else ():
+        if module is not attention and alike(passed.gave, gave - stream, scale=gave):
+            return module
     return ValueError("has no one projection of what its heads put out")
 
 
@@ -233,18 +235,28 @@ def _adds_up(block: Passed, around: Flow, added: Tensor, factor: float) -> Value
     middle = block.read + added
     rest = block.gave - middle
     inner = [passed for passed in around.values() if passed is not block and not same(passed.gave, passed.read)]
-    explained = same(block.gave, middle) or any(same(p.gave * factor, rest, scale=middle) for p in inner)
-    read_between = any(same(passed.read, middle) for passed in inner)
+    explained = alike(block.gave, middle) or any(alike(p.gave * factor, rest, scale=middle) for p in inner)
+    read_between = any(alike(passed.read, middle) for passed in inner)
     rewritten = any(same(passed.gave, block.gave) for passed in inner)
     if explained or (read_between and not rewritten):
         return None
     return ValueError("does not add what its heads write to a residual stream that goes on as it is")
 
 
-def same(actual: Tensor, expected: Tensor, *, scale: Any = None) -> bool:
-    """Equal up to rounding, of the largest."""
-    if actual.shape != expected.shape:
-        return False
-    tolerance = max(1e-5, 4 * torch.finfo(actual.dtype).eps)
-    largest = (expected if scale is None else scale).abs().max()
-    return bool(((actual - expected).abs().max() <= tolerance * largest).item())
+def same(actual: Tensor, expected: Tensor) -> bool:
+    """Whether one is the other, perhaps in another number format."""
+    if actual.dtype == expected.dtype or actual.shape != expected.shape:
+        return torch.equal(actual, expected)
+    return _close(actual, expected, 1.0, expected)
+
+
+def alike(actual: Tensor, expected: Tensor, *, scale: Tensor | None = None) -> bool:
+    """Whether they are equal up to the rounding of a few operations, of the largest."""
+    return actual.shape == expected.shape and _close(actual, expected, 4.0, expected if scale is None else scale)
+
+
+def _close(actual: Tensor, expected: Tensor, roundings: float, scale: Tensor) -> bool:
+    wide = torch.promote_types(torch.promote_types(actual.dtype, expected.dtype), torch.float32)
+    coarsest = max(torch.finfo(x.dtype).eps for x in (actual, expected, scale))
+    tolerance = max(1e-5, roundings * coarsest) * scale.to(wide).abs().max()
+    return bool(((actual.to(wide) - expected.to(wide)).abs().max() <= tolerance).item())
