@@ -80,14 +80,13 @@ class TransformersAnatomy(Anatomy):
                 bridge = build_bridge_from_module(
                     twin, kind, hf_config=self.network.config, tokenizer=self.tokenizer, model_name=self.name
                 )
+                fit_bridge(self.network, bridge)
                 self._check_bridge(bridge)
                 return bridge
         except Exception as error:  # whatever its adapter trips over, the user needs to know the same
             raise ValueError(
                 f"TransformerLens cannot hook {kind}: {error}. What needs its hooks cannot be had of this model."
             ) from error
-        fit_bridge(self.network, bridge)
-        return bridge
 
     def _check_bridge(self, bridge: Any) -> None:
         """On two tokens: not every adapter heeds every choice of a configuration (GPT-2's `scale_attn_weights`)."""
