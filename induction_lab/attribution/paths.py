@@ -36,7 +36,7 @@ class PathTerms(Mapping[HeadPath, Tensor]):
 
     Attributes:
         prompts: What the model read.
-        constant: What the norms' biases add, `[d_vocab]` or `[batch, pos, d_vocab]`; it passes no token on.
+        constant: What biases add, those of norms too, `[d_vocab]` or `[batch, pos, d_vocab]`; it passes no token on.
     """
 
     def __init__(
@@ -47,11 +47,12 @@ class PathTerms(Mapping[HeadPath, Tensor]):
         norm: FrozenNorm,
         scale: Tensor,
         W_U: Tensor,
+        b_U: Tensor,
     ) -> None:
         """Hold each path's share of the residual stream."""
         self.prompts, self._streams = prompts, streams
         self._norm, self._scale, self._W_U = norm, scale[..., None], W_U
-        self.constant = (norm.apply(constant) / self._scale + norm.bias) @ W_U
+        self.constant = (norm.apply(constant) / self._scale + norm.bias) @ W_U + b_U
 
     def __getitem__(self, path: HeadPath) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits that one path adds."""
@@ -133,12 +134,15 @@ def expand_paths(model: HookedModel, tokens: PromptsLike) -> PathTerms:
             for path, stream in streams.items():
                 added[*path, Head(layer, head)] = pattern @ (norm.apply(stream) / scale @ OV)
         read = norm.apply(constant) / scale + norm.bias
-        each = (patterns @ (read[:, None] @ W_V)) @ W_O
-        streams, constant = streams | added, constant + each.sum(1)
+        b_V, b_O = (getattr(network.blocks[layer].attn, name, None) for name in ("b_V", "b_O"))
+        v = read[:, None] @ W_V if b_V is None else read[:, None] @ W_V + b_V.detach().to(model.wide)[:, None]
+        each = ((patterns @ v) @ W_O).sum(1)
+        streams, constant = streams | added, constant + (each if b_O is None else each + b_O.detach().to(model.wide))
     end = acts["resid_post", model.n_layers - 1] if model.n_layers else start.to(model.dtype)
     norm = final_norm(model)
     scale = norm.scale(end.to(model.wide), network.ln_final(end).to(model.wide)).detach()
-    return PathTerms(prompts, streams, constant, norm, scale, network.W_U.detach().to(model.wide))
+    W_U, b_U = (weights.detach().to(model.wide) for weights in (network.W_U, network.b_U))
+    return PathTerms(prompts, streams, constant, norm, scale, W_U, b_U)
 
 
 def virtual_pattern(

@@ -84,6 +84,7 @@ class Anatomy(ABC):
         has_mlps: Whether MLPs write into the residual stream beside the heads.
         smeared_keys: Whether each key is mixed with the key of the position before.
         positions_beside_stream: Whether position vectors are added to what queries and keys read, not to the stream.
+        positions_after_norm: Whether they are added behind the norm, `norm(x) + position`, so that no norm reads them.
         commit: The commit of the Hugging Face hub that it was loaded from, or None.
     """
 
@@ -107,6 +108,7 @@ class Anatomy(ABC):
     has_mlps: bool
     smeared_keys: bool
     positions_beside_stream: bool
+    positions_after_norm: bool
     commit: str | None
 
     def __init__(self, network: nn.Module, name: str) -> None:

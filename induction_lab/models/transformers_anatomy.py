@@ -37,7 +37,8 @@ class TransformersAnatomy(Anatomy):
         ValueError: If the network is none.
     """
 
-    calls_engine, rotate, smeared_keys, positions_beside_stream = False, None, False, False
+    calls_engine, rotate, smeared_keys = False, None, False
+    positions_beside_stream, positions_after_norm = False, False
 
     def __init__(self, network: nn.Module, name: str | None, tokenizer: Any | None) -> None:
         """Check what the network is."""

@@ -97,7 +97,7 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as a file, everything spelt out."""
-        model = {name: value for name, value in asdict(self.model).items() if name != "d_vocab"}
+        model = {name: value for name, value in self.model.to_dict().items() if name != "d_vocab"}
         parts = {"model": model, "data": {"kind": self.kind, **asdict(self.data)}, "training": asdict(self.training)}
         text = f"seed = {self.seed}\n"
         for section, values in {**parts, "clamps": dict(self.clamps)}.items():

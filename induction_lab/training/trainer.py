@@ -148,7 +148,11 @@ class Trainer:
     def _loss(self, tokens: Tensor) -> Tensor:
         with narrow(self.device, self.plan.precision):
             hidden = self._run(tokens, return_type="hidden")[:, :-1]  # kernels are fastest at lengths such as 64
-            return training_loss(hidden.flatten(0, 1), self.network.W_U, tokens[:, 1:].flatten())
+            hidden, W_U = hidden.flatten(0, 1), self.network.W_U
+            if (bias := getattr(getattr(self.network, "unembed", None), "b_U", None)) is not None:
+                hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)  # it reads a dimension that is always 1
+                W_U = torch.cat([W_U, bias[None]])
+            return training_loss(hidden, W_U, tokens[:, 1:].flatten())
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to go on from here with the same bits."""

@@ -82,6 +82,8 @@ class FoldedWeights:
         Raises:
             ValueError: If the model has no such thing.
         """
+        if source == "positions" and self.model.anatomy.positions_after_norm:
+            raise ValueError(f"{self.model.name} adds its position vectors behind the norms, which never read them.")
         return self.once(("rows", source), lambda: stream_rows(self.model, source))
 
     def rotations(self, offset: Offset) -> Float[Tensor, "layer d_head d_head"]:

@@ -39,16 +39,22 @@ def queries_and_keys(
 
 
 def read_from_stream(
-    model: HookedModel, layer: int, component: Literal["q", "k", "v"], rows: Float[Tensor, "row d_model"]
+    model: HookedModel,
+    layer: int,
+    component: Literal["q", "k", "v"],
+    rows: Float[Tensor, "row d_model"],
+    *,
+    behind_norm: Float[Tensor, "row d_model"] | float = 0.0,
 ) -> Float[Tensor, "head row d_head"]:
     """The queries, keys or values that a layer makes of these vectors, before any rotation, and of nothing else.
 
     The model's own norm, weights, biases and norm of queries or keys; fewer heads for keys and values of
-    grouped-query models.
+    grouped-query models. `behind_norm` is added where the norm has been run: positions of some shortformers.
     """
     W, bias = model.anatomy.projection(layer, component)
     with torch.no_grad():
-        heads = model.anatomy.norm_before(layer)(rows[None].to(model.dtype))[0] @ W
+        read = model.anatomy.norm_before(layer)(rows[None].to(model.dtype))[0] + behind_norm
+        heads = read.to(W.dtype) @ W
         heads = heads if bias is None else heads + bias[:, None]
         return _normalised(model.anatomy.head_norm(layer, component), heads).to(model.wide)
 
@@ -91,9 +97,12 @@ def _scale(model: HookedModel, layer: int) -> float:
         raise ValueError(f"{type(model.network).__name__} adds positions to its scores or scales them out of sight.")
     token = torch.full((1, 2), model.bos_token_id)
     row = capture(model, token, "resid_pre", layers=layer)["resid_pre", layer][0, :1]
-    if model.anatomy.positions_beside_stream:
-        row = row + stream_rows(model, "positions")[:1]
-    expected = read_from_stream(model, layer, "q", row), read_from_stream(model, layer, "k", row)
+    position = stream_rows(model, "positions")[:1] if model.anatomy.positions_beside_stream else 0.0
+    before, behind = (0.0, position) if model.anatomy.positions_after_norm else (position, 0.0)
+    expected = (
+        read_from_stream(model, layer, "q", row + before, behind_norm=behind),
+        read_from_stream(model, layer, "k", row + before, behind_norm=behind),
+    )
     seen: list[Attention] = []
 
     def read(attention: AttentionReading) -> None:

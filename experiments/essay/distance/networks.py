@@ -199,5 +199,5 @@ def _path(kind: str, seed: int, steps: int) -> Path:
 
 def _settings(kind: str, network: Network, steps: int) -> str:
     """Whatever would make another network of it."""
-    parts = [asdict(ReturningBlocks()), asdict(plan(kind, steps)), asdict(network.cfg), size(network)]
+    parts = [asdict(ReturningBlocks()), asdict(plan(kind, steps)), network.cfg.to_dict(), size(network)]
     return json.dumps(parts)

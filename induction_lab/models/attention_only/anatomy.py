@@ -21,7 +21,7 @@ class OwnAnatomy(Anatomy):
     """Of an `AttentionOnlyTransformer`."""
 
     attention_configs, goes_through_interface, calls_engine = (), True, True
-    unembedding_bias, logit_scale, logit_cap, output_factor, commit = None, 1.0, None, 1.0, None
+    logit_scale, logit_cap, output_factor, commit = 1.0, None, 1.0, None
 
     def __init__(self, network: AttentionOnlyTransformer, name: str | None) -> None:
         """Read the network's configuration."""
@@ -36,7 +36,8 @@ class OwnAnatomy(Anatomy):
         self.is_rotary = config.positions == "rotary"
         self.rotate = rotate if self.is_rotary else None
         self.has_mlps = config.d_mlp is not None and config.n_layers > 0
-        self.smeared_keys, self.positions_beside_stream = config.smeared_keys, config.positions == "shortformer"
+        self.smeared_keys, self.positions_beside_stream = config.smeared_keys, config.is_shortformer
+        self.positions_after_norm = config.positions == "shortformer_after_norm"
 
     @property
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -50,6 +51,10 @@ class OwnAnatomy(Anatomy):
         finally:
             self.network.any_length = before
 
+    @property
+    def unembedding_bias(self) -> Float[Tensor, " d_vocab"] | None:
+        return self.network.unembed.b_U
+
     def hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         with self.reading_on():
             return self.network(tokens, return_type="hidden")
@@ -59,7 +64,8 @@ class OwnAnatomy(Anatomy):
             return self.network(tokens)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        return hidden @ self.network.W_U
+        logits = hidden @ self.network.W_U
+        return logits if self.unembedding_bias is None else logits + self.unembedding_bias
 
     def norm_before(self, layer: int) -> nn.Module:
         return self.network.blocks[layer].ln1

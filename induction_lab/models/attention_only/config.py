@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 MODEL_TYPE = "attention-only"  # in the config.json of a saved model
-Positions = Literal["learned", "rotary", "shortformer", "none"]
+Positions = Literal["learned", "rotary", "shortformer", "shortformer_after_norm", "none"]
+Activation = Literal["relu", "gelu", "gelu_new", "silu", "solu", "solu_ln"]
+NormKind = Literal["layer", "rms", "final_rms"]
+_LEFT_OUT = ("biases", "activation", "norm_kind", "norm_eps")  # where they are the default: files stay as they were
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,19 @@ class AttentionOnlyConfig:
         n_ctx: Longest prompt.
         positions: `learned` vectors added to the embedding; `rotary` (queries and keys are rotated by their
             position, Su 2021); `shortformer` (position vectors added to what queries and keys read, not to the
-            stream, Press 2020); or `none`.
-        layer_norm: A LayerNorm before every read from the stream and before the unembedding.
+            stream, Press 2020: `norm(x + position)`); `shortformer_after_norm` (the same as TransformerLens does it,
+            `norm(x) + position`); or `none`.
+        layer_norm: A normalisation before every read from the stream and before the unembedding.
         smeared_keys: Each head's key is mixed with the one before it, `s k_j + (1 - s) k_{j-1}`, `s` trained
             (Olsson 2022).
         d_mlp: Width of an MLP after each block's attention; none by default.
         bos_token_id: The token every prompt begins with.
+        biases: Biases of queries, keys, values, heads' output and unembedding. The MLP has its own in any case.
+        activation: Of the MLP: `gelu_new` is its approximation by tanh; `solu` is `x softmax(x)` (Elhage 2022), and
+            `solu_ln` that with a normalisation behind it.
+        norm_kind: `layer` (LayerNorm), `rms` (no mean is taken off, and there is no bias), or `final_rms` (LayerNorms,
+            and an RMS norm before the unembedding).
+        norm_eps: What norms add to the variance.
     """
 
     n_layers: int = 2
@@ -41,6 +51,10 @@ class AttentionOnlyConfig:
     smeared_keys: bool = False
     d_mlp: int | None = None
     bos_token_id: int = 0
+    biases: bool = False
+    activation: Activation = "gelu"
+    norm_kind: NormKind = "layer"
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""
@@ -49,12 +63,35 @@ class AttentionOnlyConfig:
             least = 0 if name == "n_layers" else 1
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= least):
                 raise ValueError(f"`{name}` must be a whole number of at least {least}, got {getattr(self, name)!r}.")
-        if self.positions not in get_args(Positions):
-            raise ValueError(f"`positions` must be one of {get_args(Positions)}, got {self.positions!r}.")
+        for name, kinds in (("positions", Positions), ("activation", Activation), ("norm_kind", NormKind)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"`{name}` must be one of {get_args(kinds)}, got {getattr(self, name)!r}.")
+        for name in ("layer_norm", "smeared_keys", "biases"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be true or false, got {getattr(self, name)!r}.")
+        if not (isinstance(self.norm_eps, float) and self.norm_eps > 0):
+            raise ValueError(f"`norm_eps` must be a number above 0, got {self.norm_eps!r}.")
+        if not self.layer_norm and (self.norm_kind != "layer" or self.positions == "shortformer_after_norm"):
+            raise ValueError(
+                f"Without norms (`layer_norm=False`) there is no kind of norm and no order of norm and positions, got "
+                f"{self.norm_kind!r} and {self.positions!r}: leave `norm_kind` out, and say `shortformer`."
+            )
+        if self.d_mlp is None and self.activation != "gelu":
+            raise ValueError(f"`activation` is the MLP's, and there is none: give `d_mlp`, got {self.activation!r}.")
         if self.positions == "rotary" and self.d_head % 2:
             raise ValueError(f"Rotary positions need an even `d_head`, got {self.d_head}.")
         if not 0 <= self.bos_token_id < self.d_vocab:
             raise ValueError(f"`bos_token_id` must lie in [0, {self.d_vocab}), got {self.bos_token_id}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every entry, those that came later only where they differ from their default."""
+        defaults = {field.name: field.default for field in fields(self) if field.name in _LEFT_OUT}
+        return {name: value for name, value in asdict(self).items() if defaults.get(name, ...) != value}
+
+    @property
+    def is_shortformer(self) -> bool:
+        """Whether position vectors are added to what queries and keys read, not to the stream."""
+        return self.positions.startswith("shortformer")
 
     # Names by which TransformerLens' tools ask for the same facts.
     @property
@@ -64,5 +101,10 @@ class AttentionOnlyConfig:
 
     @property
     def normalization_type(self) -> str | None:
-        """`LN` or None."""
-        return "LN" if self.layer_norm else None
+        """`LN`, `RMS` or None."""
+        return ("RMS" if self.norm_kind == "rms" else "LN") if self.layer_norm else None
+
+    @property
+    def act_fn(self) -> str | None:
+        """The MLP's activation, or None."""
+        return None if self.d_mlp is None else self.activation

@@ -1,4 +1,4 @@
-"""The parts of the small model that are not attention: embeddings, rotation, unembedding, LayerNorm, MLP.
+"""The parts of the small model that are not attention: embeddings, rotation, unembedding, norms, MLP.
 
 Weights and hook points carry TransformerLens' names and shapes; `x @ W` throughout. Source of the equations: Elhage et
 al. (2021), https://transformer-circuits.pub/2021/framework.
@@ -6,13 +6,16 @@ al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
+
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
 
 
 class Embed(nn.Module):
@@ -42,16 +45,17 @@ class PosEmbed(nn.Module):
 
 
 class Unembed(nn.Module):
-    """`logits = x W_U`."""
+    """`logits = x W_U`, and `+ b_U` if asked for."""
 
-    def __init__(self, d_model: int, d_vocab: int) -> None:
+    def __init__(self, d_model: int, d_vocab: int, *, bias: bool = False) -> None:
         """Gaussian columns of length about 1."""
         super().__init__()
         self.W_U = nn.Parameter(torch.randn(d_model, d_vocab, dtype=torch.float32) * d_model**-0.5)
+        self.b_U = nn.Parameter(torch.zeros(d_vocab, dtype=torch.float32)) if bias else None
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits of the next token."""
-        return x @ self.W_U
+        return x @ self.W_U if self.b_U is None else x @ self.W_U + self.b_U
 
 
 class LayerNorm(nn.Module):
@@ -77,22 +81,66 @@ class LayerNorm(nn.Module):
         return self.hook_normalized(x / scale * self.w + self.b)
 
 
-class MLP(nn.Module):
-    """`gelu(x W_in + b_in) W_out + b_out`."""
+class RMSNorm(nn.Module):
+    """`w * x / sqrt(mean of x^2 + eps)`."""
 
-    def __init__(self, d_model: int, d_mlp: int) -> None:
+    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
+        """Starts as pure normalisation."""
+        super().__init__()
+        self.eps = eps
+        self.w = nn.Parameter(torch.ones(d_model, dtype=torch.float32))
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Normalise over the last axis."""
+        scale = self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        return self.hook_normalized(x / scale * self.w)
+
+
+def make_norm(config: AttentionOnlyConfig, width: int | None = None, *, final: bool = False) -> nn.Module:
+    """The normalisation that a configuration asks for: of the stream, or of vectors of another width."""
+    if not config.layer_norm:
+        return nn.Identity()
+    kind = RMSNorm if config.norm_kind == "rms" or (final and config.norm_kind == "final_rms") else LayerNorm
+    return kind(width or config.d_model, config.norm_eps)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,
+    "gelu_new": partial(nn.functional.gelu, approximate="tanh"),
+    "silu": nn.functional.silu,
+    "solu": lambda x: x * x.softmax(-1),
+    "solu_ln": lambda x: x * x.softmax(-1),  # and the MLP's own norm behind it
+}
+
+
+class MLP(nn.Module):
+    """`activation(x W_in + b_in) W_out + b_out`; with `solu_ln` a norm stands before `W_out`."""
+
+    def __init__(self, config: AttentionOnlyConfig) -> None:
         """Gaussian weights, zero biases."""
         super().__init__()
+        assert config.d_mlp is not None
+        d_model, d_mlp = config.d_model, config.d_mlp
+        self.act = ACTIVATIONS[config.activation]
         self.W_in = nn.Parameter(torch.randn(d_model, d_mlp, dtype=torch.float32) * d_model**-0.5)
         self.b_in = nn.Parameter(torch.zeros(d_mlp, dtype=torch.float32))
         self.W_out = nn.Parameter(torch.randn(d_mlp, d_model, dtype=torch.float32) * d_mlp**-0.5)
         self.b_out = nn.Parameter(torch.zeros(d_model, dtype=torch.float32))
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
+        self.ln = None
+        if config.activation == "solu_ln":
+            self.ln = make_norm(config, d_mlp)
+            self.hook_mid = HookPoint()
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """What the MLP adds to the stream."""
-        return self.hook_post(nn.functional.gelu(self.hook_pre(x @ self.W_in + self.b_in))) @ self.W_out + self.b_out
+        post = self.act(self.hook_pre(x @ self.W_in + self.b_in))
+        post = post if self.ln is None else self.ln(self.hook_mid(post))
+        return self.hook_post(post) @ self.W_out + self.b_out
 
 
 def rotate(

@@ -8,14 +8,15 @@ to it, and an unembedding that turns it into logits. In the row convention of Tr
     x_{l+1} = x_l + sum_h A^h x_l W_V^h W_O^h                  (+ MLP, if asked for)
     logits  = x_L W_U
 
-with a LayerNorm before each read, if asked for. Hook points and weights carry TransformerLens' names and shapes, so
-what works on its models works here. Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
+with a LayerNorm before each read and biases, if asked for. Hook points and weights carry TransformerLens' names and
+shapes, so what works on its models works here. Source: Elhage et al. (2021),
+https://transformer-circuits.pub/2021/framework.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,7 @@ from transformer_lens.hook_points import HookPoint
 from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import attend, edited, pass_on
 from induction_lab.models.attention_only.config import MODEL_TYPE, AttentionOnlyConfig
-from induction_lab.models.attention_only.layers import MLP, Embed, LayerNorm, PosEmbed, Unembed, rotate
+from induction_lab.models.attention_only.layers import MLP, Embed, PosEmbed, Unembed, make_norm, rotate
 from induction_lab.models.weight_names import misfits, plain_names
 from induction_lab.results.tables import writing
 
@@ -61,6 +62,11 @@ class AttentionLayer(nn.Module):
         self.W_O = nn.Parameter(
             torch.randn(shape, dtype=torch.float32).mT.contiguous() * (config.n_heads * config.d_head) ** -0.5 * scale
         )
+        if config.biases:
+            for name in ("b_Q", "b_K", "b_V"):
+                zeros = torch.zeros(config.n_heads, config.d_head, dtype=torch.float32)
+                self.register_parameter(name, nn.Parameter(zeros))
+            self.b_O = nn.Parameter(torch.zeros(config.d_model, dtype=torch.float32))
         if config.smeared_keys:
             self.smear = nn.Parameter(torch.zeros(config.n_heads, dtype=torch.float32))
         for name in ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result"):
@@ -75,13 +81,17 @@ class AttentionLayer(nn.Module):
             q, k, v = _project(value_input, self.W_Q, self.W_K, self.W_V)
         else:
             (q, k), (v,) = _project(query_input, self.W_Q, self.W_K), _project(value_input, self.W_V)
+        if self.config.biases:
+            q, k, v = q + self.b_Q, k + self.b_K, v + self.b_V
         q, k, v = self.hook_q(q), self.hook_k(self._smear(k)), self.hook_v(v)
         if self.config.positions == "rotary":
             q, k = self.hook_rot_q(rotate(q)), self.hook_rot_k(rotate(k))
         z = self.hook_z(self._mix(q, k, v))
         if self.hook_result.has_hooks(including_permanent=True):
-            return self.hook_result(torch.einsum("bpnh,nhd->bpnd", z, self.W_O)).sum(2)
-        return z.flatten(2) @ self.W_O.flatten(0, 1)
+            written = self.hook_result(torch.einsum("bpnh,nhd->bpnd", z, self.W_O)).sum(2)
+        else:
+            written = z.flatten(2) @ self.W_O.flatten(0, 1)
+        return written + self.b_O if self.config.biases else written
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """`A v` for each head; `A` itself is built only for those who hook it."""
@@ -112,15 +122,16 @@ class Block(nn.Module):
     def __init__(self, config: AttentionOnlyConfig, layer: int, scale: float = 1.0) -> None:
         """Build the layer's parts."""
         super().__init__()
-        self.ln1 = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
+        self.adds_after_norm = config.positions == "shortformer_after_norm"
+        self.ln1 = make_norm(config)
         self.attn = AttentionLayer(config, layer, scale)
         self.hook_resid_pre = HookPoint()
         self.hook_attn_out = HookPoint()
         self.hook_resid_post = HookPoint()
         self.mlp = None
         if config.d_mlp is not None:
-            self.ln2 = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
-            self.mlp = MLP(config.d_model, config.d_mlp)
+            self.ln2 = make_norm(config)
+            self.mlp = MLP(config)
             self.hook_resid_mid = HookPoint()
             self.hook_mlp_out = HookPoint()
 
@@ -129,8 +140,10 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after this layer."""
         x = self.hook_resid_pre(x)
-        read = self.ln1(x)
-        x = x + self.hook_attn_out(self.attn(read if positions is None else self.ln1(x + positions), read))
+        queried = read = self.ln1(x)
+        if positions is not None:
+            queried = read + positions if self.adds_after_norm else self.ln1(x + positions)
+        x = x + self.hook_attn_out(self.attn(queried, read))
         if self.mlp is not None:
             x = self.hook_resid_mid(x)
             x = x + self.hook_mlp_out(self.mlp(self.ln2(x)))
@@ -159,12 +172,12 @@ class AttentionOnlyTransformer(HookedRootModule):
             torch.manual_seed(seed)
             self.embed = Embed(config.d_vocab, config.d_model)
             self.hook_embed = HookPoint()
-            if config.positions in ("learned", "shortformer"):
+            if config.positions == "learned" or config.is_shortformer:
                 self.pos_embed = PosEmbed(config.n_ctx, config.d_model)
                 self.hook_pos_embed = HookPoint()
             self.blocks = nn.ModuleList(Block(config, layer, scale) for layer in range(config.n_layers))
-            self.ln_final = LayerNorm(config.d_model) if config.layer_norm else nn.Identity()
-            self.unembed = Unembed(config.d_model, config.d_vocab)
+            self.ln_final = make_norm(config, final=True)
+            self.unembed = Unembed(config.d_model, config.d_vocab, bias=config.biases)
         self.setup()
 
     def forward(
@@ -179,7 +192,7 @@ class AttentionOnlyTransformer(HookedRootModule):
             self._check(tokens)
         x = self.hook_embed(self.embed(tokens))
         positions = None
-        if self.cfg.positions in ("learned", "shortformer"):
+        if self.cfg.positions == "learned" or self.cfg.is_shortformer:
             positions = self.hook_pos_embed(self.pos_embed(tokens.shape[1]))
         if self.cfg.positions == "learned":
             x, positions = x + positions, None
@@ -210,8 +223,8 @@ class AttentionOnlyTransformer(HookedRootModule):
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
-        """No bias: zeros."""
-        return torch.zeros_like(self.W_U[0])
+        """Bias of the unembedding; zeros where there is none."""
+        return torch.zeros_like(self.W_U[0]) if self.unembed.b_U is None else self.unembed.b_U
 
     @property
     def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
@@ -239,7 +252,7 @@ class AttentionOnlyTransformer(HookedRootModule):
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder that is made if need be."""
         folder = Path(folder)
-        config = {"model_type": MODEL_TYPE, **asdict(self.cfg)}
+        config = {"model_type": MODEL_TYPE, **self.cfg.to_dict()}
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         with writing(folder / CONFIG_FILE) as facts, writing(folder / WEIGHTS_FILE) as part:  # both whole or neither
             save_file(weights, part)
