@@ -52,6 +52,7 @@ from .models import (
     clamp_heads as clamp_heads,
     head_gallery as head_gallery,
     induction_circuit as induction_circuit,
+    load_hooked_transformer as load_hooked_transformer,
     load_model as load_model,
 )
 from .pages import write_atlas as write_atlas, write_report as write_report

@@ -6,4 +6,4 @@ from .attention_only import (
     induction_circuit as induction_circuit,
 )
 from .hooked_model import HookedModel as HookedModel
-from .loading import load_model as load_model
+from .loading import load_hooked_transformer as load_hooked_transformer, load_model as load_model

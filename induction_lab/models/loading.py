@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from induction_lab.models import store
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.attention_only.old_format import KNOWN, SUFFIXES, build, read_state_dict
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.names import BUNDLED, NAMED
 from induction_lab.models.on_disk.network import offloaded
@@ -32,7 +35,8 @@ def load_model(
 
     Args:
         name: `induction-2l` (bundled), `smollm2-135m` or `gemma3-270m` (brought once by `induction-lab get`), a Hugging
-            Face id such as `gpt2`, a local folder, or a `.gguf` file.
+            Face id such as `gpt2`, a local folder, a `.gguf` file, or weights in TransformerLens' old format: a folder,
+            a `.pth`, `.pt` or `.safetensors` file, or a name such as `attn-only-2l` (see `load_hooked_transformer`).
         device: `cpu`, `cuda`, `cuda:1`, …; by default CUDA where there is one, else the CPU; `auto`: spread over all
             GPUs and the CPU by Accelerate, for models of transformers that one GPU cannot hold.
         dtype: float32 by default, on every device, so that scores compare; `auto`: as stored.
@@ -58,6 +62,12 @@ def load_model(
             device=target or find_device(None), dtype=torch.float32 if wanted == "auto" else wanted
         )
         return HookedModel(network, name=_short(name))
+    if isinstance(source, str) and store.is_old(source):
+        with store.quiet_libraries():
+            source = store.fetch_old(source, revision)
+    if isinstance(source, Path) and (source.suffix in SUFFIXES or (source.is_dir() and store.old_weights(source))):
+        given = dict(device=device, dtype=dtype, name=_short(name), revision=revision)
+        return load_hooked_transformer(source, **given)  # type: ignore[arg-type]
     if target is None:
         library("accelerate", extra="offload")
     with store.quiet_libraries():
@@ -68,6 +78,75 @@ def load_model(
             network = offloaded(network, network.dtype if wanted == "auto" else wanted)
     network = network if target is None else network.to(target)
     return HookedModel(network, tokenizer, name=_short(name), revision=revision)
+
+
+def load_hooked_transformer(
+    path: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    tokenizer: Any | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> HookedModel:
+    """Load a state dict in TransformerLens' old format, that of `HookedTransformer`, as an `AttentionOnlyTransformer`.
+
+    `load_model` does the same where a configuration lies beside the weights. Widths are read off the weights; what
+    they do not tell is said here.
+
+    >>> load_hooked_transformer("half.pth", positions="shortformer", layer_norm=False)  # doctest: +SKIP
+
+    Args:
+        path: A `.pth`, `.pt` or `.safetensors` file, or a folder that holds one and perhaps a `config.json`.
+        config: TransformerLens' `cfg` as a dictionary; by default what lies beside the weights.
+        tokenizer: By default the one that the configuration names, where it is here or can be fetched.
+        device: As for `load_model`.
+        dtype: As for `load_model`.
+        name: How to call it in tables; the file's name by default.
+        revision: Which snapshot it is, for the record.
+        **overrides: Entries of `AttentionOnlyConfig`, such as `positions`, `layer_norm`, `activation`, `bos_token_id`.
+
+    Raises:
+        ValueError: If there is no such file, it holds a whole object or no weights of such a model, or what it computes
+            is not settled by weights, configuration and arguments.
+    """
+    path = Path(path).expanduser()
+    files = store.old_weights(path) if path.is_dir() else [path] if path.is_file() else []
+    if len(files) != 1:
+        raise ValueError(
+            f"One file of weights ({', '.join(SUFFIXES)}) is wanted, got {path} with {len(files) or 'none'}: "
+            f"{', '.join(file.name for file in files[:6])}."
+        )
+    weights, inside = read_state_dict(files[0])
+    cfg = config or inside or _config_beside(files[0])
+    said = ({} if cfg else KNOWN.get(files[0].stem, {})) | overrides
+    if tokenizer is None and cfg.get("tokenizer_name"):
+        with store.quiet_libraries():
+            tokenizer = store.find_tokenizer(cfg["tokenizer_name"])
+    ids = [getattr(tokenizer, which, None) for which in ("bos_token_id", "eos_token_id")]
+    bos = next((i for i in ids if isinstance(i, int) and i < len(weights.get("embed.W_E", ()))), 0)
+    try:
+        network = build(weights, cfg, {"bos_token_id": bos, **said})
+    except ValueError as error:
+        raise ValueError(f"{files[0]}: {error}") from error
+    wanted = _dtype(dtype)
+    network = network.to(
+        device=find_device(None if device == "auto" else device), dtype=torch.float32 if wanted == "auto" else wanted
+    )
+    return HookedModel(network, tokenizer, name=name or path.stem, revision=revision)
+
+
+def _config_beside(weights: Path) -> Mapping[str, Any]:
+    """The `config.json` in the folder of a file of weights, or above its `checkpoints`; empty where there is none."""
+    for folder in (weights.parent, weights.parent.parent)[: 1 + (weights.parent.name == "checkpoints")]:
+        if (folder / "config.json").is_file():
+            try:
+                return json.loads((folder / "config.json").read_text())
+            except ValueError as error:
+                raise ValueError(f"{folder / 'config.json'} is damaged: {error}.") from error
+    return {}
 
 
 def _short(name: str | Path) -> str:

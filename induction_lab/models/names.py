@@ -55,3 +55,9 @@ NAMED = {
         NamedModel("gemma3-270m", "Gemma 3 270M, 18 x 4 heads", "1.1 GB", "238 MB download", _GEMMA3),
     )
 }
+
+FIELD = {  # what these names mean in this field: small models that Neel Nanda trained, on the Hugging Face hub
+    f"{kind.lower().replace('_', '-')}-{n}l": f"NeelNanda/{kind}_{n}L512W_C4_Code"
+    for kind in ("Attn_Only", "GELU", "SoLU")
+    for n in range(1, 5)
+}

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from induction_lab.models.attention_only.config import MODEL_TYPE
+from induction_lab.models.attention_only.old_format import KNOWN, SUFFIXES
 from induction_lab.models.checkpoint_names import checkpoint_folders, parse_checkpoint
-from induction_lab.models.names import BUNDLED, NAMED
+from induction_lab.models.names import BUNDLED, FIELD, NAMED
 from induction_lab.models.weight_names import WRAPPERS, misfits, plain_name
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.runtime.optional import library
@@ -40,20 +41,63 @@ def locate(name: str) -> Path | str:
         if not is_here(name):
             raise ValueError(f"{name} is not here yet. Bring it once with: induction-lab get {name}")
         return _folder(name)
+    name = FIELD.get(name, name)
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / "config.json").is_file() and not old_weights(path):
             inside = [each.name for each in sorted(checkpoint_folders(path), key=lambda each: each.step)]
             more = f" It holds checkpoints: {', '.join(inside[:8])}{', …' if inside[8:] else ''}." if inside else ""
             raise ValueError(f"The folder {name} holds no model: it has no config.json.{more}")
         return path
     if path.is_file():
-        if path.suffix != ".gguf":
-            raise ValueError(f"{name} is a file but no .gguf; give a folder with config.json or a .gguf file.")
+        if path.suffix not in (".gguf", *SUFFIXES):
+            raise ValueError(
+                f"{name} is a file but no .gguf, nor a state dict ({', '.join(SUFFIXES)}); give one, or a folder with "
+                "config.json."
+            )
         return path
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"There is no file or folder {name}.")
     return name
+
+
+def old_weights(folder: Path) -> list[Path]:
+    """The state dicts in a folder that is no folder of transformers, those of its last step first: TransformerLens'."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        config = {"n_heads": None, "d_model": None}
+    except (OSError, ValueError):
+        return []
+    if not isinstance(config, dict) or "model_type" in config or not {"n_heads", "d_model"} <= config.keys():
+        return []
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    return [path for path in found if path.stem.endswith("final")] or found
+
+
+def fetch_old(name: str, revision: str | None) -> Path:
+    """The folder of a model in TransformerLens' old format, from the Hugging Face hub or the local cache.
+
+    Raises:
+        ValueError: If it is neither here nor can be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", *(f"*{suffix}" for suffix in SUFFIXES)]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns="checkpoints/*"))
+    except Exception as error:  # no network, no such model, no permission
+        short = next((field for field, repo in FIELD.items() if repo == name), None)
+        called = f"{short} is {name} of the Hugging Face hub, which" if short else f"{name} of the Hugging Face hub"
+        raise ValueError(
+            f"{called} is neither in the local cache nor could it be fetched (no network, or no such model). "
+            f"The model that comes with this package is {BUNDLED}."
+        ) from error
+
+
+def is_old(name: str) -> bool:
+    """Whether an id of the hub is known to hold TransformerLens' old format."""
+    return name.startswith(("NeelNanda/", "ArthurConmy/")) or name.rsplit("/", 1)[-1] in KNOWN
 
 
 def is_attention_only(folder: Path) -> bool:
@@ -92,9 +136,9 @@ def load_transformers(
         raise ValueError(f"{source} cannot be loaded: {reason}.")
     if dtype is torch.float64:
         network = network.double()
-    tokenizer = _tokenizer(where[0], **where[1])
+    tokenizer = find_tokenizer(where[0], **where[1])
     if tokenizer is None and isinstance(source, Path) and parse_checkpoint(source.name) is not None:
-        tokenizer = _tokenizer(str(source.absolute().parent))  # where transformers.Trainer keeps it
+        tokenizer = find_tokenizer(str(source.absolute().parent))  # where transformers.Trainer keeps it
     return network.eval(), tokenizer
 
 
@@ -109,7 +153,7 @@ def _loader(place: str, **which: Any) -> Any:
     return AutoModelForCausalLM if kind in AutoModelForCausalLM._model_mapping or not wider else wider[0]
 
 
-def _tokenizer(place: str, **which: Any) -> Any:
+def find_tokenizer(place: str, **which: Any) -> Any:
     """The tokenizer of a model; None where it has none, which is then measured on tokens."""
     from transformers import AutoTokenizer
 

@@ -22,7 +22,7 @@ from induction_lab.runtime.machine import find_device
 from induction_lab.training.checkpoints import CheckpointFolder, Revisions, choose_steps, find_checkpoints, history_kind
 from induction_lab.training.runs import RECIPE, TOKENIZER, Run, checkpoint_folder, is_run
 
-_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _LONGEST = 200  # characters of a folder's name
 
 

@@ -82,8 +82,10 @@ class OwnAnatomy(Anatomy):
     def position_module(self) -> nn.Module | None:
         return getattr(self.network, "pos_embed", None)
 
-    def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, None]:
-        return getattr(self.network.blocks[layer].attn, f"W_{component.upper()}").detach(), None
+    def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, Tensor | None]:
+        attention, which = self.network.blocks[layer].attn, component.upper()
+        bias = getattr(attention, f"b_{which}", None)
+        return getattr(attention, f"W_{which}").detach(), None if bias is None else bias.detach()
 
     def maker(self, layer: int, component: Literal["q", "k"]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         return self.network.blocks[layer].attn.get_submodule(f"hook_{component}"), lambda x: x

@@ -41,6 +41,9 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 class AttentionLayer(nn.Module):
     """The heads of one layer: `sum_h A^h x W_V^h W_O^h`."""
 
+    b_Q: nn.Parameter
+    b_K: nn.Parameter
+    b_V: nn.Parameter
     hook_q: HookPoint
     hook_k: HookPoint
     hook_v: HookPoint
