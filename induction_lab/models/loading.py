@@ -66,6 +66,8 @@ def load_model(
         with store.quiet_libraries():
             source = store.fetch_old(source, revision)
     if isinstance(source, Path) and (source.suffix in SUFFIXES or (source.is_dir() and store.old_weights(source))):
+        if offload:
+            raise ValueError(f"{name} is small: load it without offload, which is for models of transformers.")
         given = dict(device=device, dtype=dtype, name=_short(name), revision=revision)
         return load_hooked_transformer(source, **given)  # type: ignore[arg-type]
     if target is None:
