@@ -59,6 +59,8 @@ class HookedModel:
         """Wrap a network."""
         if all(parameter.is_meta for parameter in network.parameters()):
             raise ValueError(f"The weights of {type(network).__name__} are nowhere (meta tensors): load them first.")
+        if hasattr(network, "get_base_model") and hasattr(network, "peft_config"):  # adapters lie in its layers
+            network = _without_peft(network)
         self.network: Any = network
         self.tokenizer: Any = tokenizer
         self.revision = revision
@@ -241,6 +243,13 @@ class HookedModel:
             f"n_kv_heads={self.n_kv_heads}, d_model={self.d_model}, d_head={self.d_head}, "
             f"d_vocab={self.d_vocab}, n_ctx={self.n_ctx}, {self.device}, {str(self.dtype)[6:]})"
         )
+
+
+def _without_peft(network: Any) -> nn.Module:
+    """The model inside a `PeftModel`, in whose layers the adapter's weights are."""
+    if any(getattr(each, "is_prompt_learning", False) for each in network.peft_config.values()):
+        raise ValueError("This adapter writes into prompts (prompt or prefix tuning), which no head score knows of.")
+    return network.get_base_model()
 
 
 def _causal_prompts(model: HookedModel) -> Int[Tensor, "2 pos"]:

@@ -44,6 +44,9 @@ def locate(name: str) -> Path | str:
     name = FIELD.get(name, name)
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            library("peft", extra="adapters")  # without it transformers loads the base model alone, and says nothing
+            return path
         if not (path / "config.json").is_file() and not old_weights(path):
             inside = [each.name for each in sorted(checkpoint_folders(path), key=lambda each: each.step)]
             more = f" It holds checkpoints: {', '.join(inside[:8])}{', …' if inside[8:] else ''}." if inside else ""
@@ -63,6 +66,8 @@ def locate(name: str) -> Path | str:
 
 def old_weights(folder: Path) -> list[Path]:
     """The state dicts in a folder that is no folder of transformers, those of its last step first: TransformerLens'."""
+    if (folder / "adapter_config.json").is_file():
+        return []
     try:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
@@ -120,6 +125,8 @@ def load_transformers(
     """
     import torch
 
+    if isinstance(source, Path) and _is_bare_adapter(source):
+        return _load_adapter(source, dtype=dtype, device_map=device_map)
     where: tuple[str, dict[str, Any]] = (str(source), {"revision": revision} if revision else {})
     if isinstance(source, Path) and source.suffix == ".gguf":
         library("gguf", extra="gguf")
@@ -151,6 +158,22 @@ def _loader(place: str, **which: Any) -> Any:
     kind = type(AutoConfig.from_pretrained(place, **which))
     wider = [each for each in (AutoModelForImageTextToText, AutoModelForMultimodalLM) if kind in each._model_mapping]
     return AutoModelForCausalLM if kind in AutoModelForCausalLM._model_mapping or not wider else wider[0]
+
+
+def _is_bare_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _load_adapter(folder: Path, **how: Any) -> tuple[Any, Any]:
+    """An adapter of peft in the base model that its configuration names."""
+    peft = library("peft", extra="adapters")
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        network, tokenizer = load_transformers(locate(base), **how)
+        adapted = peft.PeftModel.from_pretrained(network, str(folder))
+    except Exception as error:  # damaged files make their readers raise anything
+        raise ValueError(f"The adapter {folder} cannot be put into its base model: {error}") from error
+    return adapted.eval(), find_tokenizer(str(folder)) or tokenizer
 
 
 def find_tokenizer(place: str, **which: Any) -> Any:
