@@ -40,7 +40,7 @@ class Passages(NamedTuple):
     @property
     def prompts(self) -> Prompts:
         """All positions as real ones, so that passages can be paired position by position."""
-        return Prompts(self.tokens)
+        return Prompts(self.tokens, kind="passages")
 
     def at_end(self, values: Float[Tensor, "prompt pos ..."]) -> Float[Tensor, "prompt ..."]:
         """What stands at each passage's end."""

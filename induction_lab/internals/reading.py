@@ -59,6 +59,8 @@ def read_attention(
     run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
     stream = run(model, tokens, counting, final)
     n_layers = model.n_layers if stream.normalised is not None else seen[-1] + 1
+    if model.anatomy.calls_engine:  # which shows a layer again where its pattern was hooked
+        seen = list(dict.fromkeys(seen))
     if seen != list(range(n_layers)):
         expected = [layer for layer in attention_layers(model) if layer < n_layers]
         if seen != expected:

@@ -92,7 +92,7 @@ def test_a_causal_model_is_the_same_up_to_the_word_and_no_longer(model, asked):
 def test_preference_is_what_the_patterns_say(model, asked):
     streams = residual_streams(model, asked.passages.tokens)
     found, to_word = minimal_pairs.preference(asked, streams)["end"], minimal_pairs.attention_to_word(asked, streams)
-    pattern, pair = capture(model, asked.passages.tokens, "pattern")["pattern", 1], 2
+    pattern, pair = capture(model, asked.passages.prompts, "pattern")["pattern", 1], 2
     expected, expected_word = torch.zeros(4), torch.zeros(4)
     for word, sign in ((0, 1), (1, -1)):
         row = pair + word * len(asked.pairs)
@@ -115,7 +115,7 @@ def test_with_all_heads_exchanged_the_leads_are_each_other_s(model, asked):
 
 def test_exchanging_a_head_is_what_a_hook_does(model, asked):
     head, n = Head(0, 2), len(asked.pairs)
-    z = capture(model, asked.passages.tokens, "z")["z", 0][:, :, head.head]
+    z = capture(model, asked.passages.prompts, "z")["z", 0][:, :, head.head]
 
     def swap(own, hook):
         changed = own.flatten(2).unflatten(2, (4, -1)).clone()

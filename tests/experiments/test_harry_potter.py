@@ -83,7 +83,7 @@ def test_log_probabilities_are_those_of_the_passages_by_themselves(model, named,
 
 def test_attention_is_what_the_pattern_says(model, named, streams):
     found = names.attention_to(named.passages, streams, "first_again", "second")
-    pattern = capture(model, named.passages.tokens, "pattern")["pattern", 1]
+    pattern = capture(model, named.passages.prompts, "pattern")["pattern", 1]
     for row in range(8):
         query, key = int(named.passages.last[row]), int(named.passages.marks["second"][row, 0])
         torch.testing.assert_close(found[row, 1], pattern[row, :, query, key], atol=1e-5, rtol=1e-4)
@@ -106,7 +106,7 @@ def test_without_heads_is_mean_ablation_with_ordinary_passages(model, named, str
 def test_logits_added_and_rank_are_those_of_the_head_s_own_output(model, named, streams):
     head, row = Head(1, 2), 3
     last, answer = int(named.passages.last[row]), int(named.answers[row])
-    written = capture(model, named.passages.tokens, "result", heads=head)["result", 1][row, last, 0]
+    written = capture(model, named.passages.prompts, "result", heads=head)["result", 1][row, last, 0]
     gain = model.network.model.norm.weight.detach()
     promoted = model.unembedding @ (gain * written)
     slow = int((promoted > promoted[answer]).sum())

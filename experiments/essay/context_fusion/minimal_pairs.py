@@ -140,7 +140,7 @@ def find_heads(
         first, second = logits[int(passages.last[number]), asked.answers[pair].to(logits.device)]
         return second - first if word else first - second
 
-    other = Prompts(asked.other(passages.tokens))
+    other = Prompts(asked.other(passages.tokens), kind="passages")
     guessed = attribution_patching(model, passages.prompts, method="resample", reference=other, metric=lead)
     rising: Any = guessed.table.sort_values("effect")[["layer", "head"]]
     costs, exchange = {}, Exchange(model, asked)
