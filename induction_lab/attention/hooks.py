@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from induction_lab.attention.exact import Attention, AttentionReading, LayerAttention
 from induction_lab.attention.kernels import attention_with_lse
+from induction_lab.attention.scopes import Scope, said
 
 Reader = Callable[[AttentionReading], None]
 Edit = Callable[[LayerAttention], LayerAttention]  # one layer's attention in, what goes on in its place out
@@ -35,32 +35,22 @@ class Enough(Exception):
     """
 
 
-_reader: ContextVar[Reader | None] = ContextVar("induction_lab_reader", default=None)
-_edits: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
+_READER = "reader"
 _lasting: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
 
 
 @contextmanager
 def reading(reader: Reader) -> Iterator[None]:
     """Call `reader` with every layer's attention that `attend` computes inside this context."""
-    token = _reader.set(reader)
-    try:
+    with Scope({_READER: reader}):
         yield
-    finally:
-        _reader.reset(token)
 
 
 @contextmanager
 def editing(modules: Iterable[nn.Module], edit: Edit) -> Iterator[None]:
     """Let `edit` change what the attention of these modules passes on; of several edits the last one has its way."""
-    edited_modules = list(modules)
-    for module in edited_modules:
-        _edits[module] = (*_edits.get(module, ()), edit)
-    try:
+    with Scope(dict.fromkeys(modules, edit)):
         yield
-    finally:
-        for module in edited_modules:
-            _edits[module] = tuple(other for other in _edits[module] if other is not edit)
 
 
 def edit_for_good(modules: Iterable[nn.Module], edit: Edit) -> None:
@@ -70,12 +60,12 @@ def edit_for_good(modules: Iterable[nn.Module], edit: Edit) -> None:
 
 def has_edits(module: nn.Module) -> bool:
     """Whether somebody is `editing` this module."""
-    return bool(_edits.get(module))
+    return bool(said(module))
 
 
 def edited(attention: Any, owner: nn.Module | None) -> Any:
     """What a layer's attention is after the edits of its module; they may be asked more than once."""
-    for edit in (*_lasting.get(owner, ()), *_edits.get(owner, ())) if owner is not None else ():
+    for edit in (*_lasting.get(owner, ()), *said(owner)) if owner is not None else ():
         attention = edit(attention)
     return attention
 
@@ -83,7 +73,7 @@ def edited(attention: Any, owner: nn.Module | None) -> Any:
 def pass_on(attention: AttentionReading, owner: nn.Module | None = None) -> Float[Tensor, "batch head query d_head"]:
     """One layer's output: edited, shown to whoever is `reading`, returned."""
     attention = edited(attention, owner)
-    if (reader := _reader.get()) is not None:
+    for reader in said(_READER)[-1:]:
         reader(attention)
     return attention.z
 

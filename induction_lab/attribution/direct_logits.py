@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from induction_lab.attention.scopes import Scope
 from induction_lab.behaviour.next_tokens import NO_ANSWER, check_answers, next_tokens, places
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
@@ -191,12 +192,9 @@ def _run(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> ActivationCach
     kept += ["hook_attn_out"] * (output_norm(model, model.anatomy.attending[0]) is not None)
     names = ["hook_embed", "blocks.0.hook_resid_pre", f"blocks.{last}.hook_resid_post"]
     names += [f"blocks.{layer}.{name}" for layer in range(model.n_layers) for name in kept]
-    handle = hooked.unembed.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:],))
-    try:
-        with bridge_run(model):
-            _, cache = hooked.run_with_cache(tokens, names_filter=names, **short)
-    finally:
-        handle.remove()
+    with Scope() as scope, bridge_run(model):
+        scope.before(hooked.unembed, lambda _, inputs: (inputs[0][:, -1:],))
+        _, cache = hooked.run_with_cache(tokens, names_filter=names, **short)
     absent = [name for name in names if name not in cache]
     if absent:
         raise ValueError(f"{model.name} shows no {absent[0]}: its logits cannot be split into heads and MLPs.")

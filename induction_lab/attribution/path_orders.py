@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from induction_lab.attention.exact import LayerAttention
+from induction_lab.attention.scopes import Scope
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.editing import edit_attention
@@ -102,9 +103,9 @@ def frozen_norms(model: HookedModel, streams: ResidualStreams) -> Iterator[None]
 @contextmanager
 def _hooked(modules: Iterable[nn.Module], hook: Callable[..., Tensor | None]) -> Iterator[None]:
     """Forward hooks on these modules inside the context."""
-    with ExitStack() as stack:
+    with Scope() as scope:
         for module in modules:
-            stack.callback(module.register_forward_hook(hook).remove)
+            scope.after(module, hook)
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.hooks import Enough
-from induction_lab.models.hooked_model import HookedModel, evaluating
+from induction_lab.attention.scopes import Scope
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.wiring.watching import evaluating
 
 AttentionHooks = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]  # of values, pattern and outputs
 
@@ -23,16 +25,12 @@ def bridge_run(model: HookedModel, *, gradients: bool = False) -> Iterator[Any]:
     A hook that raises `Enough` ends the context. What the bridge keeps of the run is let go of afterwards.
     """
     hooked = model.hooked
-    try:
-        with (
-            torch.inference_mode(not gradients),
-            evaluating(model.network),
-            model.anatomy.reading_on(),
-            suppress(Enough),
-        ):
-            yield hooked
-    finally:
-        model.release()
+    with torch.inference_mode(not gradients), evaluating(model.network), model.anatomy.reading_on():
+        try:
+            with suppress(Enough):
+                yield hooked
+        finally:
+            model.release()
 
 
 def by_head(x: Float[Tensor, "batch pos *rest"], n_heads: int) -> Float[Tensor, "batch head pos d_head"]:
@@ -60,13 +58,13 @@ def hooking_attention(bridge: Any, by_layer: Mapping[int, AttentionHooks]) -> It
             "changed. Run `model.network`, which is, instead of `model.hooked`."
         )
 
-    with ExitStack() as stack:
+    with Scope() as scope:
         for layer, hooks in by_layer.items():
             attention = getattr(bridge.blocks[layer], "attn", None)
             points = [getattr(attention, f"hook_{name}", None) for name in ("v", "pattern", "z")]
             if None in points:
-                stack.callback(bridge.register_forward_pre_hook(refuse).remove)
+                scope.before(bridge, refuse)
                 break
             for point, hook in zip(points, hooks, strict=True):
-                stack.callback(point.register_forward_hook(hook).remove)  # type: ignore[union-attr]
+                scope.after(point, hook)  # type: ignore[arg-type]
         yield

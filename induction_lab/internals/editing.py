@@ -8,15 +8,18 @@ computed again: `ResidualStreams` stores the residual stream before every layer 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from induction_lab.attention.exact import HeadOutputs
+from induction_lab.attention.exact import HeadOutputs, LayerAttention
 from induction_lab.attention.hooks import Edit, editing, has_edits
+from induction_lab.attention.scopes import Scope, said, uncompiled
 from induction_lab.internals.reading import attention_layers, on_engine
 from induction_lab.models.hooked_model import HookedModel
+
+FIRST_LAYER = "first layer"  # what a scope says of a network of which it runs no more
 
 
 @contextmanager
@@ -24,17 +27,35 @@ def edit_attention(model: HookedModel, edit: Edit) -> Iterator[None]:
     """Let `edit` change what every layer's heads of `model.network` pass on, inside the context.
 
     It is given an `Attention` (a `MaterialisedAttention` where somebody hooks the pattern of a small model), or only
-    `HeadOutputs` where an architecture attends out of sight, and returns what goes on.
+    `HeadOutputs` where an architecture attends out of sight, and returns what goes on. It holds in the thread or task
+    that opened the context (`attention.scopes`).
+
+    Raises:
+        ValueError: Inside, when the network has run and nothing was edited.
     """
-    with ExitStack() as stack:
+    seen: set[int] = set()
+
+    def noted(attention: LayerAttention) -> LayerAttention:
+        seen.add(attention.layer)
+        return edit(attention)
+
+    def check(*_: Any) -> None:
+        first = max(said((FIRST_LAYER, model.network)), default=0)
+        if not seen and any(layer >= first for layer in model.anatomy.attending):
+            raise ValueError(
+                f"{model.name} ran without being edited, so the run was not what was asked for: is the network "
+                "replaced by compiled, exported or copied code?"
+            )
+
+    with Scope() as scope, uncompiled():
+        scope.before(model.anatomy.body, lambda *_: seen.clear())
+        scope.after(model.anatomy.body, check)
         if model.anatomy.goes_through_interface:
-            stack.enter_context(editing(model.anatomy.attention_modules, edit))
-            stack.enter_context(on_engine(model))
+            scope.enter_context(editing(model.anatomy.attention_modules, noted))
+            scope.enter_context(on_engine(model))
         else:
             for layer in attention_layers(model):
-                projection = model.anatomy.output_projection(layer)
-                handle = projection.register_forward_pre_hook(_before_projection(model, layer, edit))
-                stack.callback(handle.remove)
+                scope.before(model.anatomy.output_projection(layer), _before_projection(model, layer, noted))
         yield
 
 

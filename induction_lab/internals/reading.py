@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from threading import get_ident
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -20,8 +19,10 @@ from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading, MaterialisedAttention
 from induction_lab.attention.hooks import Enough, Reader, attend, reading
+from induction_lab.attention.scopes import Scope
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.wiring.attending import attending, refuse_own_attention
 from induction_lab.results.heads import Head, HeadLike, parse_heads
 
 ENGINE = "induction_lab"
@@ -106,25 +107,14 @@ def heads_of(model: HookedModel, heads: HeadLike | Iterable[HeadLike]) -> list[H
 @contextmanager
 def on_engine(model: HookedModel) -> Iterator[None]:
     """Let a transformers model attend with the engine inside the context, and as before afterwards."""
-    configs = model.anatomy.attention_configs
-    if configs:
-        _register()
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = ENGINE
+    if not model.anatomy.attention_configs:
         yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
-
-
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
+        return
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(ENGINE, _transformers_attention)
-    AttentionMaskInterface.register(ENGINE, sdpa_mask)
+    refuse_own_attention(model.anatomy.attention_configs, model.name)
+    with attending(model.anatomy.attention_configs, ENGINE, _transformers_attention, sdpa_mask):
+        yield
 
 
 def _transformers_attention(
@@ -162,21 +152,11 @@ def _transformers_attention(
 
 def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> StreamEnd:
     kept: list[Tensor] = []
-    handle, own_thread = None, get_ident()
-
-    def keep(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        if get_ident() == own_thread:  # other runs may go side by side with this one
-            kept.append(inputs[0])
-
-    if final:
-        handle = model.final_norm.register_forward_pre_hook(keep)
     normalised = None
-    try:
-        with suppress(Enough), torch.inference_mode(), reading(reader), on_engine(model):
-            normalised = model.hidden(tokens)
-    finally:
-        if handle is not None:
-            handle.remove()
+    with Scope() as scope, suppress(Enough), torch.inference_mode(), reading(reader), on_engine(model):
+        if final:
+            scope.before(model.final_norm, lambda _, inputs: kept.append(inputs[0]))
+        normalised = model.hidden(tokens)
     return StreamEnd(kept[0] if kept else None, normalised)
 
 
@@ -194,12 +174,9 @@ def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -
     hooks = _matrix_hooks(model, reader)
     if final:
         hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_final))
-    unembedding = model.hooked.unembed.register_forward_pre_hook(stop)
-    try:
-        with bridge_run(model) as bridge:
-            bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
-    finally:
-        unembedding.remove()
+    with Scope() as scope, bridge_run(model) as bridge:
+        scope.before(bridge.unembed, stop)
+        bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
     return StreamEnd(end.get("final"), end.get("normalised"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from induction_lab.attention.exact import LayerAttention, MaterialisedAttention
 from induction_lab.attention.hooks import Edit, Enough
-from induction_lab.internals.editing import edit_attention
+from induction_lab.attention.scopes import Scope, alone
+from induction_lab.internals.editing import FIRST_LAYER, edit_attention
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -58,9 +59,8 @@ class ResidualStreams:
         if layer == self.model.n_layers:
             with torch.inference_mode():
                 return self.model.final_norm(stream)
-        with ExitStack() as stack:
-            stack.enter_context(self._starting_at(layer, stream))
-            stack.enter_context(edit_attention(self.model, edit or _as_it_is))  # on the engine, as the clean run was
+        # Also a run without an edit is one on the engine, as the clean run was.
+        with self._starting_at(layer, stream), edit_attention(self.model, edit or _as_it_is):
             return self.model.hidden(self.tokens[rows])
 
     def attention_at(
@@ -79,23 +79,14 @@ class ResidualStreams:
 
     @contextmanager
     def _starting_at(self, layer: int, stream: Tensor) -> Iterator[None]:
-        def skip(*_: Any, **__: Any) -> Any:
-            return (stream, *[None] * (self.tuple_sizes[0] - 1)) if self.tuple_sizes[0] else stream
-
-        blocks = self.model.anatomy.blocks
-        before = [block.__dict__.get("forward") for block in blocks[:layer]]
-        handle = blocks[layer].register_forward_pre_hook(_entering(stream), with_kwargs=True)
-        try:
+        blocks = [getattr(block, "_orig_mod", block) for block in self.model.anatomy.blocks]  # not compiled ones
+        skipped = (stream, *[None] * (self.tuple_sizes[0] - 1)) if self.tuple_sizes[0] else stream
+        with alone(self.model.network), Scope({(FIRST_LAYER, self.model.network): layer}) as scope:
+            scope.before(blocks[layer], _entering(stream), with_kwargs=True)
             for block in blocks[:layer]:
-                block.forward = skip
+                scope.callback(_put_back, block, block.__dict__.get("forward"))
+                block.forward = _skipping(block.forward, skipped, scope)
             yield
-        finally:
-            handle.remove()
-            for block, forward in zip(blocks[:layer], before, strict=True):
-                if forward is None:
-                    del block.forward
-                else:
-                    block.forward = forward
 
 
 def residual_streams(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> ResidualStreams:
@@ -115,14 +106,24 @@ def residual_streams(model: HookedModel, tokens: Int[Tensor, "prompt pos"]) -> R
         return seen
 
     tokens, blocks = tokens.to(model.device), model.anatomy.blocks
-    with ExitStack() as stack:
+    with Scope() as scope, edit_attention(model, keep_attention):
         for module in (*blocks, model.final_norm):
-            stack.callback(module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
+            scope.before(module, keep_input, with_kwargs=True)
         for block in blocks:
-            stack.callback(block.register_forward_hook(look_at_output).remove)
-        stack.enter_context(edit_attention(model, keep_attention))
+            scope.after(block, look_at_output)
         normalised = model.hidden(tokens)
     return ResidualStreams(model, tokens, before, normalised, attention, tuple_sizes)
+
+
+def _skipping(own: Callable[..., Any], skipped: Any, scope: Scope) -> Callable[..., Any]:
+    return lambda *args, **kwargs: skipped if scope.holds else own(*args, **kwargs)
+
+
+def _put_back(block: nn.Module, forward: Any) -> None:
+    if forward is None:
+        del block.forward
+    else:
+        block.forward = forward
 
 
 def _as_it_is(attention: Any) -> Any:

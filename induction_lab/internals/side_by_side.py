@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from induction_lab.attention.scopes import alone
 from induction_lab.internals.reading import on_engine
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.on_disk.offloading import offloading_of
@@ -29,8 +30,11 @@ def side_by_side(model: HookedModel, jobs: Sequence[Callable[[], Result]], *, re
         yield from (job() for job in jobs)
         return
     try:
-        with on_engine(model) if read else nullcontext():  # entered here, as those of the jobs end at any time
-            done = offloading.side_by_side([*jobs, *model.probes()])
+        with (
+            alone(model.network, with_parts=True),
+            on_engine(model) if read else nullcontext(),
+        ):  # entered here, as those of the jobs end at any time
+            done: list[Any] = offloading.side_by_side([*jobs, *model.probes()])
         model.learn(done[len(jobs) :])
         yield from done[: len(jobs)]  # the unembedding is still in memory, for losses
     finally:

@@ -7,13 +7,14 @@ it is bit for bit what it was. How heads are replaced: see `induction_lab.interv
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from induction_lab.attention.exact import HeadOutputs, LayerAttention
+from induction_lab.attention.scopes import Scope
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import AttentionHooks, by_head, hooking_attention
 from induction_lab.internals.editing import edit_attention, unhooked
@@ -72,9 +73,7 @@ def ablate(
     _ = model.bridge
     runs = _UnhookedRuns(model, {head.layer for head in chosen})
     ablation = _Ablation(model, chosen, kind(runs, reference=given, seed=seed))
-    with ExitStack() as stack:
-        stack.enter_context(edit_attention(model, ablation.edit))
-        stack.enter_context(ablation.hooked())
+    with edit_attention(model, ablation.edit), ablation.hooked():
         yield model
 
 
@@ -126,13 +125,13 @@ class _Ablation:
         model, bridge = self.model, self.model.bridge
         watched = [(model.anatomy.body, model.anatomy.embedding)]
         watched += [] if bridge is None else [(bridge, bridge.embed)]
-        with ExitStack() as stack:
+        with Scope() as scope:
             for whole, embedding in watched:
-                stack.callback(whole.register_forward_pre_hook(self._forget).remove)
-                stack.callback(embedding.register_forward_pre_hook(self._see).remove)
+                scope.before(whole, self._forget)
+                scope.before(embedding, self._see)
             if bridge is not None:
                 hooks = {layer: self._bridge_hooks(layer) for layer in attention_layers(model)}
-                stack.enter_context(hooking_attention(bridge, hooks))
+                scope.enter_context(hooking_attention(bridge, hooks))
             yield
 
     def _forget(self, module: Any, args: tuple[Any, ...]) -> None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from induction_lab.attention.scopes import alone
 from induction_lab.models.on_disk.network import fit_copy
 
 Component = Literal["q", "k", "v", "z"]
@@ -253,6 +254,7 @@ class Anatomy(ABC):
         for module in self.network.modules():  # hooks may hold on to much: they are not even copied
             for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
                 memo[id(hooks)] = type(hooks)()
-        copied = copy.deepcopy(self.network, memo=memo).eval()
+        with alone(self.network):
+            copied = copy.deepcopy(self.network, memo=memo).eval()
         fit_copy(self.network, copied)
         return copied

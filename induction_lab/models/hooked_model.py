@@ -57,6 +57,7 @@ class HookedModel:
         revision: str | None = None,
     ) -> None:
         """Wrap a network."""
+        network = getattr(network, "_orig_mod", network)  # what torch.compile was given
         if all(parameter.is_meta for parameter in network.parameters()):
             raise ValueError(f"The weights of {type(network).__name__} are nowhere (meta tensors): load them first.")
         if hasattr(network, "get_base_model") and hasattr(network, "peft_config"):  # adapters lie in its layers
@@ -74,7 +75,14 @@ class HookedModel:
         self._offloading = offloading_of(network)
         self.is_finite = True
         if self._offloading is None:  # else with the first run through all weights
-            self.is_finite = _refuse_acausal(self, self.hidden(_causal_prompts(self)))
+            try:
+                hidden = self.hidden(_causal_prompts(self))
+            except ImportError as error:  # of a kernel that it is configured to attend with
+                raise ValueError(
+                    f"{self.name} does not run here: {error} Load it with attn_implementation='sdpa' or 'eager', or "
+                    "set network.set_attn_implementation('sdpa')."
+                ) from error
+            self.is_finite = _refuse_acausal(self, hidden)
 
     @property
     def device(self) -> torch.device:

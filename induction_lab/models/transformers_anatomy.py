@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from induction_lab.attention.scopes import alone
 from induction_lab.models.anatomy import Anatomy, Component, Shape
 from induction_lab.models.on_disk.network import fit_bridge
 from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
@@ -74,10 +75,11 @@ class TransformersAnatomy(Anatomy):
 
         # The bridge takes modules apart in place: give it a twin that shares every parameter and buffer.
         tensors = [*self.network.parameters(), *self.network.buffers()]
-        twin = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors}).eval()
+        with alone(self.network):
+            twin = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors}).eval()
         kind = type(self.network).__name__
         try:
-            with quiet_libraries():
+            with quiet_libraries(), torch.random.fork_rng():
                 bridge = build_bridge_from_module(
                     twin, kind, hf_config=self.network.config, tokenizer=self.tokenizer, model_name=self.name
                 )
@@ -105,7 +107,8 @@ class TransformersAnatomy(Anatomy):
         if self._found is None or not self._found.stands():
             configs = self.attention_configs if self.goes_through_interface else []
             choices = {"n_kv_heads": self.shape.n_kv_heads, "factor": self.output_factor}
-            self._found = Wiring(self.network, self._run_probe, configs, **choices)
+            with alone(self.network):
+                self._found = Wiring(self.network, self._run_probe, configs, **choices)
         return self._found
 
     def _run_probe(self) -> Float[Tensor, "prompt pos d_model"]:

@@ -11,14 +11,15 @@ All are read off the model as it runs on single tokens, so its own norms, scales
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from induction_lab.attention.hooks import Enough
+from induction_lab.attention.scopes import Scope
 from induction_lab.models.hooked_model import HookedModel
 
 Source = Literal["embedding", "effective", "positions"]
@@ -56,10 +57,12 @@ def _run(model: HookedModel, tokens: Int[Tensor, " row"], source: Source) -> Flo
     def remove(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return torch.zeros_like(output)
 
-    hooks = [module.register_forward_hook(remove) for module in (anatomy.position_module(),) if module is not None]
-    if source == "effective":
-        hooks.append(anatomy.attention_output(0).register_forward_hook(remove))
-    return _seen(model, tokens[:, None], end, hooks, entering=source == "embedding")[:, 0].to(model.wide)
+    removed = [anatomy.position_module(), anatomy.attention_output(0) if source == "effective" else None]
+    with Scope() as scope:
+        for module in removed:
+            if module is not None:
+                scope.after(module, remove)
+        return _seen(model, tokens[:, None], end, entering=source == "embedding")[:, 0].to(model.wide)
 
 
 def _positions(model: HookedModel) -> Float[Tensor, "row d_model"]:
@@ -70,18 +73,11 @@ def _positions(model: HookedModel) -> Float[Tensor, "row d_model"]:
             "qk_circuit(…, offset=1), positional_preference(model, offsets)."
         )
     tokens = torch.full((1, model.n_ctx), model.bos_token_id, device=model.device)
-    return _seen(model, tokens, module, []).reshape(-1, model.d_model).to(model.wide)
+    return _seen(model, tokens, module).reshape(-1, model.d_model).to(model.wide)
 
 
-def _seen(
-    model: HookedModel,
-    tokens: Int[Tensor, "batch pos"],
-    module: nn.Module,
-    hooks: list[RemovableHandle],
-    *,
-    entering: bool = False,
-) -> Tensor:
-    """What a module gives, or what enters it, when the model runs with these hooks, which are removed afterwards."""
+def _seen(model: HookedModel, tokens: Int[Tensor, "batch pos"], module: nn.Module, *, entering: bool = False) -> Tensor:
+    """What a module gives, or what enters it, when the model runs."""
     kept: list[Tensor] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
@@ -89,13 +85,10 @@ def _seen(
         kept.append(seen[0] if isinstance(seen, tuple) else seen)
         raise Enough
 
-    register = module.register_forward_pre_hook if entering else module.register_forward_hook
-    try:
-        hooks = [*hooks, register(stop, with_kwargs=True, prepend=entering)]
+    with Scope() as scope, suppress(Enough):
+        if entering:
+            scope.before(module, stop, with_kwargs=True, prepend=True)
+        else:
+            scope.after(module, stop, with_kwargs=True)
         model.hidden(tokens)
-    except Enough:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
     return kept[0]

@@ -259,7 +259,7 @@ def _from_written_to_embedding(folded: FoldedWeights, source: Side) -> Float[Ten
         parts = (
             norm.fold(model.anatomy.unembedding[real].to(model.dtype).to(model.wide)).mT.double()
             @ rows[: len(real)].double()
-            for tokens, rows in token_rows(model, source)
+            for tokens, rows in token_rows(model, source)  # type: ignore[arg-type]
             if len(real := tokens[tokens < n_real])
         )  # some tokens at a time
         return reduce(torch.add, parts) * model.logit_scale

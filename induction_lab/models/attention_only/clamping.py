@@ -8,7 +8,7 @@ pattern, or ideal induction that rests on BOS. What forms sooner beside it was w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from induction_lab.attention.exact import HeadOutputs, LayerAttention
 from induction_lab.attention.forced_patterns import show_forced
 from induction_lab.attention.hooks import edit_for_good, editing
+from induction_lab.attention.scopes import Scope
 from induction_lab.data.occurrences import IDEAL_PATTERNS, ideal_pattern
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.results.heads import Head, parse_head
@@ -38,9 +39,8 @@ def clamp_heads(network: AttentionOnlyTransformer, clamps: Mapping[Any, str]) ->
         yield
         return
     clamp = _Clamp(chosen)
-    with ExitStack() as stack:
-        stack.callback(network.embed.register_forward_pre_hook(clamp.see, with_kwargs=True).remove)
-        stack.enter_context(editing(_layers(network, chosen), clamp.edit))
+    with Scope() as scope, editing(_layers(network, chosen), clamp.edit):
+        scope.before(network.embed, clamp.see, with_kwargs=True)
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +68,11 @@ def fit_bridge(network: nn.Module, bridge: nn.Module) -> None:
                 own.data = own.data.to(offloading.dtype)
         original = getattr(component, "original_component", None)
         if original is not None and (unit := offloading.unit_of(original)) is not None:
-            component.register_forward_pre_hook(lambda _, args, unit=unit: offloading.fetch(unit, whole=True))
+            component.register_forward_pre_hook(partial(_fetch, offloading, unit))
+
+
+def _fetch(offloading: Offloading, unit: Any, *_: Any) -> None:
+    offloading.fetch(unit, whole=True)
 
 
 def _put(network: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -41,7 +42,8 @@ class _Worker:
     def __init__(self, job: Callable[[], Any]) -> None:
         self.job, self.go = job, threading.Semaphore(0)
         self.wants: _Unit | None = None
-        self.ended, self.result, self.error = False, None, None
+        self.ended, self.result = False, None
+        self.error: BaseException | None = None
 
 
 class Offloading:
@@ -106,7 +108,9 @@ class Offloading:
         One job runs at a time; all go through a block before the next one's weights are read.
         """
         workers = [_Worker(job) for job in jobs]
-        threads = [threading.Thread(target=self._work, args=(each,), daemon=True) for each in workers]
+        threads = [
+            threading.Thread(target=copy_context().run, args=(self._work, each), daemon=True) for each in workers
+        ]
         for thread in threads:
             thread.start()
         waiting = list(workers)

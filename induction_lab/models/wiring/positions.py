@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from induction_lab.attention.scopes import Scope
 from induction_lab.models.wiring.watching import evaluating
 
 
@@ -61,10 +61,10 @@ def _entering(
         entered.append(args[0] if args else kwargs["hidden_states"])
         raise _Seen
 
-    with ExitStack() as stack, torch.inference_mode(), evaluating(network):
+    with Scope() as scope, torch.inference_mode(), evaluating(network):
         for module, hook in hooks.items():
-            stack.callback(module.register_forward_hook(hook).remove)
-        stack.callback(block.register_forward_pre_hook(stop, with_kwargs=True).remove)
+            scope.after(module, hook)
+        scope.before(block, stop, with_kwargs=True)
         try:
             run()
         except _Seen:

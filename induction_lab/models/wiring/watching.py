@@ -7,13 +7,15 @@ is rotated: what queries, keys and values are made of can be followed from modul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from induction_lab.attention.scopes import Scope, alone, said, uncompiled
+from induction_lab.models.wiring.attending import attending
 
 _WATCH = "induction_lab_watch"
 _PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "scaled_dot_product_attention")
@@ -48,9 +50,6 @@ class Watched(NamedTuple):
     end: Tensor
 
 
-_calls: ContextVar[dict[nn.Module, list[AttentionCall]] | None] = ContextVar("induction_lab_watched", default=None)
-
-
 def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> Watched:
     """Run and watch.
 
@@ -73,19 +72,13 @@ def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> 
         if read is not None and gave is not None and len(read) == len(gave):
             passed.setdefault(module, []).append(Passed(read, gave))
 
-    token = _calls.set(calls)
-    try:
-        with ExitStack() as stack, torch.inference_mode(), evaluating(network), _attending(configs):
-            for module in network.modules():
-                stack.callback(
-                    module.register_forward_pre_hook(lambda module, _: products.running.append(module)).remove
-                )
-                stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
-            if not configs:
-                stack.enter_context(products)
-            end = run()
-    finally:
-        _calls.reset(token)
+    with Scope({_WATCH: calls}) as scope, torch.inference_mode(), evaluating(network), _attending(configs):
+        for module in network.modules():
+            scope.before(module, lambda module, _: products.running.append(module))
+            scope.after(module, keep, with_kwargs=True)
+        if not configs:
+            scope.enter_context(products)
+        end = run()
     return Watched(
         passed, {m: [_by_head(call, len(end)) for call in several] for m, several in calls.items()}, end.flatten(1)
     )
@@ -125,38 +118,39 @@ def _by_head(call: AttentionCall, n_tokens: int) -> AttentionCall:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Dropout off inside the context, as it was afterwards."""
-    training = [module for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
+    """One run: alone with the network, dropout off, compiled parts uncompiled; all as it was afterwards.
+
+    Raises:
+        ValueError: Under autocast, which would round what is measured.
+    """
+    device = next(network.parameters()).device.type
+    if torch.is_autocast_enabled(device):
+        raise ValueError(
+            f"Autocast is on, which rounds what is measured to {str(torch.get_autocast_dtype(device))[6:]}: measure "
+            f'outside of it, or in `with torch.autocast("{device}", enabled=False):`.'
+        )
+    with alone(network), uncompiled():
+        training = [module for module in network.modules() if module.training and not hasattr(module, "_orig_mod")]
         for module in training:
-            module.training = True
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 @contextmanager
 def _attending(configs: list[Any]) -> Iterator[None]:
-    from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
-    AttentionInterface.register(_WATCH, _attend_to_itself)
-    AttentionMaskInterface.register(_WATCH, eager_mask)
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = _WATCH
+    with attending(configs, _WATCH, _attend_to_itself, eager_mask):
         yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
 
 
 def _attend_to_itself(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
     """What a token alone attends to: each query head's value."""
-    calls = _calls.get()
-    if calls is not None:
+    for calls in said(_WATCH):
         q, k, v = (x[:, :, 0].detach().clone() for x in (query, key, value))
         calls.setdefault(module, []).append(AttentionCall(q, k, v))
     return value.repeat_interleave(query.shape[1] // value.shape[1], 1).transpose(1, 2).contiguous(), None

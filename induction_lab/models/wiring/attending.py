@@ -1,0 +1,74 @@
+"""Let modules of transformers attend with another function, in one thread or task only.
+
+They look up in their configuration by which function to attend. It is not written to: what it answers is decided anew
+each time that it is asked, so that others who run the network meanwhile attend as it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from induction_lab.attention.scopes import Scope, said
+
+
+@contextmanager
+def attending(
+    configs: Iterable[Any], name: str, function: Callable[..., Any], mask: Callable[..., Any]
+) -> Iterator[None]:
+    """Inside, modules with these configurations attend by `function`.
+
+    Args:
+        configs: Of transformers.
+        name: Under which the function is registered.
+        function: In the form that transformers calls.
+        mask: Makes the masks that it is given, in the form that transformers calls.
+    """
+    configs = list(configs)
+    if configs:
+        from transformers import AttentionInterface, AttentionMaskInterface
+
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, mask)
+        _ask_scopes()
+    with Scope({("attends by", id(config)): name for config in configs}):
+        yield
+
+
+def refuse_own_attention(configs: Iterable[Any], name: str) -> None:
+    """Refuse a network, called `name`, that attends by somebody's own function, which nothing here can look into.
+
+    Raises:
+        ValueError: If one is registered under what a configuration says.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    for config in configs:
+        function = ALL_ATTENTION_FUNCTIONS.get(config._attn_implementation)
+        function = getattr(function, "func", function)  # kernels are registered as partial functions
+        if function is not None and function.__module__.split(".")[0] not in ("transformers", "induction_lab"):
+            raise ValueError(
+                f"{name} attends by {config._attn_implementation!r}, a function of {function.__module__} that was "
+                "registered with transformers: what its heads do cannot be read. If it is a softmax over the usual "
+                "scores, measure with network.set_attn_implementation('sdpa')."
+            )
+
+
+def _ask_scopes() -> None:
+    """Let configurations say what the open scopes say, and what stands in them where these say nothing."""
+    from transformers import PreTrainedConfig
+
+    own: Any = PreTrainedConfig._attn_implementation
+    if getattr(own.fget, "asks_scopes", False):
+        return
+
+    def implementation(config: Any) -> str | None:
+        if torch.compiler.is_compiling():
+            return own.fget(config)
+        return (said(("attends by", id(config))) or [own.fget(config)])[-1]
+
+    implementation.asks_scopes = True  # type: ignore[attr-defined]
+    PreTrainedConfig._attn_implementation = property(implementation, own.fset)  # type: ignore[assignment]
