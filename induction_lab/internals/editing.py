@@ -47,6 +47,8 @@ def edit_attention(model: HookedModel, edit: Edit) -> Iterator[None]:
                 "replaced by compiled, exported or copied code?"
             )
 
+    # Asked outside: a bridge may have to be built for it, which runs the network.
+    layers = [] if model.anatomy.goes_through_interface else attention_layers(model)
     with Scope() as scope, uncompiled():
         scope.before(model.anatomy.body, lambda *_: seen.clear())
         scope.after(model.anatomy.body, check)
@@ -54,7 +56,7 @@ def edit_attention(model: HookedModel, edit: Edit) -> Iterator[None]:
             scope.enter_context(editing(model.anatomy.attention_modules, noted))
             scope.enter_context(on_engine(model))
         else:
-            for layer in attention_layers(model):
+            for layer in layers:
                 scope.before(model.anatomy.output_projection(layer), _before_projection(model, layer, noted))
         yield
 

@@ -123,7 +123,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: Under autocast, which would round what is measured.
     """
-    device = next(network.parameters()).device.type
+    device = next((weight.device.type for weight in network.parameters()), "cpu")
     if torch.is_autocast_enabled(device):
         raise ValueError(
             f"Autocast is on, which rounds what is measured to {str(torch.get_autocast_dtype(device))[6:]}: measure "
