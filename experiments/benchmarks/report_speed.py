@@ -34,7 +34,7 @@ from induction_lab import (
     write_report,
 )
 from induction_lab.pages.head_views import worth_showing
-from induction_lab.pages.subject import ABLATION_PROMPTS, REFERENCE_PROMPTS, SHORT_PERIOD, TEXT, TEXT_TOKENS
+from induction_lab.pages.panel_measurements import ABLATION_PROMPTS, REFERENCE_PROMPTS, SHORT_PERIOD, TEXT, TEXT_TOKENS
 from induction_lab.scores.profiles import attention_profiles
 
 ROUNDS = 3

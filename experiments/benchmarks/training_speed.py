@@ -48,7 +48,7 @@ from induction_lab import (
 )
 from induction_lab.runtime.machine import using_threads
 from induction_lab.training.trainer import BETAS, Trainer, TrainingPlan
-from induction_lab.weights.probes import PROBES
+from induction_lab.weights.probes_over_training import PROBES
 
 HERE = Path(__file__).parent
 OURS, PLAIN, LENS = "induction_lab", "plain loop (nanoGPT's way)", "TransformerLens native model and trainer"

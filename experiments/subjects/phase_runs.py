@@ -36,7 +36,7 @@ from induction_lab import (
     steepest,
     train_runs,
 )
-from induction_lab.data.token_streams import TiledBlocks
+from induction_lab.data.training_streams import TiledBlocks
 
 RUNS = RUNS_FOLDER / "minute"
 SEEDS, EVERY = 5, 25

@@ -17,7 +17,7 @@ from experiments.harness import RUNS_FOLDER
 from experiments.subjects import train_bundled_model
 from induction_lab import AttentionOnlyConfig, HookedModel
 from induction_lab.data.corpora import TextFiles
-from induction_lab.data.token_streams import ScatteredCopies, TiledBlocks
+from induction_lab.data.training_streams import ScatteredCopies, TiledBlocks
 from induction_lab.models.attention_only.config import Positions
 from induction_lab.training.many_runs import train_runs
 from induction_lab.training.recipes import Recipe

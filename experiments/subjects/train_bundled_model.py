@@ -27,10 +27,10 @@ from pathlib import Path
 
 from experiments.harness import ROOT
 from induction_lab import HookedModel, repeated_tokens, score_heads
-from induction_lab.data.token_streams import TiledBlocks
+from induction_lab.data.training_streams import TiledBlocks
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
-from induction_lab.models.names import BUNDLED
+from induction_lab.models.named_models import BUNDLED
 from induction_lab.training.trainer import TrainingPlan, train
 
 CONFIG = AttentionOnlyConfig(n_layers=2, n_heads=4, d_model=64, d_head=32, d_vocab=256, n_ctx=128, positions="rotary")

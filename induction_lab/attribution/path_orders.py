@@ -30,8 +30,8 @@ from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.editing import edit_attention
 from induction_lab.internals.residual_stream import ResidualStreams, refuse_hooked_patterns
 from induction_lab.interventions.prepared import PreparedPrompts
+from induction_lab.models.frozen_norms import frozen_norm
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import frozen_norm
 from induction_lab.results.statistics import number_and_error
 from induction_lab.runtime.progress import progress_bar
 

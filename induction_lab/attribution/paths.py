@@ -20,9 +20,9 @@ from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.activations import capture
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.models.frozen_norms import FrozenNorm, attention_norm, final_norm
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import FrozenNorm, attention_norm, final_norm
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.statistics import number_and_error
 from induction_lab.weights.stream_sources import stream_rows

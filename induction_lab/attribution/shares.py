@@ -29,8 +29,8 @@ from induction_lab.interventions.senders import (
     find_senders,
     written_by,
 )
+from induction_lab.models.frozen_norms import attention_scale, folded_weights, output_norm
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import attention_scale, folded_weights, output_norm
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.scores.attention_scores import attention_targets

@@ -26,7 +26,7 @@ from induction_lab.circuits.explanation import EDGES, TESTS, Explanation
 from induction_lab.circuits.verdicts import CIRCUIT, verdicts
 from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
 from induction_lab.internals.side_by_side import refuse_on_disk
-from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.interventions.effects import Effects
 from induction_lab.interventions.path_patching import patch_paths
 from induction_lab.models.hooked_model import HookedModel

@@ -29,7 +29,7 @@ from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
 from induction_lab.weights.composition import composition_baseline, composition_scores, pair_composition
 from induction_lab.weights.folded import FoldedWeights
-from induction_lab.weights.summaries import ov_copying, qk_matching
+from induction_lab.weights.head_statistics import ov_copying, qk_matching
 
 COLUMNS = (
     "previous", "induction", "strength", "previous_token", "prefix_matching", "K", "K_rank", "Q", "V", "qk_matching",

@@ -1,7 +1,4 @@
-"""The command `induction-lab`: score a model, find and explain its circuit, list and bring models, draw scores.
-
-Each module beside this one holds some of the commands.
-"""
+"""The command `induction-lab`, put together; what each command does is a file of `induction_lab.cli.commands`."""
 
 from __future__ import annotations
 
@@ -9,12 +6,8 @@ import sys
 
 import typer
 
-from induction_lab.cli.analysis import analysis
-from induction_lab.cli.models import bringing
-from induction_lab.cli.report import reporting
+from induction_lab.cli.commands import circuit, explain, follow, models, plot, report, score, sweep, train
 from induction_lab.cli.shared import say
-from induction_lab.cli.sweep import sweeping
-from induction_lab.cli.training import training
 
 app = typer.Typer(
     name="induction-lab",
@@ -24,12 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-app.add_typer(analysis)
-app.add_typer(bringing)
-app.add_typer(training)
-app.add_typer(reporting)
-app.add_typer(sweeping)
+for module in (score, circuit, explain, plot, models, train, follow, report, sweep):
+    app.add_typer(module.commands)
 
 
 def main() -> None:

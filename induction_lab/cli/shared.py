@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.models.names import BUNDLED
+from induction_lab.models.named_models import BUNDLED
 from induction_lab.runtime.dtypes import DTYPES
 
 ModelName = Annotated[
@@ -43,6 +43,11 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+
+
+Given = Annotated[
+    Format, typer.Option(help="table: for people, with a CSV file. Else: printed for programs, and the file.")
+]
 
 
 def stem(name: str) -> str:

@@ -18,7 +18,7 @@ from induction_lab.circuits.search import InductionCircuit
 from induction_lab.circuits.verdicts import VERDICTS
 from induction_lab.development.phase_change import Rise, onset, rise
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.models.names import NAMED
+from induction_lab.models.named_models import NAMED
 from induction_lab.models.store import is_here
 from induction_lab.results.heads import LOOKS, Head
 from induction_lab.runtime.machine import cache_folder

@@ -1,4 +1,4 @@
-"""Random numbers into tokens: what the streams of `token_streams` are made of.
+"""Random numbers into tokens: what the streams of `training_streams` are made of.
 
 Everything is drawn from a generator that is passed in, on the CPU.
 """

@@ -6,7 +6,7 @@ By the column `prompts` of the table:
     distinct 25          `copying`, which has prompts of its own
     texts                `loss` in nats and `loss_derivative` (index: of the token, BOS is 0), `mean_loss`, `icl_score`,
                          and `token_loss`, one fixed random token of each text (index: of the text), for `loss_paths`
-    weights              `ov_copying` and the probes (`induction_lab.probes`)
+    weights              `ov_copying` and the probes (`induction_lab.weights.probes_over_training`)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from induction_lab.scores.planning import ScorePlan, plan_scores
 from induction_lab.scores.registry import SCORES, find_scores
 from induction_lab.scores.score import Score
 from induction_lab.scores.scoring import run_plan, score_heads
-from induction_lab.weights.probes import PROBES, weight_probes
+from induction_lab.weights.probes_over_training import PROBES, weight_probes
 
 _RESERVED = {score.measured_on for score in SCORES.values() if score.measured_on} | {"weights", "texts"}
 

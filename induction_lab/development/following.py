@@ -1,7 +1,7 @@
 """`follow_training`: measure every checkpoint of a training run alike, and go on where it was left off.
 
 Prompts, their order and the tokens asked about are the same at every checkpoint, so that differences are the model's.
-What is measured: see `induction_lab.evaluation`.
+What is measured: see `induction_lab.development.evaluation`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.registry import SCORES
 from induction_lab.scores.score import Score
 from induction_lab.training.checkpoints import Checkpoints, steps_in_words
-from induction_lab.weights.probes import PROBES
+from induction_lab.weights.probes_over_training import PROBES
 
 
 def follow_training(

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.models.frozen_norms import output_norm, refuse_gates
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import output_norm, refuse_gates
 
 
 def heads_along(

@@ -1,5 +1,5 @@
 from .ablating import ablate as ablate
-from .ablations import ablation_sweep as ablation_sweep
+from .each_head import ablation_sweep as ablation_sweep
 from .effects import Effects as Effects
 from .gradients import attribution_patching as attribution_patching
 from .path_patching import patch_paths as patch_paths

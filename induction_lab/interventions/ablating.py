@@ -1,7 +1,7 @@
 """`ablate`: run a model with some of its heads put out of action, as a context manager.
 
 Inside the context `model.network`, `model.hooked` and everything in this package run on the ablated model; afterwards
-it is bit for bit what it was. How heads are replaced: see `induction_lab.interventions.substitutes`.
+it is bit for bit what it was. How heads are replaced: see `induction_lab.interventions.ablation_methods`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import AttentionHooks, by_head, hooking_attention
 from induction_lab.internals.editing import edit_attention, unhooked
 from induction_lab.internals.reading import attention_layers, heads_of
+from induction_lab.interventions.ablation_methods import Method, find_method
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs, clean_run
-from induction_lab.interventions.substitutes import Method, find_method
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike
 
@@ -52,7 +52,7 @@ def ablate(
         model: Any supported model.
         heads: `"L16H0"`, `(16, 0)`, or several; query heads in grouped-query models.
         method: `mean` (of other prompts, position by position), `zero`, `resample` (another prompt's output),
-            `pattern_preserving`, `ideal_previous_token` or `ideal_induction`: see `interventions.substitutes`.
+            `pattern_preserving`, `ideal_previous_token` or `ideal_induction`: see `interventions.ablation_methods`.
         reference: For `mean` and `resample`, prompts whose outputs replace the heads' own, as long as those that are
             run inside. By default the other prompts that are run together with each.
         seed: Of the choice that `resample` makes.

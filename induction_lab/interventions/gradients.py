@@ -17,10 +17,10 @@ from torch import Tensor
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import bridge_run, by_head
-from induction_lab.interventions.ablations import parse_groups
+from induction_lab.interventions.ablation_methods import OUTPUT_METHODS, listed
+from induction_lab.interventions.each_head import parse_groups
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
-from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.runtime.progress import progress_bar

@@ -13,9 +13,9 @@ from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import chunks
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.internals.side_by_side import refuse_on_disk
+from induction_lab.interventions.ablation_methods import find_method
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs
-from induction_lab.interventions.substitutes import find_method
 from induction_lab.models.hooked_model import HookedModel
 
 TOKENS_A_RUN = 4096

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from induction_lab.internals.reading import attention_layers, heads_of
 from induction_lab.internals.residual_stream import ResidualStreams, refuse_hooked_patterns
+from induction_lab.interventions.ablation_methods import OUTPUT_METHODS, listed
 from induction_lab.interventions.prepared import PreparedBatch
-from induction_lab.interventions.substitutes import OUTPUT_METHODS, listed
+from induction_lab.models.frozen_norms import output_norm, refuse_gates
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import output_norm, refuse_gates
 from induction_lab.results.heads import Head, HeadLike
 
 Component = Literal["q", "k", "v"]

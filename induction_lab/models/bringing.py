@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from induction_lab.models.names import BUNDLED, NAMED, Packaged
+from induction_lab.models.named_models import BUNDLED, NAMED, Packaged
 from induction_lab.models.store import _COMPLETE, _folder, is_here, load_transformers, quiet_libraries
 from induction_lab.runtime.machine import CACHE_VARIABLE
 from induction_lab.runtime.optional import library

@@ -16,8 +16,8 @@ from typing import Any
 from induction_lab.models.attention_only.config import MODEL_TYPE
 from induction_lab.models.attention_only.old_format import KNOWN, SUFFIXES
 from induction_lab.models.checkpoint_names import checkpoint_folders, parse_checkpoint
-from induction_lab.models.names import BUNDLED, FIELD, NAMED
-from induction_lab.models.weight_names import WRAPPERS, misfits, plain_name
+from induction_lab.models.named_models import BUNDLED, FIELD, NAMED
+from induction_lab.models.names_in_files import WRAPPERS, misfits, plain_name
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.runtime.optional import library
 

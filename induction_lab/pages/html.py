@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from induction_lab.pages.subject import Subject
-from induction_lab.pages.subject_data import kinds_of_heads, page_data
+from induction_lab.pages.panel_data import kinds_of_heads, page_data
+from induction_lab.pages.panel_measurements import Subject
 from induction_lab.results.heads import LOOKS
 from induction_lab.runtime.optional import library
 

@@ -15,7 +15,7 @@ from induction_lab.development.trajectory import Trajectory
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.html import check_libraries, page
-from induction_lab.pages.subject import TEXT, ReportPlan, measure
+from induction_lab.pages.panel_measurements import TEXT, ReportPlan, measure
 from induction_lab.results.tables import writing
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.registry import SCORES

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from induction_lab.attribution.direct_logits import LogitAttributions
+from induction_lab.attribution.logits_by_component import LogitAttributions
 from induction_lab.plots.style import ACCENT, INK, QUIET, bare
 
 _COLOURS = {"head": ACCENT, "mlp": QUIET}

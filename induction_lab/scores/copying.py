@@ -14,8 +14,8 @@ from induction_lab.attention.grouped import to_query_heads
 from induction_lab.data.prompts import Prompts, distinct_tokens
 from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.reading import StreamEnd
+from induction_lab.models.frozen_norms import final_norm, output_norm, output_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm, output_norm, output_weights
 from induction_lab.scores.logit_attribution import why_no_outputs, why_no_readers
 from induction_lab.scores.score import OLSSON, LayerScore
 

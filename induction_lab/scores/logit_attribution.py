@@ -1,7 +1,7 @@
 """The score `logit_attribution`: what each head adds to the right next token, where copying is right.
 
 Direct logit attribution as in Elhage et al. (2021), https://transformer-circuits.pub/2021/framework; position by
-position, and for MLPs and embeddings too: `induction_lab.attribution.direct_logits`.
+position, and for MLPs and embeddings too: `induction_lab.attribution.logits_by_component`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from induction_lab.data.prompts import Prompts
 from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.head_outputs import heads_along, read_by_projection
 from induction_lab.internals.reading import StreamEnd
+from induction_lab.models.frozen_norms import final_norm, output_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm, output_weights
 from induction_lab.scores.score import ELHAGE, LayerScore
 
 

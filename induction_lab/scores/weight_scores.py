@@ -10,7 +10,7 @@ from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.logit_attribution import why_no_readers
 from induction_lab.scores.score import ELHAGE, WeightScore
-from induction_lab.weights.summaries import ov_copying
+from induction_lab.weights.head_statistics import ov_copying
 
 
 class OVCopying(WeightScore):

@@ -30,8 +30,8 @@ from induction_lab.behaviour.losses import copy_masks, losses_on
 from induction_lab.behaviour.metrics import as_metric
 from induction_lab.circuits.search import find_circuit
 from induction_lab.data.prompts import Prompts
-from induction_lab.interventions.ablations import ablation_sweep
-from induction_lab.interventions.substitutes import METHODS
+from induction_lab.interventions.ablation_methods import METHODS
+from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import LOOKS, Head, parse_head
 from induction_lab.results.statistics import number_and_error

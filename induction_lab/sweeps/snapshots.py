@@ -17,7 +17,7 @@ from induction_lab.models import store
 from induction_lab.models.checkpoint_names import parse_checkpoint
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import load_model
-from induction_lab.models.names import NAMED
+from induction_lab.models.named_models import NAMED
 from induction_lab.runtime.machine import find_device
 from induction_lab.training.checkpoints import CheckpointFolder, Revisions, choose_steps, find_checkpoints, history_kind
 from induction_lab.training.runs import RECIPE, TOKENIZER, Run, checkpoint_folder, is_run

@@ -27,7 +27,7 @@ import torch
 
 from induction_lab.data.corpora import TextFiles
 from induction_lab.data.occurrences import IDEAL_PATTERNS
-from induction_lab.data.token_streams import STREAMS, TokenStream
+from induction_lab.data.training_streams import STREAMS, TokenStream
 from induction_lab.models.attention_only.clamping import check_clamps
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer

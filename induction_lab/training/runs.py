@@ -23,7 +23,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from induction_lab.data.token_streams import TokenStream
+from induction_lab.data.training_streams import TokenStream
 from induction_lab.models.attention_only.clamping import clamp_for_good
 from induction_lab.models.attention_only.network import CONFIG_FILE, WEIGHTS_FILE, AttentionOnlyTransformer
 from induction_lab.models.hooked_model import HookedModel

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from induction_lab.data.token_streams import TokenStream
+from induction_lab.data.training_streams import TokenStream
 from induction_lab.runtime.machine import using_threads
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.training.loss import training_loss

@@ -15,9 +15,9 @@ from typing import SupportsIndex, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.models.frozen_norms import folded_weights, unembedding_readers
 from induction_lab.models.head_weights import HeadWeights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import folded_weights, unembedding_readers
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
 
@@ -60,7 +60,7 @@ class FoldedWeights:
         return cls(model) if folded is None else folded
 
     def layer(self, layer: int) -> HeadWeights:
-        """`W_Q`, `W_K`, `W_V`, `W_O` of a layer, every norm on the way folded in (`models.norms.folded_weights`).
+        """`W_Q`, `W_K`, `W_V`, `W_O` of a layer, norms folded in (`models.frozen_norms.folded_weights`).
 
         Raises:
             ValueError: If the weights by head cannot be had, or a norm is none that can be folded.
@@ -69,7 +69,7 @@ class FoldedWeights:
 
     @property
     def readers(self) -> Float[Tensor, "d_vocab d_model"]:
-        """The unembedding as rows, final norm and logit scale folded in (`models.norms.unembedding_readers`).
+        """The unembedding as rows, final norm and logit scale folded in (`models.frozen_norms.unembedding_readers`).
 
         Raises:
             ValueError: If the stream is projected before the unembedding.

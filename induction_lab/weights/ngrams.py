@@ -17,9 +17,9 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
 from induction_lab.data.vocabulary import n_real_tokens, token_text
+from induction_lab.models.frozen_norms import final_norm, refuse_changed_outputs, unembedding_readers
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm, refuse_changed_outputs, unembedding_readers
 from induction_lab.results.heads import HeadLike, parse_head
 from induction_lab.weights.ov_qk import Offset, qk_circuit
 from induction_lab.weights.stream_sources import stream_rows

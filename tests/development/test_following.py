@@ -13,7 +13,7 @@ from induction_lab.development.trajectory import Trajectory
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.training.checkpoints import Checkpoints, Revisions
-from induction_lab.weights.probes import PROBES, weight_probes
+from induction_lab.weights.probes_over_training import PROBES, weight_probes
 
 
 class Given:

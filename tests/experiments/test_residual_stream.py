@@ -6,7 +6,7 @@ from families import random_network
 from scripts import script, verdicts_of
 
 from induction_lab import HookedModel, Prompts, capture, repeated_tokens, score_shares
-from induction_lab.models.norms import attention_scale
+from induction_lab.models.frozen_norms import attention_scale
 
 
 @pytest.fixture(scope="module")

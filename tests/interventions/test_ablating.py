@@ -18,8 +18,8 @@ from families import INTERFACE, random_network
 from induction_lab import HookedModel, capture, score_heads, term_importance
 from induction_lab.data.prompts import Prompts
 from induction_lab.interventions.ablating import ablate
-from induction_lab.interventions.ablations import ablation_sweep
-from induction_lab.interventions.substitutes import METHODS
+from induction_lab.interventions.ablation_methods import METHODS
+from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 HEADS = [(0, 1), (1, 0)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from induction_lab.models import bringing, store
-from induction_lab.models.names import NAMED, Packaged
+from induction_lab.models.named_models import NAMED, Packaged
 from induction_lab.runtime.machine import CACHE_VARIABLE
 
 

@@ -30,12 +30,12 @@ from induction_lab import (
     score_heads,
     write_report,
 )
+from induction_lab.pages.encoding import lower_triangle, pack, unpack
 from induction_lab.pages.head_views import head_views, token_names, worth_showing
 from induction_lab.pages.html import FOLDER, SCRIPTS, as_script, script
-from induction_lab.pages.packing import lower_triangle, pack, unpack
+from induction_lab.pages.panel_data import kinds_of_heads, page_data
+from induction_lab.pages.panel_measurements import ReportPlan, measure, partners
 from induction_lab.pages.report import labels
-from induction_lab.pages.subject import ReportPlan, measure, partners
-from induction_lab.pages.subject_data import kinds_of_heads, page_data
 from induction_lab.results.cards import cell_text, html_card
 from induction_lab.results.heads import Head
 from induction_lab.scores.profiles import PLACES, attention_profiles

@@ -19,7 +19,7 @@ import pyarrow.parquet  # noqa: F401  # here already, lest each process bring it
 import torch
 from safetensors.torch import load_file
 
-from induction_lab.data.token_streams import TiledBlocks
+from induction_lab.data.training_streams import TiledBlocks
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.training.one_run import train_run

@@ -2,7 +2,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from induction_lab.data.corpora import TextFiles
-from induction_lab.data.token_streams import MarkovChains, ScatteredCopies, TiledBlocks, TriggerBigrams, ZipfianTokens
+from induction_lab.data.training_streams import (
+    MarkovChains,
+    ScatteredCopies,
+    TiledBlocks,
+    TriggerBigrams,
+    ZipfianTokens,
+)
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.training.recipes import READY, Recipe, load_recipe, ready_recipes
 from induction_lab.training.trainer import TrainingPlan

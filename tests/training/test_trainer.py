@@ -7,7 +7,7 @@ import torch
 from folders import SUPPORT
 
 from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer
-from induction_lab.data.token_streams import TiledBlocks, ZipfianTokens
+from induction_lab.data.training_streams import TiledBlocks, ZipfianTokens
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.training.loss import training_loss
 from induction_lab.training.trainer import BETAS, LOWEST_RATE, Trainer, TrainingPlan, train

@@ -6,7 +6,7 @@ from induction_lab import HookedModel
 from induction_lab.models.attention_only.by_hand import INDUCTION, PREVIOUS_TOKEN
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
-from induction_lab.models.norms import attention_norm
+from induction_lab.models.frozen_norms import attention_norm
 from induction_lab.weights.composition import composition_baseline, composition_scores
 
 

@@ -3,15 +3,14 @@ import torch
 from families import random_network
 
 from induction_lab import HookedModel, composition_scores, find_circuit, ov_copying, qk_matching, repeated_tokens
-from induction_lab.models import norms
-from induction_lab.models.norms import folded_weights, unembedding_readers
+from induction_lab.models.frozen_norms import folded_weights, unembedding_readers
 from induction_lab.results.heads import Head
 from induction_lab.weights import folded as module
 from induction_lab.weights.composition import pair_composition
 from induction_lab.weights.folded import FoldedWeights
-from induction_lab.weights.probes import weight_probes
+from induction_lab.weights.head_statistics import ov_eigenvalues, qk_eigenvalues
+from induction_lab.weights.probes_over_training import weight_probes
 from induction_lab.weights.stream_sources import stream_rows
-from induction_lab.weights.summaries import ov_eigenvalues, qk_eigenvalues
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def foldings(monkeypatch):
 
 def test_parts_are_those_of_their_own_functions_and_kept(small):
     folded = FoldedWeights(small)
-    for kept, fresh in zip(folded.layer(1), norms.folded_weights(small, 1), strict=True):
+    for kept, fresh in zip(folded.layer(1), folded_weights(small, 1), strict=True):
         assert torch.equal(kept, fresh)
     assert torch.equal(folded.readers, unembedding_readers(small)) and folded.readers is folded.readers
     assert torch.equal(folded.rows(), stream_rows(small)) and folded.layer(1) is folded.layer(1)

@@ -16,9 +16,9 @@ from induction_lab import (
     stream_rows,
 )
 from induction_lab.models.attention_only.by_hand import INDUCTION, PREVIOUS_TOKEN
-from induction_lab.models.norms import attention_norm, final_norm
+from induction_lab.models.frozen_norms import attention_norm, final_norm
 from induction_lab.weights.folded import FoldedWeights
-from induction_lab.weights.summaries import ov_eigenvalues, qk_eigenvalues
+from induction_lab.weights.head_statistics import ov_eigenvalues, qk_eigenvalues
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma", "gpt_neox", "cohere", "small"])

@@ -25,7 +25,7 @@ from experiments.harness import RUNS_FOLDER, begin, common_arguments, show_files
 from experiments.verdicts import Verdict, outcome, save_verdicts
 from induction_lab import AttentionOnlyConfig, Recipe, Run, TrainingPlan, train_runs
 from induction_lab.data.markov import in_context_bigrams, in_context_unigrams
-from induction_lab.data.token_streams import MarkovChains
+from induction_lab.data.training_streams import MarkovChains
 
 RUNS = RUNS_FOLDER / "markov"
 STATES, CONTEXT, EVERY = 3, 101, 25

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab import HookedModel, capture, text_prompts
-from induction_lab.models.norms import output_norm
+from induction_lab.models.frozen_norms import output_norm
 from induction_lab.runtime.progress import progress_bar
 
 DATA = Path(__file__).with_name("senses.toml")

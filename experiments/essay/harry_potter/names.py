@@ -17,8 +17,8 @@ from induction_lab.behaviour.next_tokens import NO_ANSWER
 from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.edits import Substitute
 from induction_lab.interventions.outputs import Outputs
+from induction_lab.models.frozen_norms import unembedding_readers
 from induction_lab.models.head_weights import head_weights
-from induction_lab.models.norms import unembedding_readers
 
 NAMES = Path(__file__).with_name("names.toml")
 

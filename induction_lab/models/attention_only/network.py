@@ -32,7 +32,7 @@ from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import attend, edited, pass_on
 from induction_lab.models.attention_only.config import MODEL_TYPE, AttentionOnlyConfig
 from induction_lab.models.attention_only.layers import MLP, Embed, PosEmbed, Unembed, make_norm, rotate
-from induction_lab.models.weight_names import misfits, plain_names
+from induction_lab.models.names_in_files import misfits, plain_names
 from induction_lab.results.tables import writing
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
-from induction_lab.models.weight_names import misfits, plain_names
+from induction_lab.models.names_in_files import misfits, plain_names
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 KNOWN: dict[str, dict[str, Any]] = {  # published without a configuration

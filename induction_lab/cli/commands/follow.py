@@ -1,4 +1,4 @@
-"""The commands `induction-lab train` and `induction-lab follow`: runs from recipes, and what happened in them."""
+"""`induction-lab follow`: every checkpoint of a training run, measured alike."""
 
 from __future__ import annotations
 
@@ -11,59 +11,11 @@ import typer
 from induction_lab.cli.shared import Folder, Spread, Stage, Steps, save_figure, say, stem, whole_numbers
 from induction_lab.data.text_files import read_text
 
-training = typer.Typer()
+commands = typer.Typer()
 TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are not those it begins with
 
 
-@training.command(
-    epilog="Examples:  [bold]induction-lab train[/bold]   ·   [bold]induction-lab train minute[/bold]   ·   "
-    "[bold]induction-lab train minute --seeds 5 --workers 2[/bold]   ·   "
-    "[bold]induction-lab train my.toml --steps 200 --plot[/bold]"
-)
-def train(
-    config: Annotated[
-        str | None, typer.Argument(help="A ready recipe's name or a TOML file; none: lists them.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Train so many runs, with seeds 0, 1, 2, ….")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates, in place of the recipe's.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the runs' folders.")] = Path("runs"),
-    workers: Annotated[int | None, typer.Option(help="With --seeds, on a CPU: processes at once.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU by default if there is one.")] = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw the loss at every checkpoint (one run).")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the ready recipes.")] = False,
-) -> None:
-    """Train a small model as CONFIG says, or several that differ in their seed.
-
-    A run that was cut off goes on when the same command is given again.
-    """
-    say("loading libraries …")
-    from induction_lab.cli.terminal import show_recipes, show_runs
-    from induction_lab.runtime.machine import find_device
-    from induction_lab.training.many_runs import over_seeds, train_runs
-    from induction_lab.training.one_run import train_run
-    from induction_lab.training.recipes import load_recipe
-
-    if config is None or list_:
-        say("")
-        show_recipes()
-        return
-    if seeds is None and workers is not None:
-        raise ValueError("--workers goes with --seeds: one run is one process.")
-    if seeds is not None and plot:
-        raise ValueError("--plot goes with one run; follow several to draw them: induction-lab follow RUN RUN ….")
-    recipe = load_recipe(config, **({} if steps is None else {"steps": steps}))
-    name = stem(Path(config).stem) + ("" if steps is None else f"-{steps}")
-    found, shown = find_device(device), sys.stderr.isatty()
-    say("")
-    if seeds is None:
-        runs = [train_run(recipe, out / name, device=found, plot=plot, progress=shown)]
-    else:
-        several = over_seeds(recipe, seeds, name=f"{name}-seed")
-        runs = list(train_runs(several, out, workers=workers, device=found, progress=shown).values())
-    show_runs(runs)
-
-
-@training.command(
+@commands.command(
     epilog="Examples:  [bold]induction-lab follow runs/minute[/bold]   ·   "
     "[bold]induction-lab follow runs/minute-seed* --no-animation[/bold]   ·   "
     "[bold]induction-lab follow out/my-gpt2[/bold]   ·   "
@@ -94,7 +46,7 @@ def follow(
     from induction_lab.development.following import follow_training
     from induction_lab.scores.registry import SCORES
     from induction_lab.training.checkpoints import choose_steps
-    from induction_lab.weights.probes import PROBES
+    from induction_lab.weights.probes_over_training import PROBES
 
     there = (*SCORES, *(PROBES if probes else ()))
     if score not in there:

@@ -4,8 +4,8 @@ from families import random_network
 from torch import nn
 
 from induction_lab import HookedModel
+from induction_lab.models.frozen_norms import folded_weights, frozen_norm, unembedding_readers
 from induction_lab.models.head_weights import head_weights
-from induction_lab.models.norms import folded_weights, frozen_norm, unembedding_readers
 
 
 class GemmaStyle(nn.Module):

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-bringing = typer.Typer()
+commands = typer.Typer()
 
 
-@bringing.command(epilog="Example:  [bold]induction-lab models[/bold]")
+@commands.command(epilog="Example:  [bold]induction-lab models[/bold]")
 def models() -> None:
     """List the models that go by a name here, and what can be loaded besides."""
     from induction_lab.cli.terminal import show_models
@@ -17,12 +17,12 @@ def models() -> None:
     show_models()
 
 
-@bringing.command(epilog="Example:  [bold]induction-lab get smollm2-135m[/bold]")
+@commands.command(epilog="Example:  [bold]induction-lab get smollm2-135m[/bold]")
 def get(model: Annotated[str, typer.Argument(help="A name from `induction-lab models`.")]) -> None:
     """Bring a named model into the cache, once."""
     from induction_lab.cli.terminal import show_line
     from induction_lab.models.bringing import get as bring
-    from induction_lab.models.names import NAMED
+    from induction_lab.models.named_models import NAMED
     from induction_lab.models.store import is_here
 
     if model in NAMED and is_here(model):

@@ -11,7 +11,7 @@ from induction_lab.data.markov import (
     stationary_distribution,
 )
 from induction_lab.data.random_tokens import random_rows
-from induction_lab.data.token_streams import (
+from induction_lab.data.training_streams import (
     STREAMS,
     MarkovChains,
     ScatteredCopies,

@@ -7,20 +7,20 @@ from by_hand import hooks_of, losses, model_of, others_mean, own_model, tokens_o
 
 from induction_lab.behaviour.metrics import icl_score
 from induction_lab.data.prompts import Prompts
-from induction_lab.interventions import ablations, prepared
+from induction_lab.interventions import each_head, prepared
 from induction_lab.interventions.ablating import ablate
-from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.ablation_methods import METHODS, drawn_shift
+from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.interventions.effects import Effects
 from induction_lab.interventions.gradients import attribution_patching
 from induction_lab.interventions.prepared import PreparedPrompts
-from induction_lab.interventions.substitutes import METHODS, drawn_shift
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
     """Two prompts a batch, and two rows a run."""
     monkeypatch.setattr(prepared, "TOKENS_A_RUN", 40)
-    monkeypatch.setattr(ablations, "TOKENS_A_RUN", 80)
+    monkeypatch.setattr(each_head, "TOKENS_A_RUN", 80)
 
 
 def copy_losses(model, tokens):
@@ -90,7 +90,7 @@ def test_in_how_many_batches_it_runs_does_not_matter(method, given, small_batche
     assert len(PreparedPrompts(model, Prompts(tokens), method, "copy_loss")) == 3
     in_batches = ablation_sweep(model, tokens, **how)
     monkeypatch.setattr(prepared, "TOKENS_A_RUN", 4096)
-    monkeypatch.setattr(ablations, "TOKENS_A_RUN", 4096)
+    monkeypatch.setattr(each_head, "TOKENS_A_RUN", 4096)
     assert len(PreparedPrompts(model, Prompts(tokens), method, "copy_loss")) == 1
     at_once = ablation_sweep(model, tokens, **how)
     pd.testing.assert_frame_equal(in_batches.table, at_once.table, rtol=1e-4, atol=1e-5)
@@ -343,7 +343,7 @@ def test_the_estimate_of_a_group_is_the_sum_of_its_heads_and_batches_do_not_matt
     effects = dict(in_batches.top(3))
     assert effects["both"] == pytest.approx(effects["a"] + effects["b"], abs=1e-5)
     monkeypatch.setattr(prepared, "TOKENS_A_RUN", 4096)
-    monkeypatch.setattr(ablations, "TOKENS_A_RUN", 4096)
+    monkeypatch.setattr(each_head, "TOKENS_A_RUN", 4096)
     at_once = attribution_patching(model, tokens, heads={"a": "L0H1", "b": "L1H2", "both": ["L0H1", "L1H2"]})
     pd.testing.assert_frame_equal(in_batches.table, at_once.table, rtol=1e-4, atol=1e-5)
 

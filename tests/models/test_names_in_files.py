@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from induction_lab import load_model
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
-from induction_lab.models.weight_names import misfits, plain_name
+from induction_lab.models.names_in_files import misfits, plain_name
 
 TOKENS = torch.arange(3, 20)[None]
 

@@ -14,7 +14,7 @@ import typer
 from induction_lab.cli.shared import counted, say, stem
 from induction_lab.results.heads import LOOKS
 
-sweeping = typer.Typer()
+commands = typer.Typer()
 _COUNTED = ("snapshots", "measurement", "cells", "done")
 
 
@@ -26,7 +26,7 @@ class Executor(StrEnum):
     ray = "ray"
 
 
-@sweeping.command(
+@commands.command(
     epilog="Examples:  [bold]induction-lab sweep my.toml --dry-run[/bold]   ·   "
     "[bold]induction-lab sweep my.toml --executor pool --workers 4[/bold]   ·   "
     "[bold]induction-lab sweep my.toml -o results/all --executor ray --address 10.0.0.1:6379[/bold]"
@@ -85,7 +85,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-@sweeping.command(epilog="Example:  [bold]induction-lab atlas results/my -o atlas.html --score induction_stripe[/bold]")
+@commands.command(epilog="Example:  [bold]induction-lab atlas results/my -o atlas.html --score induction_stripe[/bold]")
 def atlas(
     path: Annotated[Path, typer.Argument(help="A dataset that `induction-lab sweep` made.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; PATH.html by default.")] = None,

@@ -19,7 +19,7 @@ from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.search import InductionCircuit, find_circuit
 from induction_lab.data.prompts import Prompts, repeated_tokens, text_prompts
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.interventions.ablations import ablation_sweep
+from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.interventions.effects import Effects
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
@@ -33,7 +33,7 @@ from induction_lab.scores.results import HeadScores
 from induction_lab.scores.score import Score
 from induction_lab.scores.scoring import run_plan
 from induction_lab.weights.composition import composition_baseline, composition_scores
-from induction_lab.weights.summaries import ov_eigenvalues
+from induction_lab.weights.head_statistics import ov_eigenvalues
 
 TEXT = (
     "Mrs. Tolliver kept bees behind the old mill. Every spring Mrs. Tolliver counted the hives, and every spring the "

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.data.vocabulary import n_real_tokens
+from induction_lab.models.frozen_norms import final_norm
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm
 from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.results.heads import Heads, heads_by_layer
 from induction_lab.runtime.progress import progress_bar

@@ -26,8 +26,8 @@ from induction_lab.attention.grouped import to_query_heads
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.weights.composition import composition_scores
 from induction_lab.weights.folded import FoldedWeights
+from induction_lab.weights.head_statistics import ov_self_copying, qk_diagonal, qk_matching
 from induction_lab.weights.queries_keys import positional_preference
-from induction_lab.weights.summaries import ov_self_copying, qk_diagonal, qk_matching
 
 PROBES = (
     "composition_Q",

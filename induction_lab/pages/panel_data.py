@@ -14,8 +14,8 @@ from torch import Tensor
 from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.verdicts import LEAST_WRITTEN, VERDICTS
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.pages.packing import lower_triangle, pack
-from induction_lab.pages.subject import Subject, partners
+from induction_lab.pages.encoding import lower_triangle, pack
+from induction_lab.pages.panel_measurements import Subject, partners
 from induction_lab.results.heads import LOOKS, Head
 from induction_lab.scores.profiles import PLACES
 from induction_lab.scores.results import HeadScores

@@ -7,7 +7,7 @@ from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.weights.composition import composition_scores
 from induction_lab.weights.ov_qk import qk_circuit
-from induction_lab.weights.probes import PROBES, position_memory, weight_probes
+from induction_lab.weights.probes_over_training import PROBES, position_memory, weight_probes
 from induction_lab.weights.queries_keys import positional_preference
 
 PREVIOUS = torch.tensor([[1.0, 0.0], [0.0, 0.0]])

@@ -24,8 +24,8 @@ from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.batches import batches
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.internals.head_outputs import heads_along
+from induction_lab.models.frozen_norms import final_norm, output_norm
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.norms import final_norm, output_norm
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import Head, parse_head
 from induction_lab.results.saved import Saved

@@ -19,16 +19,16 @@ from induction_lab.behaviour.losses import loss_per_token
 from induction_lab.data.occurrences import ideal_pattern
 from induction_lab.data.prompts import Prompts
 from induction_lab.interventions.ablating import ablate
-from induction_lab.interventions.ablations import ablation_sweep
-from induction_lab.interventions.edits import OtherOutputs
-from induction_lab.interventions.outputs import Outputs, Sums, clean_run, sums_over
-from induction_lab.interventions.substitutes import (
+from induction_lab.interventions.ablation_methods import (
     METHODS,
     Method,
     drawn_shift,
     find_method,
     paired,
 )
+from induction_lab.interventions.each_head import ablation_sweep
+from induction_lab.interventions.edits import OtherOutputs
+from induction_lab.interventions.outputs import Outputs, Sums, clean_run, sums_over
 from induction_lab.results.heads import Head
 
 PROMPTS = st.integers(2, 9).flatmap(

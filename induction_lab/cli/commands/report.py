@@ -12,12 +12,12 @@ import typer
 
 from induction_lab.cli.shared import Device, Dtype, Revision, Spread, Stage, Steps, file_name, say, whole_numbers
 from induction_lab.data.text_files import read_text
-from induction_lab.models.names import BUNDLED
+from induction_lab.models.named_models import BUNDLED
 
-reporting = typer.Typer()
+commands = typer.Typer()
 
 
-@reporting.command(
+@commands.command(
     epilog="Examples:  [bold]induction-lab report[/bold]   ·   "
     "[bold]induction-lab report smollm2-135m -o smollm2.html[/bold]   ·   "
     "[bold]induction-lab report runs/minute gpt2 -o both.html[/bold]   ·   "
