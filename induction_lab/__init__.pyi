@@ -82,6 +82,7 @@ from .plots import (
 from .results import Head as Head, parse_head as parse_head, parse_heads as parse_heads
 from .scores import (
     AttentionScore as AttentionScore,
+    CausalScore as CausalScore,
     HeadScores as HeadScores,
     LayerScore as LayerScore,
     Score as Score,

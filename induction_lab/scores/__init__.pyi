@@ -1,6 +1,7 @@
 from .results import HeadScores as HeadScores
 from .score import (
     AttentionScore as AttentionScore,
+    CausalScore as CausalScore,
     LayerScore as LayerScore,
     Score as Score,
     WeightScore as WeightScore,

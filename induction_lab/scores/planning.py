@@ -15,7 +15,7 @@ from induction_lab.data.prompts import Prompts
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.registry import find_scores
-from induction_lab.scores.score import AttentionScore, LayerScore, Score, WeightScore
+from induction_lab.scores.score import AttentionScore, CausalScore, LayerScore, Score, WeightScore
 
 TOKENS_A_BATCH = 4096
 LOGIT_BYTES = 2**26
@@ -59,6 +59,7 @@ class ScorePlan:
         main: The prompts that were given, and the scores that read them.
         samples: Prompts that scores have of their own.
         weights: Scores that run nothing.
+        causal: Scores that change heads, in runs of their own.
     """
 
     scores: dict[str, Score]
@@ -66,6 +67,7 @@ class ScorePlan:
     main: Reading
     samples: list[Reading]
     weights: list[WeightScore]
+    causal: list[CausalScore]
 
 
 def plan_scores(
@@ -98,7 +100,7 @@ def plan_scores(
             own[name] = sample
     if strict and left_out:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
-    reading = {name: score for name, score in found.items() if not isinstance(score, WeightScore)}
+    reading = {name: score for name, score in found.items() if not isinstance(score, WeightScore | CausalScore)}
     on_given = {name: score for name, score in reading.items() if name not in left_out and name not in own}
     main = _prepare(model, prompts, on_given, batch_size)
     empty = [name for name in on_given if not main.defined(name).any()]
@@ -115,6 +117,7 @@ def plan_scores(
         Reading(prompts, {name: score for name, score in on_given.items() if name in kept}, main.batches),
         [_prepare(model, sample, {name: reading[name]}, None) for name, sample in own.items()],
         [score for score in kept.values() if isinstance(score, WeightScore)],
+        [score for score in kept.values() if isinstance(score, CausalScore)],
     )
 
 

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from induction_lab.scores.attention_scores import BY_NAME
-from induction_lab.scores.copying import Copying
+from induction_lab.scores.kinds.copying import Copying
+from induction_lab.scores.kinds.every import KINDS_OF_HEADS
 from induction_lab.scores.logit_attribution import AnswerLogits
 from induction_lab.scores.score import (
     BIETTI,
     ELHAGE,
     OLSSON,
     AttentionScore,
+    CausalScore,
     LayerScore,
     Score,
     ScoreWords,
@@ -25,6 +27,8 @@ SCORES: dict[str, Score] = {
     **BY_NAME,
     **{score.name: score for score in (Copying(), AnswerLogits(), OVCopying())},
 }
+KINDS: dict[str, Score] = {score.name: score for score in KINDS_OF_HEADS}
+EVERY = SCORES | KINDS
 REPEAT_SCORES = tuple(name for name, score in BY_NAME.items() if score.finds_repeats)
 
 MEASURED = {
@@ -62,10 +66,10 @@ MEASURED = {
 
 
 def find_scores(asked: str | Score | Iterable[str | Score] | None = None) -> dict[str, Score]:
-    """Scores by name, in the order asked for; all there are by default.
+    """Scores by name, in the order asked for; by default all of `SCORES`.
 
     Args:
-        asked: Names from `SCORES`; scores of your own, or where they stand, as `module:name`.
+        asked: Names from `SCORES` and `KINDS`; scores of your own, or where they stand, as `module:name`.
 
     Raises:
         ValueError: If one is unknown, says too little of itself, or has a name that is taken.
@@ -74,11 +78,11 @@ def find_scores(asked: str | Score | Iterable[str | Score] | None = None) -> dic
         return dict(SCORES)
     found: dict[str, Score] = {}
     every = [asked] if isinstance(asked, str | Score) else list(asked)
-    unknown = [each for each in every if isinstance(each, str) and ":" not in each and each not in SCORES]
+    unknown = [each for each in every if isinstance(each, str) and ":" not in each and each not in EVERY]
     if unknown or not every:
-        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(SCORES)}.")
+        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(EVERY)}.")
     for each in every:
-        score = (SCORES.get(each) or imported(each)) if isinstance(each, str) else each
+        score = (EVERY.get(each) or imported(each)) if isinstance(each, str) else each
         score = checked(score)
         if found.setdefault(score.name, score) is not score:
             raise ValueError(f"Two scores are called {score.name!r}; give one another name.")
@@ -87,7 +91,7 @@ def find_scores(asked: str | Score | Iterable[str | Score] | None = None) -> dic
 
 def words(metric: str) -> ScoreWords:
     """Of a score or another number that is measured, or of a name that is neither."""
-    known = SCORES[metric].words if metric in SCORES else MEASURED.get(metric)
+    known = EVERY[metric].words if metric in EVERY else MEASURED.get(metric)
     return known or ScoreWords(metric.replace("_", " "), low=0.0)
 
 
@@ -117,15 +121,16 @@ def checked(score: Any) -> Score:
     Raises:
         ValueError: If it is no score, says too little of itself, or has a name that is taken.
     """
-    if not isinstance(score, AttentionScore | LayerScore | WeightScore):
+    if not isinstance(score, AttentionScore | LayerScore | WeightScore | CausalScore):
         made = f", so give {score.__name__}()" if isinstance(score, type) else ""
-        raise ValueError(f"A score is a name or an AttentionScore, LayerScore or WeightScore, got {score!r}{made}.")
+        kinds = "AttentionScore, LayerScore, WeightScore or CausalScore"
+        raise ValueError(f"A score is a name or an {kinds}, got {score!r}{made}.")
     name = score.name
-    if SCORES.get(name) is score:
+    if EVERY.get(name) is score:
         return score
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"A score's `name` is a word such as two_back, got {name!r} of {type(score).__name__}.")
-    if name in SCORES or name in MEASURED:
+    if name in EVERY or name in MEASURED:
         raise ValueError(f"The name {name!r} is taken: {words(name).title}. Give the score another.")
     if not score.meaning:
         raise ValueError(f"{name} does not say what it means: give it a `meaning`, which tables and pages show.")

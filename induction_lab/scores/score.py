@@ -1,10 +1,11 @@
 """What a head score is, and how to write one: what it says of itself, and what it reads.
 
-Three kinds, a base class each:
+Four kinds, a base class each:
 
     AttentionScore   mean attention to keys that follow from the tokens: say which (query, key) pairs
     LayerScore       anything read off a layer's attention as the model runs: values, outputs, patterns
     WeightScore      the weights alone, no prompt
+    CausalScore      what changing one head at a time does, on prompts of its own
 
 `score_heads` takes instances beside the names of the scores there are.
 """
@@ -127,10 +128,12 @@ class AttentionScore(Score):
 
     Attributes:
         finds_repeats: Whether it looks for what recurs, so that prompts without repeats are its null (`chance_test`).
+        weighed: Whether its attention is always weighed by what it moves, see `score_heads(weigh="values")`.
     """
 
     low, high = 0.0, 1.0
     finds_repeats: bool = False
+    weighed: bool = False
 
     def pairs(self, tokens: Int[Tensor, " pos"]) -> Iterable[tuple[int, int]] | Int[Tensor, "pair 2"]:
         """All (query, key) of one prompt, each once, with `0 <= key <= query`; position 0 holds BOS.
@@ -200,6 +203,10 @@ class LayerScore(Score):
         """What gathers one batch; by default `read`, layer by layer. For what is made once a batch, or ends with it."""
         return _LayerByLayer(self, model, prompts)
 
+    def settled(self, values: Float[Tensor, "prompt layer head *more"]) -> Float[Tensor, "prompt layer head"]:
+        """What comes of all prompts' values together; by default themselves. For a choice that all prompts make."""
+        return values
+
 
 class WeightScore(Score):
     """One number a head from the weights alone: no prompts, so no standard error."""
@@ -211,7 +218,18 @@ class WeightScore(Score):
         raise NotImplementedError(f"{type(self).__name__} does not say what to `measure`.")
 
 
-def checked_values(score: Score, values: Any, shape: tuple[int, int], axes: str) -> Tensor:
+class CausalScore(Score):
+    """What changing one head at a time does, one number a prompt and head, on prompts of its own.
+
+    It costs about a forward pass a head; what changes heads: `internals.residual_stream`, `internals.editing`.
+    """
+
+    def measure(self, model: HookedModel, *, seed: int, progress: bool = False) -> Float[Tensor, "prompt layer head"]:
+        """The value of every head on every prompt, or task; NaN in layers that do not attend."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what to `measure`.")
+
+
+def checked_values(score: Score, values: Any, shape: tuple[int, ...], axes: str) -> Tensor:
     """What a score of a user's own found, on the CPU.
 
     Raises:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,7 @@ from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
 from induction_lab.scores.registry import SCORES
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.score import AttentionScore, BatchReader, LayerScore, Score, checked_values
+from induction_lab.scores.weighed import ValueSizes, said_of, weigh as weigh_by
 
 _Found = tuple[StreamEnd, dict[str, Tensor], EvenAttention | None]  # of a run: its end, values by score, chance
 
@@ -48,6 +50,7 @@ def score_heads(
     *,
     scores: str | Score | Iterable[str | Score] | None = None,
     batch_size: int | None = None,
+    weigh: Literal["values"] | None = None,
     chance_test: bool = False,
     loss: bool = True,
     progress: bool = False,
@@ -61,9 +64,13 @@ def score_heads(
     Args:
         model: Any causal model.
         prompts: `Prompts`, tokens, text or chat messages, see `as_prompts`; `repeated_tokens(model)` by default.
-        scores: Names from `SCORES`, and scores of your own (`Score`, or `module:name` where one stands); by default all
-            that the model and the prompts allow, the others being named with the reason in `provenance["left_out"]`.
+        scores: Names from `SCORES` and `KINDS`, and scores of your own (`Score`, or `module:name` where one stands); by
+            default all of `SCORES` that the model and the prompts allow, the others being named with the reason in
+            `provenance["left_out"]`.
         batch_size: Prompts at a time; by default as many as make 4,096 tokens.
+        weigh: `values`: attention counts by what it moves, `A[t, s] ‖v_s W_O‖` as a share of its sum over keys, so that
+            attention to a sink that writes nothing disappears (`scores.weighed`). Of attention scores alone; chance
+            is then that of values of equal size.
         chance_test: Also run as many prompts of the same length that repeat nothing, and test the scores that look for
             repeats (`REPEAT_SCORES`) against them. Doubles the time. With fewer prompts than `fewest_prompts` (8 for
             270 heads) a lone head cannot pass. On text the null is random tokens all the same, so it also holds what
@@ -81,18 +88,26 @@ def score_heads(
             or changes the model.
     """
     prompts = repeated_tokens(model, distinct=chance_test) if prompts is None else as_prompts(model, prompts)
+    if weigh not in (None, "values"):
+        raise ValueError(f"Attention is weighed by 'values', or not at all (None), got {weigh!r}.")
     if model.dtype == torch.float16:
         model.hidden(prompts.tokens[:1])  # says what overflows before anything trips over NaN
     if not model.is_finite:
         raise ValueError(model.why_not_finite(prompts.tokens[:1]))
     plan = plan_scores(model, prompts, scores, strict=scores is not None, batch_size=batch_size)
-    found = run_plan(model, plan, chance_test=chance_test, loss=loss, progress=progress)
+    found = run_plan(model, plan, weigh=weigh, chance_test=chance_test, loss=loss, progress=progress)
     _check_finite(model, plan.main, found)
     return found
 
 
 def run_plan(
-    model: HookedModel, plan: ScorePlan, *, chance_test: bool = False, loss: bool = True, progress: bool = False
+    model: HookedModel,
+    plan: ScorePlan,
+    *,
+    weigh: Literal["values"] | None = None,
+    chance_test: bool = False,
+    loss: bool = True,
+    progress: bool = False,
 ) -> HeadScores:
     """Score every head as planned; see `score_heads`."""
     main = plan.main
@@ -103,7 +118,14 @@ def run_plan(
     summary: dict[str, tuple[Tensor, Tensor, float]] = {}
     by_layer, hidden = {}, {}
     p_values, q_values, losses, of_main = {}, {}, [], {}
-    done = side_by_side(model, [job for each in every for job in _jobs(model, each, each is main and loss)], read=True)
+    weighed = {
+        name
+        for name, score in plan.scores.items()
+        if isinstance(score, AttentionScore) and (score.weighed or weigh is not None)
+    }
+    sizes = ValueSizes(model) if weighed else None
+    jobs = [job for each in every for job in _jobs(model, each, each is main and loss, sizes, weighed)]
+    done = side_by_side(model, jobs, read=True)
     with progress_bar(total, "scoring prompts", shown=progress) as tick:
         for reading in every:
             values, found, even = _read(model, reading, done, loss=loss and reading is main, tick=tick)
@@ -122,6 +144,10 @@ def run_plan(
         shape = (model.n_layers, model.n_heads)
         values = found.cpu() if score.name in SCORES else checked_values(score, found, shape, "layer, head")
         summary[score.name] = (values, torch.zeros_like(values), score.chance)  # no prompts to differ
+    for score in plan.causal:
+        found = score.measure(model, seed=main.prompts.seed or 0, progress=progress)
+        values = checked_values(score, found, (len(found), model.n_layers, model.n_heads), "prompt, layer, head")
+        summary[score.name] = (*mean_and_error(values), score.chance)
     loss_by_position, loss_by_copy = _summarise_losses(losses, main.prompts)
     return HeadScores(
         model=model.name,
@@ -133,8 +159,10 @@ def run_plan(
         q_values=q_values,
         loss_by_copy=loss_by_copy,
         loss=loss_by_position,
-        words={name: score.words for name, score in plan.scores.items()},
-        provenance=provenance(model, main.prompts, left_out=plan.left_out) | {"out_of_reach": hidden},
+        words={name: said_of(score, weighed=name in weighed) for name, score in plan.scores.items()},
+        provenance=provenance(model, main.prompts, left_out=plan.left_out)
+        | {"out_of_reach": hidden}
+        | ({} if weigh is None else {"weigh": weigh}),
     )
 
 
@@ -163,7 +191,8 @@ def _read(
             assert stream.normalised is not None
             losses.append(token_losses(model, prompts, stream.normalised))
         tick(len(prompts))
-    return {name: torch.cat(values) for name, values in found.items()}, losses, _under_windows(reading, even)
+    settled = {name: _settled(reading.scores[name], torch.cat(values)) for name, values in found.items()}
+    return settled, losses, _under_windows(reading, even)
 
 
 def _under_windows(reading: Reading, even: list[EvenAttention]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -178,14 +207,28 @@ def _under_windows(reading: Reading, even: list[EvenAttention]) -> dict[str, tup
     return found
 
 
-def _jobs(model: HookedModel, reading: Reading, loss: bool) -> list[Callable[[], _Found]]:
+def _settled(score: Score, values: Tensor) -> Tensor:
+    return score.settled(values) if isinstance(score, LayerScore) else values
+
+
+def _jobs(
+    model: HookedModel, reading: Reading, loss: bool, sizes: ValueSizes | None, weighed: set[str]
+) -> list[Callable[[], _Found]]:
     """A run of each batch of prompts."""
     prompts = [(reading.prompts[batch.rows], batch.targets) for batch in reading.batches]
-    return [partial(_read_batch, model, some, targets, reading.scores, loss) for some, targets in prompts]
+    how = {"loss": loss, "sizes": sizes, "weighed": weighed & set(reading.scores)}
+    return [partial(_read_batch, model, some, targets, reading.scores, **how) for some, targets in prompts]
 
 
 def _read_batch(
-    model: HookedModel, prompts: Prompts, targets: Targets | None, scores: dict[str, Score], loss: bool
+    model: HookedModel,
+    prompts: Prompts,
+    targets: Targets | None,
+    scores: dict[str, Score],
+    *,
+    loss: bool,
+    sizes: ValueSizes | None,
+    weighed: set[str],
 ) -> _Found:
     """Run some prompts, every score reading each layer."""
     layered = {name: score for name, score in scores.items() if isinstance(score, LayerScore)}
@@ -200,9 +243,11 @@ def _read_batch(
     def read(attention: AttentionReading) -> None:
         if even is not None and there is not None and attended:
             even.see(attention)
-            probabilities = attention.probabilities(there.prompt, there.query, there.key).float()
+            pairs = (there.prompt, there.query, there.key)
+            plain = attention.probabilities(*pairs).float()
+            moved = weigh_by(attention, sizes, plain, *pairs) if sizes is not None and weighed else plain
             for name, values in attended.items():
-                values[:, attention.layer] = there.score(name, probabilities).cpu()
+                values[:, attention.layer] = there.score(name, moved if name in weighed else plain).cpu()
         for reader in readers.values():
             reader.read(attention)
         if attention.layer == model.n_layers - 1 and not loss and not needs_end:

@@ -35,7 +35,7 @@ from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import LOOKS, Head, parse_head
 from induction_lab.results.statistics import number_and_error
-from induction_lab.scores.registry import SCORES, find_scores
+from induction_lab.scores.registry import find_scores
 from induction_lab.scores.scoring import score_heads
 
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
@@ -76,9 +76,6 @@ class HeadScoresSettings:
         """Refuse scores that there are not."""
         if not all(isinstance(name, str) for name in self.scores):
             raise ValueError("In a sweep a score of your own is written module:name, so that every worker finds it.")
-        unknown = [name for name in self.scores if ":" not in name and name not in SCORES]
-        if unknown:
-            raise ValueError(f"`scores` has unknown names {unknown}; there are {', '.join(SCORES)}.")
         find_scores(self.scores or None)
 
     @property

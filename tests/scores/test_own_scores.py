@@ -213,7 +213,7 @@ def test_a_score_that_writes_into_weights_is_refused(small):
 def test_a_class_and_what_is_no_score_at_all_are_refused():
     with pytest.raises(ValueError, match=r"got <class .*, so give TwoBack\(\)"):
         checked(TwoBack)
-    with pytest.raises(ValueError, match="A score is a name or an AttentionScore, LayerScore or WeightScore, got 3"):
+    with pytest.raises(ValueError, match="an AttentionScore, LayerScore, WeightScore or CausalScore, got 3"):
         checked(3)
 
 

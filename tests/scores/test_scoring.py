@@ -11,7 +11,7 @@ from induction_lab.internals.reading import read_attention
 from induction_lab.models.attention_only.by_hand import INDUCTION, RESTING
 from induction_lab.results.heads import Head
 from induction_lab.scores.attention_scores import ATTENTION_SCORES, attention_targets
-from induction_lab.scores.copying import Copying
+from induction_lab.scores.kinds.copying import Copying
 from induction_lab.scores.registry import REPEAT_SCORES, SCORES
 
 

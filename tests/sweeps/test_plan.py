@@ -191,7 +191,7 @@ MISTAKES = {
     "one repeat": ({"prompts": {"a": {"n_repeats": 1}}}, "n_repeats ≥ 2"),
     "unknown setting": ({"prompts": {"a": {"length": 1}}}, r"\[prompts.a\] has no length"),
     "unknown measurement": ({"measurements": ["weight"]}, "needs `kind`, one of"),
-    "unknown score": ({"measurements": {"head_scores": {"scores": ["x"]}}}, "unknown names"),
+    "unknown score": ({"measurements": {"head_scores": {"scores": ["x"]}}}, "Unknown scores"),
     "unknown metric": ({"measurements": {"ablation": {"metric": "x"}}}, "`metric` must be one of"),
     "no edges": ({"measurements": {"circuit": {"edges": 0}}}, "at least 1"),
     "no heads": ({"measurements": {"ablation": {"most": 0}}}, "at least 1"),

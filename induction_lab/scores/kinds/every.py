@@ -1,0 +1,9 @@
+"""The scores of other kinds of heads, which `score_heads` measures where they are asked for by name."""
+
+from __future__ import annotations
+
+from induction_lab.scores.kinds.displaced import DisplacedInduction, InductionLag
+from induction_lab.scores.kinds.match_length import MATCH_LENGTHS
+from induction_lab.scores.score import Score
+
+KINDS_OF_HEADS: tuple[Score, ...] = (DisplacedInduction(), InductionLag(), *MATCH_LENGTHS)
