@@ -1,9 +1,10 @@
 """Of what a head's input is made, and its attention: the share of everything that writes into the stream it reads.
 
 `input_shares` splits the change of its queries, keys or values when all that writes is replaced; `score_shares` splits
-how far the score of its induction targets stands above that of other keys. Both hold the norm's scale at what it is, so
-that what is split is linear in what embedding, heads and MLPs wrote. Source of the split: Elhage et al. (2021),
-"K-composition", https://transformer-circuits.pub/2021/framework.
+how far the score of its induction targets stands above that of other keys. Both hold the scale of every norm on the way
+at what it is in the clean run: of the norm that the head reads through, and of one of what a layer's heads write
+together (Gemma 2 and 3, OLMo-2). So what is split is linear in what embedding, heads and MLPs wrote. Source of the
+split: Elhage et al. (2021), "K-composition", https://transformer-circuits.pub/2021/framework.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from induction_lab.interventions.senders import (
     find_senders,
     written_by,
 )
-from induction_lab.models.frozen_norms import attention_scale, folded_weights, output_norm
+from induction_lab.models.frozen_norms import attention_scale, folded_weights, head_scale
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.results.statistics import mean_and_error
@@ -50,7 +51,9 @@ def input_shares(
     """How much of the change of a receiver's query, key or value each sender brings, when all of them are replaced.
 
     A sender's share is the inner product of its part with the whole change over the whole change's square, summed over
-    positions. Shares add up to 1 and may be negative. Queries and keys are taken before rotation.
+    positions. Shares add up to 1 and may be negative. Queries and keys are taken before rotation. Norms are held at
+    their scale in the clean run, also one of what a layer's heads write together (Gemma 2 and 3, OLMo-2); of a norm of
+    queries or keys the gain is taken in.
 
     Args:
         model: Any whose attention goes through transformers' interface, or an `AttentionOnlyTransformer`.
@@ -89,7 +92,8 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
     """The share of each sender in how far a head's score at its induction targets stands above its other keys.
 
     A softmax sees differences alone, so what counts is how far a target's score stands above the mean of the query's
-    other keys (BOS left out, where heads rest).
+    other keys (BOS left out, where heads rest), before a cap of scores (Gemma 2). Norms are held at their scale in the
+    clean run: those that heads read through, of what a layer's heads write together (Gemma 2 and 3, OLMo-2), of keys.
 
     >>> model = load_model()                                                            # doctest: +SKIP
     >>> score_shares(model, repeated_tokens(model), "L1H2")["sender"][0]                 # doctest: +SKIP
@@ -137,12 +141,23 @@ def _score_shares(
     W_K = weights[key_head(head.head, model.n_heads, len(weights))]
     with torch.inference_mode():
         scale = attention_scale(model, head.layer, streams.before[head.layer])
-        read = torch.einsum("cpd,pde->cpe", written.to(model.wide) / scale[0] @ W_K, R)
+        read = written.to(model.wide) / scale[0] @ W_K / _key_scale(streams, head)
+        read = torch.einsum("cpd,pde->cpe", read, R)
         own = attention.k[:, key_head(head.head, model.n_heads, attention.k.shape[1])]  # rotated, biases in
         every = torch.cat([read, own.to(model.wide)])
         above = every[:, key] - _mean_of_others(every, query, key)
         scores = (above * attention.q[0, head.head, query].to(model.wide)).sum((1, 2))
         return torch.cat([scores[:-1], scores[-1:] - scores[:-1].sum()]) / scores[-1]
+
+
+def _key_scale(streams: ResidualStreams, head: Head) -> Float[Tensor, "pos 1"]:
+    """By what a norm of keys divides those that a head reads of one prompt."""
+    model, layer = streams.model, head.layer
+    W_K, b_K = model.anatomy.projection(layer, "k")
+    stream = model.anatomy.norm_before(layer)(streams.before[layer]).to(model.wide)
+    keys = torch.einsum("cpd,hde->cphe", stream, W_K.to(model.wide)) + (0.0 if b_K is None else b_K.to(model.wide))
+    scale = head_scale(model, layer, "k", keys).expand(*keys.shape[:-1], 1)
+    return scale[0, :, key_head(head.head, model.n_heads, keys.shape[2])]
 
 
 def _mean_of_others(
@@ -169,13 +184,11 @@ def _refuse_mixed_inputs(model: HookedModel) -> None:
 
 
 def _check_scores(model: HookedModel, prompts: Prompts, head: Head) -> None:
-    if not model.anatomy.goes_through_interface or output_norm(model, model.anatomy.attending[0]) is not None:
+    if not model.anatomy.goes_through_interface:
         raise ValueError(
-            f"{model.name} attends out of sight of transformers' attention interface or normalises what its heads "
-            "write together, so its scores cannot be split by head."
+            f"{model.name} attends out of sight of transformers' attention interface, so its scores cannot be split by "
+            "head."
         )
-    if model.anatomy.head_norm(head.layer, "k") is not None:
-        raise ValueError(f"{model.name} normalises its keys, so they are no sum of what they read: use input_shares.")
     _refuse_mixed_inputs(model)
     if not len(attention_targets(prompts, ["prefix_matching"]).query):
         raise ValueError("No token occurs a second time, so there is no induction target: use repeated_tokens(model).")

@@ -1,4 +1,4 @@
-"""What heads add along given directions of the residual stream, whatever stands between them and it.
+"""What heads add to the residual stream, or along given directions of it, whatever stands between them and it.
 
 A norm of what a layer's heads write together (Gemma 2 and 3, OLMo-2) is held at the scale that it has, so that the
 shares of the heads add up; a factor in its place (Granite) is taken in. Source: Elhage et al. (2021), "Handling layer
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.models.frozen_norms import output_norm, refuse_gates
+from induction_lab.models.frozen_norms import head_scale, output_norm, output_weights, refuse_gates
+from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -66,6 +67,64 @@ def read_by_projection(
         return z
     with torch.inference_mode():
         return norm(z.flatten(-2)).unflatten(-1, z.shape[-2:])
+
+
+def adds_linearly(model: HookedModel, layer: int) -> bool:
+    """Whether what a head adds to the stream depends on its own output alone: no norm of several heads on the way."""
+    return model.anatomy.norm_after(layer) is None and model.anatomy.head_norm(layer, "z") is None
+
+
+def written_by_heads(
+    model: HookedModel,
+    layer: int,
+    z: Float[Tensor, "prompt head pos d_head"],
+    *,
+    at: Float[Tensor, "prompt head pos d_head"],
+) -> Float[Tensor, "prompt head pos d_model"]:
+    """What each head of a layer adds to the stream when heads put out `z`, or how that changes when theirs does by `z`.
+
+    A norm on the way is held at the scale that it has where heads put out `at`: a head's part is `gain * part / scale`,
+    so that the parts of `at` and the biases add up to what the layer's heads add together.
+
+    Args:
+        model: Any but those with a gate.
+        layer: Whose heads.
+        z: What heads put out, or a change of it.
+        at: What they put out in the run whose scale is held.
+
+    Raises:
+        ValueError: If a gate multiplies what heads put out, or a norm is none that can be folded.
+    """
+    refuse_gates(model, layer)
+    factor = model.anatomy.output_factor
+    if adds_linearly(model, layer):
+        return z @ head_weights(model, layer).W_O * factor
+    norm, scale = output_norm(model, layer), head_scale(model, layer, "z", at.transpose(1, 2)).transpose(1, 2)
+    by_head = (z.to(model.wide) / scale) @ output_weights(model, layer) * factor
+    if norm is None:
+        return by_head
+    written = _projected(model, layer, at)
+    scale = norm.scale(written, _normalised(model, layer, written))
+    return norm.apply(by_head) / scale[:, None, :, None]
+
+
+def written_together(
+    model: HookedModel, layer: int, z: Float[Tensor, "prompt head pos d_head"]
+) -> Float[Tensor, "prompt pos d_model"]:
+    """What a layer's heads add to the stream when they put out `z`, every norm on the way at the scale that it has."""
+    written = _projected(model, layer, z)
+    written = written if model.anatomy.norm_after(layer) is None else _normalised(model, layer, written)
+    return written * model.anatomy.output_factor
+
+
+def _projected(
+    model: HookedModel, layer: int, z: Float[Tensor, "prompt head pos d_head"]
+) -> Float[Tensor, "prompt pos d_model"]:
+    """What the output projection makes of it."""
+    W_O, b_O = model.anatomy.projection(layer, "o")
+    read = read_by_projection(model, layer, z.transpose(1, 2)).to(model.wide)
+    written = read.flatten(-2) @ W_O.to(model.wide).flatten(0, 1)
+    return written if b_O is None else written + b_O.to(model.wide)
 
 
 def _normalised(

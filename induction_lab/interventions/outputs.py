@@ -25,16 +25,19 @@ class Outputs:
     Attributes:
         heads: By layer, one prompt (a mean) or all of them.
         streams: By layer, what stands before it; under the number of layers what stands before the final norm.
+        together: By layer, what its heads add to the stream, where a norm makes that no sum over heads.
     """
 
     heads: dict[int, Float[Tensor, "prompt head pos d_head"]] = field(default_factory=dict)
     streams: dict[int, Float[Tensor, "prompt pos d_model"]] = field(default_factory=dict)
+    together: dict[int, Float[Tensor, "prompt pos d_model"]] = field(default_factory=dict)
 
     def map(self, function: Callable[..., Tensor], *others: Outputs) -> Outputs:
         """`function` of each tensor and of those that stand in its place in `others`."""
         return Outputs(
             {layer: function(x, *(other.heads[layer] for other in others)) for layer, x in self.heads.items()},
             {layer: function(x, *(other.streams[layer] for other in others)) for layer, x in self.streams.items()},
+            {layer: function(x, *(other.together[layer] for other in others)) for layer, x in self.together.items()},
         )
 
 

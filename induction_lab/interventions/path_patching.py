@@ -3,7 +3,10 @@
 A sender's output is replaced (by its mean over other prompts, say) on one edge only: the receiver's query, key or value
 is worked out from a residual stream in which nothing but the sender's own contribution has changed, the norm before it
 included, and everything else, the sender's other readers too, is as in the clean run up to the receiver. From there on
-the model runs as it will. Each query head can be a receiver by itself, also where several share a key head. Source:
+the model runs as it will. Each query head can be a receiver by itself, also where several share a key head.
+
+Where a norm stands behind the heads of a layer together (Gemma 2 and 3, OLMo-2; BitNet), a head's own contribution is
+that at the norm's scale in the clean run (`head_outputs.written_by_heads`), and so is the change of it. Source:
 Wang et al. (2022), https://arxiv.org/abs/2211.00593; Goldowsky-Dill et al. (2023), https://arxiv.org/abs/2304.05969.
 Of what the receiver's input is made: `attribution.shares`.
 """
@@ -53,6 +56,10 @@ def patch_paths(
     progress: bool = False,
 ) -> Effects:
     """Cut the direct path from each sender to the receivers' queries, keys or values, and measure what is lost.
+
+    What a layer's heads write together may be normalised before it enters the stream (Gemma 2 and 3, OLMo-2). That
+    norm's scale is held at what it is in the clean run: a head then changes the stream by `gain * change / scale`, and
+    these changes add up over heads. `ablate` runs the norm anew, which rescales what the other heads write as well.
 
     >>> model = load_model()                                                                    # doctest: +SKIP
     >>> patch_paths(model, repeated_tokens(model, n_prompts=4), ["L1H2", "L1H3"], "k").top(1)   # doctest: +SKIP

@@ -11,6 +11,7 @@ from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import Measure, MetricLike, as_metric
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import chunks
+from induction_lab.internals.head_outputs import adds_linearly, written_together
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.interventions.ablation_methods import find_method
@@ -46,7 +47,7 @@ class PreparedPrompts:
         metric: What is measured.
         reference: Other prompts for `mean` and `resample`.
         seed: Of what `resample` draws.
-        whole_streams: Substitutes for the stream before each layer as well.
+        whole_streams: Substitutes for the stream before each layer as well, and for what a layer's heads add together.
 
     Attributes:
         prompts: All of them, read.
@@ -105,8 +106,12 @@ class PreparedPrompts:
     def outputs(self, prompts: Prompts) -> Outputs:
         """What heads put out on some prompts and, if wanted, what stands before each layer."""
         streams = self._run(prompts)
-        before = dict(enumerate(streams.before)) if self.whole_streams else {}
-        return Outputs({layer: seen.z for layer, seen in streams.attention.items()}, before)
+        heads = {layer: seen.z for layer, seen in streams.attention.items()}
+        if not self.whole_streams:
+            return Outputs(heads)
+        normalised = [layer for layer in heads if not adds_linearly(self.model, layer)]
+        together = {layer: written_together(self.model, layer, heads[layer]) for layer in normalised}
+        return Outputs(heads, dict(enumerate(streams.before)), together)
 
     def attention(self, prompts: Prompts) -> dict[int, LayerAttention]:
         """By layer, the attention on some prompts."""

@@ -1,7 +1,9 @@
 """What writes into the stream that a head reads: heads, MLPs, the embedding; and what each would change.
 
 Senders are heads, a layer's MLP (`MLP16`) and the embedding (`embed`): together they are all that a receiver reads, so
-what they contribute adds up to the whole change of its input.
+what they contribute adds up to the whole change of its input. Where heads are normalised together (Gemma 2 and 3,
+OLMo-2) that is the change with these norms held at their scale in the clean run: what another scale would make of all
+heads together is no sender's.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.internals.head_outputs import written_by_heads, written_together
 from induction_lab.internals.reading import attention_layers, heads_of
 from induction_lab.internals.residual_stream import ResidualStreams, refuse_hooked_patterns
 from induction_lab.interventions.ablation_methods import OUTPUT_METHODS, listed
 from induction_lab.interventions.prepared import PreparedBatch
-from induction_lab.models.frozen_norms import output_norm, refuse_gates
-from induction_lab.models.head_weights import head_weights
+from induction_lab.models.frozen_norms import refuse_gates
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike
 
@@ -94,12 +96,6 @@ def check_patchable(model: HookedModel, method: str) -> None:
         )
     for layer in model.anatomy.attending:
         refuse_gates(model, layer)
-    first = model.anatomy.attending[0]
-    if output_norm(model, first) is not None or model.anatomy.head_norm(first, "z") is not None:
-        raise ValueError(
-            f"{model.name} normalises what its heads write together, so that no head's share of it is its own: paths "
-            "cannot be patched; `ablate` works."
-        )
 
 
 def changes_of_stream(
@@ -108,11 +104,18 @@ def changes_of_stream(
     """What each sender adds to the stream when it is replaced, minus what it adds on its own."""
     streams, instead = batch.streams, batch.outputs
     nothing = torch.zeros((), dtype=torch.float32, device=model.device)
+
+    def together(layer: int) -> Tensor | None:
+        if layer not in instead.together:
+            return None
+        return instead.together[layer] - written_together(model, layer, streams.attention[layer].z)
+
     return _parts(
         streams,
         senders,
         lambda layer: instead.heads.get(layer, nothing) - streams.attention[layer].z,
         lambda layer: instead.streams.get(layer, nothing) - streams.before[layer],
+        together,
     )
 
 
@@ -128,15 +131,21 @@ def _parts(
     senders: Sequence[Sender],
     outputs: Callable[[int], Float[Tensor, "prompt head pos d_head"]],
     before: Callable[[int], Float[Tensor, "prompt pos d_model"]],
+    together: Callable[[int], Float[Tensor, "prompt pos d_model"] | None] = lambda layer: None,
 ) -> Iterator[tuple[Sender, Float[Tensor, "prompt pos d_model"]]]:
-    """Split the stream before each layer, or a change of it, into senders; `outputs` are those of a layer's heads."""
+    """Split the stream before each layer, or a change of it, into senders.
+
+    `outputs` are those of a layer's heads; `together` says what these add to the stream, where that is not the sum of
+    their parts: of a change, if a norm is held at its scale.
+    """
     refuse_hooked_patterns(streams)
     model = streams.model
     for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
         with torch.inference_mode():  # never across a `yield`
             if layer >= 0:
-                by_head = outputs(layer) @ head_weights(model, layer).W_O * model.anatomy.output_factor
-                rest = before(layer + 1) - before(layer) - by_head.sum(1)
+                by_head = written_by_heads(model, layer, outputs(layer), at=streams.attention[layer].z)
+                every = together(layer)
+                rest = before(layer + 1) - before(layer) - (by_head.sum(1) if every is None else every)
             else:
                 by_head, rest = before(0)[:, :0], before(0)
         for sender in same:

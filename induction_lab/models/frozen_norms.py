@@ -37,9 +37,10 @@ class FrozenNorm(NamedTuple):
     def scale(
         self, x: Float[Tensor, "*batch d_model"], normalised: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch"]:
-        """By what each row of `x` was divided to give `normalised`; 1 for a norm that does nothing."""
+        """By what each row of `x` was divided to give `normalised`; 1 where nothing is done or there is nothing."""
         inner = self.apply(x)
-        return inner.square().sum(-1) / (inner * (normalised - self.bias)).sum(-1)
+        size = inner.square().sum(-1)
+        return torch.where(size == 0, 1.0, size / (inner * (normalised - self.bias)).sum(-1))
 
 
 def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> FrozenNorm:
@@ -137,21 +138,55 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     return HeadWeights(W_Q, W_K, W_V, W_O * model.anatomy.output_factor)
 
 
+def head_scale(
+    model: HookedModel, layer: int, component: Component, heads: Float[Tensor, "*place head d_head"]
+) -> Float[Tensor, "*place #head 1"]:
+    """By what a layer's norm of queries, keys or of what heads put out (`z`) divides each head's vector; 1 without one.
+
+    Held at that, the norm is linear; its gain is in `folded_weights` and `output_weights`.
+
+    Args:
+        model: Any whose weights by head can be had.
+        layer: Whose norm.
+        component: Of what.
+        heads: What the norm reads, every head of one place: some norms see them together.
+
+    Raises:
+        ValueError: If the norm is none that can be folded.
+    """
+    if model.anatomy.head_norm(layer, component) is None:
+        return torch.ones_like(heads[..., :1])
+    norm, frozen, together = _head_norm(model, layer, component, *heads.shape[-2:], like=heads)
+    x = heads.flatten(-2) if together else heads
+    with torch.inference_mode():
+        scale = frozen.scale(x.to(model.wide), norm(x.to(model.dtype)).to(model.wide))[..., None]
+    return scale[..., None] if together else scale
+
+
 def _fold_head_norm(
     model: HookedModel, layer: int, component: Component, weights: Float[Tensor, "head d_model d_head"]
 ) -> Float[Tensor, "head d_model d_head"]:
-    norm = model.anatomy.head_norm(layer, component)
-    if norm is None:
+    if model.anatomy.head_norm(layer, component) is None:
         return weights
     n_heads, _, d_head = weights.shape
+    _, frozen, together = _head_norm(model, layer, component, n_heads, d_head, like=weights)
+    return weights * frozen.gain.view(n_heads, 1, d_head) if together else frozen.apply(weights)
+
+
+def _head_norm(
+    model: HookedModel, layer: int, component: Component, n_heads: int, d_head: int, *, like: Tensor
+) -> tuple[nn.Module, FrozenNorm, bool]:
+    """A norm of heads, the same frozen, and whether it reads all heads of a place together."""
+    norm = model.anatomy.head_norm(layer, component)
+    assert norm is not None
     weight = next(norm.parameters(), None)
     width = d_head if weight is None else weight.numel()
     if width == d_head:
-        return frozen_norm(norm, d_head, like=weights).apply(weights)
+        return norm, frozen_norm(norm, d_head, like=like), False
     if width == n_heads * d_head and weight is not None and weight.ndim == 1:
-        frozen = frozen_norm(norm, width, like=weights)
+        frozen = frozen_norm(norm, width, like=like)
         if not frozen.centred:
-            return weights * frozen.gain.view(n_heads, 1, d_head)
+            return norm, frozen, True
     raise ValueError(
         f"{component}_norm of {model.name} ({type(norm).__name__}) is none that can be folded into single heads."
     )

@@ -59,6 +59,9 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
             continue
         pairs = _pairs(far[layer], noise, first_guess=pairs)
         found.append(_matrix(samples[layer], *pairs)[0])
+    widths = sorted({rotation.shape[-1] for rotation in found})
+    if len(widths) > 1:
+        raise ValueError(f"Heads of {model.name} are of several widths, {widths}, so their rotations are not alike.")
     return torch.stack(found)
 
 

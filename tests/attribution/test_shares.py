@@ -1,15 +1,17 @@
 import pytest
 import torch
-from by_hand import model_of, own_model, tokens_of, z_of
-from families import random_network
+from by_hand import changes_at_held_norms, model_of, own_model, passed, tokens_of, z_of
+from families import random_network, shake_norms
 
 from induction_lab import HookedModel, input_shares, patch_paths, score_shares
 from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.interventions.senders import find_senders, written_by
 
+NORMALISED = ("gemma2", "gemma3", "olmo2")  # what a layer's heads write together
+
 
 @pytest.mark.parametrize("component", ["q", "k", "v"])
-@pytest.mark.parametrize("name", ["plain", "mlp", "llama", "gpt2", "phi", "cohere"])
+@pytest.mark.parametrize("name", ["plain", "mlp", "llama", "gpt2", "phi", "cohere", *NORMALISED, "granite"])
 def test_shares_add_up_to_one(name, component):
     shape = {"plain": dict(layer_norm=False), "mlp": dict(layer_norm=True, d_mlp=32)}
     model = own_model(n_layers=3, **shape[name]) if name in shape else model_of(name)
@@ -55,13 +57,49 @@ def test_shares_are_inner_products_with_the_whole_change_of_the_input(component)
     assert "MLP0" not in shares.index  # there is none
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "granite", "bundled"])
+@pytest.mark.parametrize("component", ["q", "k", "v"])
+@pytest.mark.parametrize("family", NORMALISED)
+def test_shares_of_heads_whose_sum_is_normalised_are_those_at_the_norm_held_as_it_is(family, component):
+    model = HookedModel(shake_norms(random_network(family)), name=family)
+    tokens, others = tokens_of(model), tokens_of(model, seed=1)
+    block = model.network.model.layers[1]
+    head = 1 if component == "q" else 0
+    W = getattr(block.self_attn, f"{component}_proj").weight.detach().unflatten(0, (-1, 12))[head]
+    norm = getattr(block.self_attn, f"{component}_norm", None)
+    if norm is not None:
+        gain = norm.weight.detach().unflatten(0, (-1, 12))[0 if family == "gemma3" else head]
+        W = W * (gain + 1 if family == "gemma3" else gain)[:, None]
+    stream, scale = passed(model.network, tokens)["model.layers.1"][0], 1.0
+    if family != "olmo2":  # which has no norm before its heads
+        W = W * (1 + block.input_layernorm.weight.detach())
+        scale = stream.square().mean(-1, keepdim=True).add(1e-6).sqrt()
+    parts = {name: change / scale @ W.T for name, change in changes_at_held_norms(model, tokens, others).items()}
+    whole = sum(parts.values())
+    shares = input_shares(model, tokens, "L1H1", component, method="resample", reference=others).set_index("sender")
+    assert set(shares.index) == set(parts)
+    for sender, part in parts.items():
+        share = ((part * whole).sum((1, 2)) / whole.square().sum((1, 2))).mean()
+        assert shares.loc[sender, "share"] == pytest.approx(float(share), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "granite", "bundled", *NORMALISED])
 def test_what_all_senders_wrote_is_the_stream(name):
     model = model_of(name)
     streams = residual_streams(model, tokens_of(model))
     written = dict(written_by(streams, find_senders(model, None, [])))
+    written = {str(sender): part for sender, part in written.items()}
     torch.testing.assert_close(sum(written.values()), streams.before[-1], atol=1e-5, rtol=1e-5)
     assert len(written) == 1 + model.n_layers * (model.n_heads + has_mlps(model))
+    if name in NORMALISED:  # no biases: an MLP's part is its own, as it comes from its norm
+        mlp = passed(model.network, tokens_of(model))["model.layers.1.post_feedforward_layernorm"][1]
+        torch.testing.assert_close(written["MLP1"], mlp, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "olmo2", "granite", "qwen3"])
+def test_without_biases_the_senders_make_the_whole_score_norms_of_keys_at_their_scale(family):
+    model = HookedModel(shake_norms(random_network(family)), name=family)
+    shares = score_shares(model, tokens_of(model), (model.n_layers - 1, 1)).set_index("sender")["share"]
+    assert abs(shares["bias"]) < 1e-5 and shares.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["llama", "bundled"])
@@ -76,12 +114,8 @@ def test_scores_have_a_row_for_each_sender_and_one_for_the_biases(name):
 def test_score_shares_refuse_what_they_cannot_split(llama):
     with pytest.raises(ValueError, match="no induction target"):
         score_shares(llama, torch.arange(1, 12)[None], "L1H0")
-    with pytest.raises(ValueError, match="normalises its keys"):
-        model = HookedModel(random_network("qwen3"), name="qwen3")
-        score_shares(model, tokens_of(model), "L1H0")
-    with pytest.raises(ValueError, match="normalise"):
-        model = HookedModel(random_network("gemma2"), name="gemma2")
-        score_shares(model, tokens_of(model), "L1H0")
+    with pytest.raises(ValueError, match="attends out of sight"):
+        score_shares(model_of("bloom"), tokens_of(model_of("bloom")), "L1H0")
 
 
 @pytest.mark.parametrize("shape", [dict(smeared_keys=True), dict(positions="shortformer")])

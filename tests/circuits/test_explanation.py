@@ -19,6 +19,7 @@ from induction_lab import (
     term_importance,
 )
 from induction_lab.behaviour.losses import loss_per_token
+from induction_lab.circuits import explaining
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,21 @@ def test_a_random_model_has_no_circuit(small):
     found = explain(small, repeated_tokens(small, n_prompts=4, period=20))
     assert not found.of("induction") and not found.of("previous-token")
     assert "bystander" in set(found.heads["verdict"])
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "granite"])
+def test_paths_are_had_where_what_heads_write_is_normalised_or_rescaled(family, monkeypatch):
+    def verdicts(heads, fall):  # a random model has no induction heads, so one is said to be
+        known = {"L0H1": "previous-token", "L1H2": "induction"}
+        return heads["label"].map(lambda label: known.get(label, "bystander"))
+
+    monkeypatch.setattr(explaining, "verdicts", verdicts)
+    model = HookedModel(random_network(family), name=family)
+    prompts = repeated_tokens(model, n_prompts=2, period=6)
+    found = explain(model, prompts, n_random=1)
+    assert "paths" not in found.provenance["left_out"]
+    assert list(zip(found.edges["sender"], found.edges["receiver"], strict=True)) == [("L0H1", "L1H2")]
+    assert found.heads["to_keys"].notna().sum() == 4 and abs(found.edges["effect"][0]) > 1e-6
 
 
 def test_where_paths_cannot_be_patched_the_reason_is_given():

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 import transformers as hf
-from by_hand import hooks_of, losses, model_of, others_mean, own_model, tokens_of, z_of
-from families import random_network
+from by_hand import changes_at_held_norms, hooks_of, losses, model_of, others_mean, own_model, passed, tokens_of, z_of
+from families import random_network, shake_norms
 from transformer_lens.patching import get_act_patch_direct_path
 
 from induction_lab import HookedModel
@@ -110,6 +110,61 @@ def test_a_receiver_hears_nothing_but_the_senders_change_and_later_ones_compute_
     assert effects.table["effect"].abs().max() > 1e-2
     assert effects.table["label"].tolist()[0] == "embed" and "MLP1" in set(effects.table["label"])
     assert not set(effects.table["label"]) & {"L2H0", "MLP2"}
+
+
+@pytest.mark.parametrize(
+    ("family", "component"),
+    [("gemma2", "q"), ("gemma2", "k"), ("gemma2", "v"), ("gemma3", "q"), ("gemma3", "k"), ("olmo2", "q")],
+)
+def test_heads_whose_sum_is_normalised_are_patched_with_that_norm_held_as_it_is(family, component):
+    """Written out with the network's own modules; a receiver's queries, keys or values are put in by hooks."""
+    network = shake_norms(random_network(family))
+    model = HookedModel(network if family == "olmo2" else ungrouped(network).network, name=family)
+    tokens, others = tokens_of(model), tokens_of(model, seed=1)
+    effects = patch_paths(model, tokens, "L1H1", component, method="resample", reference=others)
+    changes = changes_at_held_norms(model, tokens, others)
+    assert set(effects.table["label"]) == set(changes)
+    block = model.network.model.layers[1]
+    projection = getattr(block.self_attn, f"{component}_proj")
+    norm = getattr(block.self_attn, f"{component}_norm", None) if family == "olmo2" else None  # of all heads together
+    stream, mine = passed(model.network, tokens)["model.layers.1"][0], slice(12, 24)
+    for sender, change in changes.items():
+        with torch.inference_mode():
+            read = stream + change if family == "olmo2" else block.input_layernorm(stream + change)
+            told = projection(read) if norm is None else norm(projection(read))
+
+            def tell(module, args, output, told=told):
+                output = output.clone()
+                output[..., mine] = told[..., mine]
+                return output
+
+            handle = (projection if norm is None else norm).register_forward_hook(tell)
+            slow = float(copy_loss(model.network(tokens, use_cache=False).logits, tokens))
+            handle.remove()
+        assert effects.of(sender)["changed"] == pytest.approx(slow, abs=1e-5)
+    assert effects.table["effect"].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2"])
+@pytest.mark.parametrize("method", ["mean", "zero"])
+def test_heads_whose_sum_is_normalised_tell_the_logits_their_share_of_it(family, method):
+    model = HookedModel(shake_norms(random_network(family)), name=family)
+    tokens, layer = tokens_of(model), model.n_layers - 1
+    seen = passed(model.network, tokens)
+    block, end = f"model.layers.{layer}", seen["model.norm"][0]
+    mlp, written = seen[f"{block}.post_feedforward_layernorm"][1], seen[f"{block}.self_attn.o_proj"]
+    norm = model.network.get_submodule(f"{block}.post_attention_layernorm")
+    gain = norm.weight.detach() + (family != "olmo2")
+    z = written[0].unflatten(-1, (4, 12))[:, :, 2]
+    W_O = model.network.get_submodule(f"{block}.self_attn.o_proj").weight.detach()[:, 24:36]
+    with torch.inference_mode():
+        scale = written[1].square().mean(-1, keepdim=True).add(1e-6).sqrt()
+        instead = {"mean": others_mean, "zero": torch.zeros_like}[method]
+        changes = {f"L{layer}H2": (instead(z) - z) @ W_O.T * gain / scale, f"MLP{layer}": instead(mlp) - mlp}
+        effects = patch_paths(model, tokens, None, method=method)
+        for sender, change in changes.items():
+            slow = float(copy_loss(model.unembed(model.final_norm(end + change)), tokens))
+            assert effects.of(sender)["changed"] == pytest.approx(slow, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["small", "llama", "gpt2", "granite"])
@@ -219,14 +274,11 @@ def test_refuses(what, llama):
     assert hooks_of(llama) == before and torch.equal(llama.logits(tokens), clean)
 
 
-@pytest.mark.parametrize(
-    ("family", "message"), [("bloom", "attends out of sight.*`ablate` works"), ("gemma2", "no head's share of it")]
-)
-def test_refuses_models_whose_heads_cannot_be_told_apart(family, message):
-    model = model_of(family)
+def test_refuses_models_whose_heads_cannot_be_told_apart():
+    model = model_of("bloom")
     tokens = tokens_of(model)
     for function in (patch_paths, input_shares):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="attends out of sight.*`ablate` works"):
             function(model, tokens, "L1H0")
     with ablate(model, "L1H0"):
         assert torch.isfinite(model.logits(tokens)).all()

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from induction_lab import capture, find_circuit, repeated_tokens, score_heads
+from induction_lab import (
+    capture,
+    find_circuit,
+    input_shares,
+    patch_paths,
+    repeated_tokens,
+    score_heads,
+    score_shares,
+)
 
 
 def test_its_patterns_are_its_own_and_its_induction_heads_are_known(gemma3):
@@ -22,6 +30,17 @@ def test_its_patterns_are_its_own_and_its_induction_heads_are_known(gemma3):
 def test_its_circuit_is_read_where_dimensions_of_keys_are_zero(gemma3):
     edges = find_circuit(gemma3, repeated_tokens(gemma3, n_prompts=2, period=20), n=5).edges
     assert edges["induction"][0] == "L11H2" and edges["qk_matching"][0] == pytest.approx(1, abs=0.1)
+
+
+def test_its_previous_token_head_writes_the_keys_of_its_induction_head(gemma3):
+    """Though what a layer's heads write passes a norm together."""
+    prompts = repeated_tokens(gemma3, n_prompts=2, period=20)
+    cut = patch_paths(gemma3, prompts, "L5H1", "k", senders=["L3H1", "L4H0", "L4H1"])
+    assert cut.top(1)[0][0] == "L4H1" and cut.of("L4H1")["effect"] > 10 * abs(cut.of("L4H0")["effect"])
+    for function in (input_shares, score_shares):
+        shares = function(gemma3, prompts, "L5H1").set_index("sender")["share"]
+        assert shares.index[0] == "L4H1" and shares["L4H1"] > 0.7 and shares.sum() == pytest.approx(1, abs=1e-5)
+    assert abs(shares["bias"]) < 1e-5  # keys have none: the senders make the whole score
 
 
 def test_it_reads_english(gemma3):

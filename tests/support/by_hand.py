@@ -97,6 +97,46 @@ def with_z(model: HookedModel, tokens: Tensor, instead: dict[tuple[int, int], Te
         return hooked_logits(model, tokens, change)
 
 
+def passed(network: Any, tokens: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """By the name of each module of a transformers network, what it read first and what it gave."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, args, output: found.update({name: (args[0], output)} if args else {})
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in network.named_modules()]
+    with torch.inference_mode():
+        network(tokens, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def changes_at_held_norms(model: HookedModel, tokens: Tensor, others: Tensor, layer: int = 0) -> dict[str, Tensor]:
+    """How the stream changes when one sender of a layer writes what it writes on other prompts.
+
+    For networks with an RMSNorm of what the heads write together. It is replaced by division by a number: the root mean
+    square that it sees on `tokens`.
+    """
+    own, other = (passed(model.network, x) for x in (tokens, others))
+    block = f"model.layers.{layer}"
+    attention, norm = f"{block}.self_attn.o_proj", f"{block}.post_attention_layernorm"
+    o_proj, module = (model.network.get_submodule(name) for name in (attention, norm))
+    eps = getattr(module, "variance_epsilon", None) or module.eps
+    gain = 1 + module.weight if "Gemma" in type(module).__name__ else module.weight
+    with torch.inference_mode():
+        rms = own[attention][1].square().mean(-1, keepdim=True).add(eps).sqrt()
+        torch.testing.assert_close(own[attention][1] / rms * gain, own[norm][1], atol=1e-4, rtol=1e-4)
+        changes = {"embed": other["model.layers.0"][0] - own["model.layers.0"][0]} if layer == 0 else {}
+        for head in range(model.n_heads):
+            z = own[attention][0].unflatten(-1, (model.n_heads, -1)).clone()
+            z[:, :, head] = other[attention][0].unflatten(-1, (model.n_heads, -1))[:, :, head]
+            changes[f"L{layer}H{head}"] = (o_proj(z.flatten(-2)) - own[attention][1]) / rms * gain
+        after = f"{block}.post_feedforward_layernorm"
+        changes[f"MLP{layer}"] = other[after][1] - own[after][1]
+    return changes
+
+
 def others_mean(z: Tensor) -> Tensor:
     """For each prompt the mean over all others."""
     return torch.stack([torch.cat([z[:i], z[i + 1 :]]).mean(0) for i in range(len(z))])

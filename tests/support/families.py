@@ -107,3 +107,13 @@ def random_network(family: str, *, attention: str = "eager", seed: int = 0) -> t
             if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
                 parameter.normal_(0.0, 0.25)
     return network
+
+
+def shake_norms(network: torch.nn.Module) -> torch.nn.Module:
+    """Give its norms gains and biases that matter."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 1 and ("norm" in name or "ln_" in name):
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return network
