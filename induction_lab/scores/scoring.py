@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -50,7 +49,7 @@ def score_heads(
     *,
     scores: str | Score | Iterable[str | Score] | None = None,
     batch_size: int | None = None,
-    weigh: Literal["values"] | None = None,
+    weigh: str | None = None,
     chance_test: bool = False,
     loss: bool = True,
     progress: bool = False,
@@ -104,7 +103,7 @@ def run_plan(
     model: HookedModel,
     plan: ScorePlan,
     *,
-    weigh: Literal["values"] | None = None,
+    weigh: str | None = None,
     chance_test: bool = False,
     loss: bool = True,
     progress: bool = False,
