@@ -88,6 +88,7 @@ from .scores import (
     Score as Score,
     WeightScore as WeightScore,
     attention_spread as attention_spread,
+    export_kv_heads as export_kv_heads,
     score_heads as score_heads,
 )
 from .sweeps import (

@@ -30,6 +30,7 @@ def provenance(model: HookedModel, prompts: Prompts, *, left_out: dict[str, str]
         "bos_token_id": model.bos_token_id,
         "in_front": in_front(model, prompts),
         "note": prompts.note,
+        "n_kv_heads": model.n_kv_heads,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "attention_path": "engine" if model.anatomy.goes_through_interface else "hooks",

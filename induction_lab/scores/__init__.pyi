@@ -1,3 +1,4 @@
+from .kinds.key_value_heads import export_kv_heads as export_kv_heads
 from .results import HeadScores as HeadScores
 from .score import (
     AttentionScore as AttentionScore,

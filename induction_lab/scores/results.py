@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lab.attention.grouped import by_group
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable
 from induction_lab.scores.registry import words
 from induction_lab.scores.score import ScoreWords
 
+REDUCTIONS = ("max", "mean", "min")
 COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
 
 
@@ -133,6 +135,26 @@ class HeadScores(Loadable):
         ranked = self.top(score, q_values.numel())
         chance = self._chance(score)
         return [head for head, value in ranked if q_values[head] <= rate and value > chance[head.layer]]
+
+    def by_kv_head(self, score: str, reduce: str = "max") -> Float[Tensor, "layer kv_head"]:
+        """One number for each key-value head, from the query heads that read it.
+
+        Args:
+            score: Its name.
+            reduce: `max`, `mean` or `min` of them.
+
+        Raises:
+            ValueError: If there is no such score or reduction, or the table does not say how many key-value heads the
+                model has, or their number does not divide that of the heads.
+        """
+        found, n_kv_heads = self[score], self.provenance.get("n_kv_heads")
+        if reduce not in REDUCTIONS:
+            raise ValueError(f"`reduce` must be one of {', '.join(REDUCTIONS)}, got {reduce!r}.")
+        if not isinstance(n_kv_heads, int) or n_kv_heads < 1 or self.n_heads % n_kv_heads:
+            raise ValueError(
+                f"These scores do not say how many key-value heads {self.model} has: score it again (score_heads)."
+            )
+        return getattr(by_group(found, n_kv_heads), f"a{reduce}" if reduce != "mean" else reduce)(-1)
 
     def _chance(self, score: str) -> list[float]:
         """`uniform` of each layer."""
