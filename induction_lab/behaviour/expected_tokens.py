@@ -17,7 +17,7 @@ from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.statistics import mean_and_error
 
-_PROMPTS = 4  # whose logits are there at once
+_PROMPTS, _LOGIT_BYTES = 4, 2**28  # whose logits are there at once, at most
 
 
 def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int] = LAGS) -> pd.DataFrame:
@@ -44,10 +44,11 @@ def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int]
     if not len(prompt):
         raise ValueError("No token occurs a second time in these prompts: use repeated_tokens(model), or longer text.")
     total, count = torch.zeros(2, n_prompts, len(lags), dtype=torch.float32)
-    for start in range(0, n_prompts, _PROMPTS):
-        some = slice(start, start + _PROMPTS)
+    step = max(1, min(_PROMPTS, _LOGIT_BYTES // (4 * tokens.shape[1] * model.d_vocab)))
+    for start in range(0, n_prompts, step):
+        some = slice(start, start + step)
         probabilities = model.logits(prompts[some].tokens.to(model.device)).float().softmax(-1).cpu()
-        here = (prompt >= start) & (prompt < start + _PROMPTS)
+        here = (prompt >= start) & (prompt < start + step)
         for i, lag in enumerate(lags):
             place = earlier[here] + lag
             keep = (place >= prompts.first) & (place <= query[here])

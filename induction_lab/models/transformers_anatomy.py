@@ -185,9 +185,8 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def logit_scale(self) -> float:
-        return (getattr(self._config, "logit_scale", None) or 1.0) / (
-            getattr(self._config, "logits_scaling", None) or 1.0
-        )
+        times, by = (getattr(self._config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
+        return times / by
 
     @property
     def logit_cap(self) -> float | None:
@@ -220,7 +219,8 @@ class TransformersAnatomy(Anatomy):
         return self.network(tokens, use_cache=False).logits
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        logits = self.network.get_output_embeddings()(hidden) * self.logit_scale
+        logits, scale = self.network.get_output_embeddings()(hidden), self.logit_scale
+        logits = logits if scale == 1 else logits * scale  # a copy of all logits costs as much as their softmax
         return logits if (cap := self.logit_cap) is None else cap * torch.tanh(logits / cap)
 
     def norm_before(self, layer: int) -> nn.Module:

@@ -33,6 +33,7 @@ from induction_lab.scores.results import HeadScores
 from induction_lab.scores.score import Score
 from induction_lab.scores.scoring import run_plan
 from induction_lab.weights.composition import composition_baseline, composition_scores
+from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.head_statistics import ov_eigenvalues
 
 TEXT = (
@@ -133,15 +134,15 @@ def measure(
         ValueError: If the prompts do not fit the model, or its attention cannot be read at all.
     """
     prompts = repeated_tokens(model, n_prompts=plan.n_prompts, period=plan.period, seed=plan.seed)
-    attempt = _Attempt(plan.attempts, tick)
+    attempt, folded = _Attempt(plan.attempts, tick), FoldedWeights(model)
     scores = attempt("scores", lambda: _scored(model, prompts, plan), needed=True)
     attempt.left_out |= scores.provenance["left_out"]
     attempt.left_out |= {f"{name} in part": why for name, why in scores.provenance["out_of_reach"].items()}
     expected = attempt("expected tokens", lambda: lag_profile(model, prompts))
     profiles = attempt("profiles", lambda: attention_profiles(model, prompts), needed=True)
-    eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model))
-    composition = attempt("composition", lambda: {kind: composition_scores(model, kind) for kind in "KQV"}) or {}
-    circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores))
+    eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model, folded=folded))
+    composition = attempt("composition", lambda: _composed(folded)) or {}
+    circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores, folded=folded))
     shown = chosen_heads(scores, plan, circuit, explanation)
     short = _short_prompts(model, plan, attempt.left_out)
     views = attempt("patterns", lambda: head_views(model, shown, {name: each[0] for name, each in short.items()})) or {}
@@ -228,6 +229,11 @@ def _scored(model: HookedModel, prompts: Prompts, plan: ReportPlan) -> HeadScore
     """All scores that can be had, and those of a user's own."""
     scores = plan_scores(model, prompts, [*SCORES, *plan.scores])
     return run_plan(model, scores, chance_test=plan.n_prompts > 1)
+
+
+def _composed(folded: FoldedWeights) -> dict[str, Float[Tensor, "layer_1 head_1 layer_2 head_2"]]:
+    """Composition of all pairs of heads, by kind."""
+    return {kind: composition_scores(folded.model, kind, folded=folded) for kind in "KQV"}
 
 
 def _short_prompts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
 from typing import get_args
 
@@ -20,6 +20,9 @@ from induction_lab.runtime.progress import progress_bar
 from induction_lab.weights.folded import FoldedWeights, Offset
 from induction_lab.weights.ov_qk import Side, side_rows
 from induction_lab.weights.stream_sources import Source, token_rows
+
+_TOKENS_A_TIME = 2**13  # of the vocabulary, whose entries are compared
+_NUMBERS_A_TIME = 2**25  # of the vocabulary's rows, in float64
 
 
 def ov_eigenvalues(
@@ -40,7 +43,7 @@ def ov_eigenvalues(
         ValueError: If rows or weights are not to be had, or a head is not there.
     """
     folded = FoldedWeights.of(model, folded)
-    through = _from_written_to_embedding(folded, source)
+    through = _kept(folded, "written to embedding", source, lambda: _from_written_to_embedding(folded, source))
     chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads, of=model.anatomy.attending)
 
     def circuits() -> Iterator[tuple[int, Tensor]]:
@@ -145,15 +148,15 @@ def ov_self_copying(
     whole vocabulary, so with a standard error of at most `1 / (2 sqrt(n_tokens))`.
     """
     folded = FoldedWeights.of(model, folded)
-    rows, readers = _token_rows(folded, source), folded.readers[: n_real_tokens(model)]
-    tokens = _sample(model, k, n_tokens, seed)
+    readers, tokens = folded.readers[: n_real_tokens(model)], _sample(model, k, n_tokens, seed)
+    asked = _token_rows(folded, source)[tokens]
     result = torch.full((model.n_layers, model.n_heads), torch.nan)
     with progress_bar(model.n_layers, "output circuits", shown=progress) as tick:
         for layer in model.anatomy.attending:
             _, _, W_V, W_O = folded.layer(layer)
             for head in range(model.n_heads):
-                values = rows[tokens] @ W_V[key_head(head, model.n_heads, model.n_kv_heads)]
-                result[layer, head] = _among_first(values, W_O[head] @ readers.mT, tokens, k)
+                written = asked @ W_V[key_head(head, model.n_heads, model.n_kv_heads)] @ W_O[head]
+                result[layer, head] = _among_first(written, readers, tokens, k)
             tick(1)
     return result
 
@@ -182,11 +185,12 @@ def qk_diagonal(
     result = torch.full((model.n_layers, model.n_heads), torch.nan)
     with progress_bar(model.n_layers, "query circuits", shown=progress) as tick:
         for layer, W_Q, W_K, written in _query_sides(folded, previous_token):
-            keys = rows @ (W_K if previous_token is None else written @ W_K)  # [kv_head, token, d_head]
+            to_keys = (W_K if previous_token is None else written @ W_K).mT
             for head in range(model.n_heads):
-                queries = rows[tokens] @ W_Q[head] @ R[layer]
-                own_keys = keys[key_head(head, model.n_heads, model.n_kv_heads)]
-                result[layer, head] = _among_first(queries, own_keys.mT, tokens, k)
+                looked_for = (
+                    rows[tokens] @ W_Q[head] @ R[layer] @ to_keys[key_head(head, model.n_heads, model.n_kv_heads)]
+                )
+                result[layer, head] = _among_first(looked_for, rows, tokens, k)
             tick(1)
     return result
 
@@ -228,27 +232,38 @@ def _query_sides(
 
 
 def _among_first(
-    left: Float[Tensor, "token d_head"], right: Float[Tensor, "d_head d_vocab"], tokens: Tensor, k: int
+    asked: Float[Tensor, "token d_model"], rows: Float[Tensor, "d_vocab d_model"], tokens: Tensor, k: int
 ) -> float:
-    """Share of rows of `left @ right` in which the entry of the row's own token is among the k largest; ties lose.
+    """Share of rows of `asked @ rows^T` in which the entry of the row's own token is among the k largest; ties lose.
 
-    NaN where entries are.
+    Some of the vocabulary at a time, and only for the tokens that have not lost yet: most have early on. NaN where
+    entries are.
     """
-    entries = left @ right
-    own = entries.gather(1, tokens[:, None])
+    own = (asked @ rows[tokens].mT).diagonal()
     if not bool(own.isfinite().all()):
         return float("nan")
-    return float(((entries >= own).sum(1) <= k).float().mean())
+    no_lower = torch.zeros_like(tokens)  # other tokens whose entry is no lower
+    for start in range(0, len(rows), _TOKENS_A_TIME):
+        left = (no_lower < k).nonzero()[:, 0]
+        entries = asked[left] @ rows[start : start + _TOKENS_A_TIME].mT
+        here = tokens[left, None] == torch.arange(start, start + entries.shape[1], device=tokens.device)
+        no_lower[left] += ((entries >= own[left, None]) & ~here).sum(1)
+    return float((no_lower < k).float().mean())
 
 
 def _gram(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model"]:
     """`rows^T rows` in float64."""
 
     def make() -> Tensor:
-        rows = _token_rows(folded, source).double()
-        return rows.mT @ rows
+        rows = _token_rows(folded, source)
+        return _product(rows, rows)
 
-    return folded.once(("gram", source), make) if isinstance(source, str) else make()
+    return _kept(folded, "gram", source, make)
+
+
+def _kept(folded: FoldedWeights, what: str, source: Side, make: Callable[[], Tensor]) -> Tensor:
+    """What is made of rows that go by a name is kept; vectors of a user's own have none."""
+    return folded.once((what, source), make) if isinstance(source, str) else make()
 
 
 def _from_written_to_embedding(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model"]:
@@ -267,7 +282,19 @@ def _from_written_to_embedding(folded: FoldedWeights, source: Side) -> Float[Ten
     unembedding = model.unembedding[: len(rows)]
     if rows.shape == unembedding.shape and torch.equal(rows, unembedding.to(rows)):  # tied embeddings
         return final_norm(model).fold(_gram(folded, source)).mT * model.logit_scale
-    return folded.readers[: len(rows)].mT.double() @ rows.double()
+    return _product(folded.readers[: len(rows)], rows)
+
+
+def _product(
+    left: Float[Tensor, "token d_model"], right: Float[Tensor, "token d_model"]
+) -> Float[Tensor, "d_model d_model"]:
+    """`left^T right` in float64, some tokens at a time: a large vocabulary takes gigabytes in float64."""
+    total = right.new_zeros(left.shape[1], right.shape[1], dtype=torch.float64)
+    step = max(1, _NUMBERS_A_TIME // right.shape[1])
+    for start in range(0, len(right), step):
+        some = right[start : start + step].double()
+        total += (some if left is right else left[start : start + step].double()).mT @ some
+    return total
 
 
 def _token_rows(folded: FoldedWeights, source: Side) -> Float[Tensor, "token d_model"]:

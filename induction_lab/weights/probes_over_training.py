@@ -27,7 +27,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.weights.composition import composition_scores
 from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.head_statistics import ov_self_copying, qk_diagonal, qk_matching
-from induction_lab.weights.queries_keys import positional_preference
+from induction_lab.weights.queries_keys import preference_and_parts, some_rows
 
 PROBES = (
     "composition_Q",
@@ -41,6 +41,7 @@ PROBES = (
 )
 _TOKENS = 256  # of the vocabulary that the memories are asked about
 _OFFSETS = 64  # the farthest that `preferred_offset` looks
+_PARTS = 8  # of sampled rows, whose preferred offsets say how sure that of all is
 
 
 class Probed(NamedTuple):
@@ -80,12 +81,13 @@ def weight_probes(
     unknown = [name for name in probes if name not in PROBES]
     if unknown:
         raise ValueError(f"Unknown probes {unknown}; there are {', '.join(PROBES)}.")
-    by_name: dict[str, Callable[[], Tensor]] = {
+    by_name: dict[str, Callable[[], Tensor | tuple[Tensor, Tensor]]] = {
         **{f"composition_{kind}": lambda kind=kind: _strongest(kept, kind) for kind in "QKV"},
         "qk_matching": lambda: _above_first(qk_matching(model, _given(previous_token), offset=offset, folded=kept)),
-        "output_memory": lambda: ov_self_copying(model, n_tokens=_TOKENS, folded=kept),
-        "key_memory": lambda: _above_first(
-            qk_diagonal(model, _given(previous_token), n_tokens=_TOKENS, offset=offset, folded=kept)
+        "output_memory": lambda: _with_error(model, ov_self_copying(model, n_tokens=_TOKENS, folded=kept)),
+        "key_memory": lambda: _with_error(
+            model,
+            _above_first(qk_diagonal(model, _given(previous_token), n_tokens=_TOKENS, offset=offset, folded=kept)),
         ),
         "position_memory": lambda: position_memory(model, folded=kept),
         "preferred_offset": lambda: _preferred_offset(kept),
@@ -93,13 +95,12 @@ def weight_probes(
     values, errors, left_out = {}, {}, {}
     for name in probes:
         try:
-            found = by_name[name]().float().cpu()
+            found = by_name[name]()
         except ValueError as error:
             left_out[name] = str(error)
             continue
-        sampled = name in ("output_memory", "key_memory") and model.d_vocab > _TOKENS
-        values[name] = found
-        errors[name] = (found * (1 - found) / _TOKENS).sqrt() if sampled else torch.zeros_like(found)
+        found, error = found if isinstance(found, tuple) else (found, torch.zeros_like(found))
+        values[name], errors[name] = found.float().cpu(), error.float().cpu()
     return Probed(values, errors, left_out)
 
 
@@ -131,10 +132,22 @@ def position_memory(model: HookedModel, *, folded: FoldedWeights | None = None) 
     return torch.stack(found).cpu()
 
 
-def _preferred_offset(folded: FoldedWeights) -> Float[Tensor, "layer head"]:
-    offsets = range(min(folded.model.n_ctx or _OFFSETS, _OFFSETS))
-    preference = positional_preference(folded.model, offsets, folded=folded)
-    return preference.argmax(0).float().where(preference.isfinite().all(0), torch.nan)
+def _preferred_offset(folded: FoldedWeights) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
+    """With its standard error by that of the parts of a sample; exact where nothing is sampled."""
+    offsets, rows = range(min(folded.model.n_ctx or _OFFSETS, _OFFSETS)), some_rows(folded, "embedding")
+    sampled = len(rows) < folded.model.d_vocab
+    preference = preference_and_parts(folded.model, offsets, rows, -(-len(rows) // (_PARTS if sampled else 1)))
+    known = preference.isfinite().all(1).all(0)
+    best, *parts = preference.argmax(1).float().where(known, torch.nan)
+    return best, torch.stack(parts).std(0) / _PARTS**0.5 if sampled else torch.zeros_like(best)
+
+
+def _with_error(
+    model: HookedModel, share: Float[Tensor, "layer head"]
+) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
+    """A share of `_TOKENS` random tokens, and its standard error; exact where there are no more."""
+    error = (share * (1 - share) / _TOKENS).sqrt()
+    return share, error if model.d_vocab > _TOKENS else torch.zeros_like(share)
 
 
 def _strongest(folded: FoldedWeights, kind: str) -> Float[Tensor, "layer head"]:

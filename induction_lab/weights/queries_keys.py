@@ -19,6 +19,8 @@ from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
 
+MOST_ROWS = 2**16  # that a mean is taken over, where they go by a name
+
 
 def queries_and_keys(
     model: HookedModel,
@@ -70,7 +72,29 @@ def positional_preference(
 
     What is left when the tokens are averaged away: a head that looks one token back peaks at offset 1 for any tokens.
     In nats before the softmax; only differences between offsets matter. Layer 0 sees exactly these rows, later layers
-    see others.
+    see others. Of a vocabulary of more than 65,536 tokens the mean is over so many random ones, unless their rows are
+    given.
+
+    Raises:
+        ValueError: If the model is not rotary, or an offset lies outside its context.
+    """
+    rows = source if isinstance(source, Tensor) else some_rows(FoldedWeights.of(model, folded), source)
+    return preference_and_parts(model, offsets, rows, MOST_ROWS)[0]
+
+
+def some_rows(folded: FoldedWeights, source: Source) -> Float[Tensor, "row d_model"]:
+    """The rows of a source; of more than `MOST_ROWS` so many random ones."""
+    rows = folded.rows(source)
+    if len(rows) <= MOST_ROWS:
+        return rows
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MOST_ROWS]
+    return rows[drawn.to(rows.device)]
+
+
+def preference_and_parts(
+    model: HookedModel, offsets: Sequence[int], rows: Float[Tensor, "row d_model"], n_each: int
+) -> Float[Tensor, "whole_and_parts offset layer head"]:
+    """`positional_preference` of all rows, then that of the first `n_each` of them, the next, and so on.
 
     Raises:
         ValueError: If the model is not rotary, or an offset lies outside its context.
@@ -80,13 +104,17 @@ def positional_preference(
             f"{model.name} is not rotary: what it prefers at a distance lies in its position vectors. "
             "See qk_circuit(model, head, query='positions', key='positions')."
         )
-    rows = source if isinstance(source, Tensor) else FoldedWeights.of(model, folded).rows(source)
-    R = relative_rotations(model, offsets)
+    R, parts = relative_rotations(model, offsets), rows.split(n_each)
+    weights = torch.tensor([len(part) / len(rows) for part in parts], dtype=rows.dtype, device=rows.device)
     found = []
     for layer in range(model.n_layers):
-        q, k = (x.mean(1) for x in queries_and_keys(model, layer, rows, rows))
-        found.append(torch.einsum("hi,oij,hj->oh", q, R[layer], to_query_heads(k, model.n_heads, dim=0)))
-    return torch.stack(found, 1).cpu()
+        scale = _scale(model, layer)
+        q = torch.stack([(read_from_stream(model, layer, "q", part) * scale).mean(1) for part in parts])
+        k = torch.stack([read_from_stream(model, layer, "k", part).mean(1) for part in parts])
+        k = to_query_heads(k, model.n_heads, dim=1)
+        q, k = (torch.cat([torch.einsum("p,phi->hi", weights, x)[None], x]) for x in (q, k))
+        found.append(torch.stack([torch.einsum("hi,oij,hj->oh", a, R[layer], b) for a, b in zip(q, k, strict=True)]))
+    return torch.stack(found, 2).cpu()
 
 
 def _scale(model: HookedModel, layer: int) -> float:
