@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
@@ -30,12 +30,14 @@ from induction_lab.interventions.senders import (
     find_senders,
     written_by,
 )
-from induction_lab.models.frozen_norms import attention_scale, folded_weights, head_scale
+from induction_lab.models.frozen_norms import attention_scale, folded_weights, head_normalised
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.scores.attention_scores import attention_targets
 from induction_lab.weights.rotary import relative_rotations
+
+_UNSEEN = -1e30  # scores below are masked
 
 
 def input_shares(
@@ -92,8 +94,9 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
     """The share of each sender in how far a head's score at its induction targets stands above its other keys.
 
     A softmax sees differences alone, so what counts is how far a target's score stands above the mean of the query's
-    other keys (BOS left out, where heads rest), before a cap of scores (Gemma 2). Norms are held at their scale in the
-    clean run: those that heads read through, of what a layer's heads write together (Gemma 2 and 3, OLMo-2), of keys.
+    other keys (BOS, where heads rest, and keys out of its window left out), before a cap of scores (Gemma 2). Norms are
+    held at their scale in the clean run: the one that heads read through, one of what a layer's heads write together
+    (Gemma 2 and 3, OLMo-2), one of keys.
 
     >>> model = load_model()                                                            # doctest: +SKIP
     >>> score_shares(model, repeated_tokens(model), "L1H2")["sender"][0]                 # doctest: +SKIP
@@ -109,7 +112,8 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
         prompts; shares add up to 1 and may be negative) and `standard_error`, greatest first.
 
     Raises:
-        ValueError: If the head is not there, nothing recurs, or the model's scores are no sum of what was written.
+        ValueError: If the head is not there, nothing recurs in its sight, or the model's scores are no sum of what was
+            written.
     """
     (head,) = heads_of(model, receiver)
     prompts = as_prompts(model, prompts)
@@ -121,7 +125,9 @@ def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -
         targets = attention_targets(prompts[row : row + 1], ["prefix_matching"])
         if len(targets.query):
             streams = residual_streams(model, tokens)
-            found.append(_score_shares(streams, senders, head, targets.query, targets.key).cpu())
+            found += _score_shares(streams, senders, head, targets.query, targets.key)
+    if not found:
+        raise ValueError(f"No induction target lies in the window that {head} sees: use prompts of a shorter period.")
     named = [(str(sender), sender) for sender in senders]
     return _table([*named, ("bias", Sender(-1, -1))], torch.stack(found))
 
@@ -132,40 +138,56 @@ def _score_shares(
     head: Head,
     query: Int[Tensor, " pair"],
     key: Int[Tensor, " pair"],
-) -> Float[Tensor, " part"]:
-    """On one prompt; the last part is the bias."""
+) -> list[Float[Tensor, " part"]]:
+    """On one prompt, the last part being the bias; none where no target is in sight."""
     model, written = streams.model, torch.cat([part for _, part in written_by(streams, senders)])
-    attention = streams.attention[head.layer]
-    R = relative_rotations(model, range(written.shape[1]))[head.layer]
+    attention, query, key = streams.attention[head.layer], query.to(model.device), key.to(model.device)
     weights = folded_weights(model, head.layer).W_K
-    W_K = weights[key_head(head.head, model.n_heads, len(weights))]
+    shared = key_head(head.head, model.n_heads, len(weights))
     with torch.inference_mode():
+        sight = attention.scores(heads=torch.tensor([head.head], device=model.device), queries=query)[0, 0] > _UNSEEN
+        sight[:, 0] = False
+        kept = sight.gather(1, key[:, None])[:, 0] & (sight.sum(1) > 1)
+        query, key, sight = query[kept], key[kept], sight[kept]
+        if not len(query):
+            return []
+        R = relative_rotations(model, range(written.shape[1]))[head.layer]
+        own = attention.k[:, shared].to(model.wide)  # rotated, biases in
         scale = attention_scale(model, head.layer, streams.before[head.layer])
-        read = written.to(model.wide) / scale[0] @ W_K / _key_scale(streams, head)
-        read = torch.einsum("cpd,pde->cpe", read, R)
-        own = attention.k[:, key_head(head.head, model.n_heads, attention.k.shape[1])]  # rotated, biases in
-        every = torch.cat([read, own.to(model.wide)])
-        above = every[:, key] - _mean_of_others(every, query, key)
+        read = written.to(model.wide) / scale[0] @ weights[shared] / _key_scale(streams, head.layer, shared, own)
+        every = torch.cat([torch.einsum("cpd,pde->cpe", read, R), own])
+        above = every[:, key] - _mean_of_others(every, query, key, sight)
         scores = (above * attention.q[0, head.head, query].to(model.wide)).sum((1, 2))
-        return torch.cat([scores[:-1], scores[-1:] - scores[:-1].sum()]) / scores[-1]
+        return [(torch.cat([scores[:-1], scores[-1:] - scores[:-1].sum()]) / scores[-1]).cpu()]
 
 
-def _key_scale(streams: ResidualStreams, head: Head) -> Float[Tensor, "pos 1"]:
-    """By what a norm of keys divides those that a head reads of one prompt."""
-    model, layer = streams.model, head.layer
+def _key_scale(
+    streams: ResidualStreams, layer: int, shared: int, own: Float[Tensor, "1 pos d_head"]
+) -> Float[Tensor, "pos 1"]:
+    """By what a norm divides the keys of one head, and a rotation that also stretches them (YaRN)."""
+    model = streams.model
     W_K, b_K = model.anatomy.projection(layer, "k")
     stream = model.anatomy.norm_before(layer)(streams.before[layer]).to(model.wide)
     keys = torch.einsum("cpd,hde->cphe", stream, W_K.to(model.wide)) + (0.0 if b_K is None else b_K.to(model.wide))
-    scale = head_scale(model, layer, "k", keys).expand(*keys.shape[:-1], 1)
-    return scale[0, :, key_head(head.head, model.n_heads, keys.shape[2])]
+    normalised, scale = head_normalised(model, layer, "k", keys)
+    stretch = own.norm() / normalised[:, :, shared].norm()
+    rounding = max(1e-4, torch.finfo(model.dtype).eps)
+    stretch = torch.where((stretch - 1).abs() < rounding, 1.0, stretch)
+    return scale.expand(*keys.shape[:-1], 1)[0, :, shared] / stretch
 
 
 def _mean_of_others(
-    rows: Float[Tensor, "part pos d_head"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+    rows: Float[Tensor, "part pos d_head"],
+    query: Int[Tensor, " pair"],
+    key: Int[Tensor, " pair"],
+    sight: Bool[Tensor, "pair pos"],
 ) -> Float[Tensor, "part pair d_head"]:
-    """Over the query's keys without BOS and the target."""
-    upto = rows[:, 1:].cumsum(1)[:, query - 1]
-    return (upto - rows[:, key]) / (query - 1)[:, None]
+    """Over the keys in the query's sight, without the target; BOS is out of it."""
+    if (sight.sum(1) == query).all():  # no window
+        upto = rows[:, 1:].cumsum(1)[:, query - 1]
+        return (upto - rows[:, key]) / (query - 1)[:, None]
+    others = sight.scatter(1, key[:, None], False).to(rows.dtype)
+    return torch.einsum("ckd,pk->cpd", rows, others / others.sum(1, keepdim=True))
 
 
 def _table(named: Sequence[tuple[str, Sender]], per_prompt: Float[Tensor, "prompt part"]) -> pd.DataFrame:

@@ -138,12 +138,19 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     return HeadWeights(W_Q, W_K, W_V, W_O * model.anatomy.output_factor)
 
 
-def head_scale(
-    model: HookedModel, layer: int, component: Component, heads: Float[Tensor, "*place head d_head"]
-) -> Float[Tensor, "*place #head 1"]:
-    """By what a layer's norm of queries, keys or of what heads put out (`z`) divides each head's vector; 1 without one.
+class NormalisedHeads(NamedTuple):
+    """What a norm of heads gives, and by what it divides each head's vector."""
 
-    Held at that, the norm is linear; its gain is in `folded_weights` and `output_weights`.
+    heads: Float[Tensor, "*place head d_head"]
+    scale: Float[Tensor, "*place #head 1"]
+
+
+def head_normalised(
+    model: HookedModel, layer: int, component: Component, heads: Float[Tensor, "*place head d_head"]
+) -> NormalisedHeads:
+    """Run a layer's norm of queries, keys or of what heads put out (`z`); without one nothing happens, at scale 1.
+
+    Held at the scale that it has here, the norm is linear; its gain is in `folded_weights` and `output_weights`.
 
     Args:
         model: Any whose weights by head can be had.
@@ -155,12 +162,13 @@ def head_scale(
         ValueError: If the norm is none that can be folded.
     """
     if model.anatomy.head_norm(layer, component) is None:
-        return torch.ones_like(heads[..., :1])
+        return NormalisedHeads(heads, torch.ones_like(heads[..., :1]))
     norm, frozen, together = _head_norm(model, layer, component, *heads.shape[-2:], like=heads)
     x = heads.flatten(-2) if together else heads
     with torch.inference_mode():
-        scale = frozen.scale(x.to(model.wide), norm(x.to(model.dtype)).to(model.wide))[..., None]
-    return scale[..., None] if together else scale
+        given = norm(x.to(model.dtype)).to(model.wide)
+        scale = frozen.scale(x.to(model.wide), given)[..., None]
+    return NormalisedHeads(given.view_as(heads), scale[..., None] if together else scale)
 
 
 def _fold_head_norm(

@@ -1,9 +1,9 @@
 import pytest
 import torch
 from by_hand import changes_at_held_norms, model_of, own_model, passed, tokens_of, z_of
-from families import random_network, shake_norms
+from families import WINDOW, random_network, shake_norms
 
-from induction_lab import HookedModel, input_shares, patch_paths, score_shares
+from induction_lab import Head, HookedModel, input_shares, patch_paths, score_shares
 from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.interventions.senders import find_senders, written_by
 
@@ -95,7 +95,7 @@ def test_what_all_senders_wrote_is_the_stream(name):
         torch.testing.assert_close(written["MLP1"], mlp, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "olmo2", "granite", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "granite", "qwen3", "gpt_oss", *NORMALISED])
 def test_without_biases_the_senders_make_the_whole_score_norms_of_keys_at_their_scale(family):
     model = HookedModel(shake_norms(random_network(family)), name=family)
     shares = score_shares(model, tokens_of(model), (model.n_layers - 1, 1)).set_index("sender")["share"]
@@ -109,6 +109,33 @@ def test_scores_have_a_row_for_each_sender_and_one_for_the_biases(name):
     expected = {"embed", "bias", *(f"L0H{head}" for head in range(model.n_heads)), *(["MLP0"] * has_mlps(model))}
     assert set(shares["sender"]) == expected and len(shares) == len(expected)
     assert shares["share"].sum() == pytest.approx(1.0, abs=1e-6) and shares["share"].is_monotonic_decreasing
+
+
+def test_a_target_stands_above_those_of_the_other_keys_that_are_in_the_window():
+    """Pair by pair, the keys of each part projected and rotated by the network's own modules."""
+    model = model_of("mistral")
+    tokens, layer, head = tokens_of(model, n_prompts=1, period=5), 1, 1
+    streams = residual_streams(model, tokens)
+    attention, n_pos = streams.attention[layer], tokens.shape[1]
+    block, rotary = model.network.model.layers[layer], model.network.model.rotary_emb
+    cos, sin = rotary(streams.before[layer], torch.arange(n_pos)[None])
+    rms = streams.before[layer].square().mean(-1, keepdim=True).add(1e-6).sqrt()
+    slow = {}
+    for sender, part in written_by(streams, find_senders(model, None, [Head(layer, head)])):
+        with torch.inference_mode():
+            k = block.self_attn.k_proj(part / rms * block.input_layernorm.weight)[:, :, :12]  # heads 0 and 1 share it
+            k = k * cos + torch.cat([-k[..., 6:], k[..., :6]], -1) * sin
+            scores = (attention.q[0, head] @ k[0].T).tolist()
+        slow[str(sender)] = 0.0
+        for query in range(6, n_pos):
+            target, first = query - 4, max(1, query - WINDOW + 1)
+            others = [scores[query][key] for key in range(first, query + 1) if key != target]
+            slow[str(sender)] += scores[query][target] - sum(others) / len(others)
+    shares = score_shares(model, tokens, Head(layer, head)).set_index("sender")["share"]
+    for sender, above in slow.items():
+        assert shares[sender] == pytest.approx(above / sum(slow.values()), abs=1e-5)
+    with pytest.raises(ValueError, match="No induction target lies in the window that L1H1 sees"):
+        score_shares(model, tokens_of(model, period=9), Head(layer, head))
 
 
 def test_score_shares_refuse_what_they_cannot_split(llama):
