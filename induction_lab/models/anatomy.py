@@ -216,6 +216,11 @@ class Anatomy(ABC):
     def attending(self) -> list[int]:
         """The layers that have heads: all, but for hybrids."""
 
+    @property
+    def representatives(self) -> Sequence[int]:
+        """Layers that tell what can be had of all: every one, or one of each kind where weights are on disk."""
+        return range(self.shape.n_layers)
+
     @abstractmethod
     def is_gated(self, layer: int) -> bool:
         """Whether what a layer's heads put out is multiplied by a gate before the output projection reads it."""

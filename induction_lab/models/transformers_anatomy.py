@@ -8,7 +8,7 @@ Module names differ between architectures, so blocks, norms and projections are 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
@@ -18,14 +18,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from induction_lab.attention.scopes import alone
-from induction_lab.models.anatomy import Anatomy, Component, Shape
+from induction_lab.models.anatomy import Anatomy, Component
 from induction_lab.models.on_disk.network import fit_bridge
 from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
 from induction_lab.models.store import quiet_libraries
+from induction_lab.models.wiring.block_by_block import BlockByBlock, block_by_block
 from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
 from induction_lab.models.wiring.positions import position_module
 from induction_lab.models.wiring.projections import LayerParts
+from induction_lab.models.wiring.sizes import shape_of
 from induction_lab.models.wiring.watching import evaluating, watch
 
 _DRAWN, _PROBES = 64, 4  # tokens by which parts are found: drawn, and run
@@ -55,9 +57,9 @@ class TransformersAnatomy(Anatomy):
                 f"{type(network).__name__} is no causal language model (encoder-decoder, or no unembedding)."
             )
         self.tokenizer, self._found = tokenizer, None
-        self.shape = _shape(self._config, tokenizer)
+        self.shape = shape_of(self._config, tokenizer)
         with suppress(Exception):  # now, while nobody edits it; what is in the way is told where parts are asked for
-            _ = self._wiring
+            _ = self._wiring if compute_dtype(network) is None else None
 
     @property
     def _config(self) -> Any:
@@ -102,14 +104,21 @@ class TransformersAnatomy(Anatomy):
             raise ValueError(f"its logits would differ by {float((theirs - own).abs().max()):.2g}")
 
     @property
-    def _wiring(self) -> Wiring:
+    def _wiring(self) -> Wiring | BlockByBlock:
         """Its parts, found when first asked for, and anew once modules were put in their places (adapters)."""
         if self._found is None or not self._found.stands():
-            configs = self.attention_configs if self.goes_through_interface else []
-            choices = {"n_kv_heads": self.shape.n_kv_heads, "factor": self.output_factor}
             with alone(self.network):
-                self._found = Wiring(self.network, self._run_probe, configs, **choices)
+                found = block_by_block(self.network, self._wired, n_layers=self.shape.n_layers, name=self.name)
+                self._found = found or self._wired(self.network)
         return self._found
+
+    def _wired(self, network: nn.Module) -> Wiring:
+        """Of the network, or of a copy of it with fewer blocks."""
+        of = copy.copy(self)
+        of.network = network
+        configs = of.attention_configs if of.goes_through_interface else []
+        choices = {"n_kv_heads": self.shape.n_kv_heads, "factor": self.output_factor}
+        return Wiring(network, of._run_probe, configs, **choices)
 
     def _run_probe(self) -> Float[Tensor, "prompt pos d_model"]:
         """A few prompts of one token each, of those whose embedding is not zero."""
@@ -266,6 +275,10 @@ class TransformersAnatomy(Anatomy):
             raise ValueError(f"No layer of {self.name} runs its heads once, so their projections cannot be found.")
         return sorted(self._wiring.layers)
 
+    @property
+    def representatives(self) -> Sequence[int]:
+        return getattr(self._wiring, "kinds", range(self.shape.n_layers))
+
     def is_gated(self, layer: int) -> bool:
         return self._layer(layer).gated
 
@@ -288,43 +301,3 @@ class TransformersAnatomy(Anatomy):
                 "Scores that read where heads look can."
             )
         return part
-
-
-def _shape(config: Any, tokenizer: Any | None) -> Shape:
-    n_heads, d_model = getattr(config, "num_attention_heads", None), config.hidden_size
-    if not n_heads:
-        raise ValueError(f"A model of {type(config).__name__} has no attention heads, so there is nothing to score.")
-    first = config.per_layer_config[0] if getattr(config, "per_layer_config", None) else config  # Gemma 4
-    n_ctx = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return Shape(
-        n_layers=config.num_hidden_layers,
-        n_heads=n_heads,
-        n_kv_heads=_n_kv_heads(first) or n_heads,
-        d_model=d_model,
-        # multi-head latent attention calls that of values so, and `head_dim` what it rotates
-        d_head=getattr(first, "v_head_dim", None) or getattr(first, "head_dim", None) or d_model // n_heads,
-        d_vocab=config.vocab_size,
-        n_ctx=int(n_ctx) if n_ctx else None,
-        **_special(config, tokenizer),
-    )
-
-
-def _n_kv_heads(config: Any) -> int | None:
-    """Key-value heads of a layer; GPT-BigCode and Falcon say by a switch that there is one."""
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
-        return 1
-    return getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
-
-
-def _special(config: Any, tokenizer: Any | None) -> dict[str, Any]:
-    """What prompts begin with, the first of BOS and end-of-text that the vocabulary holds, else 0; and the padding."""
-
-    def first_of(*names: str) -> int | None:
-        candidates = [getattr(holder, name, None) for name in names for holder in (config, tokenizer)]
-        candidates = [each[0] if isinstance(each, list) and each else each for each in candidates]
-        return next((each for each in candidates if isinstance(each, int) and 0 <= each < config.vocab_size), None)
-
-    bos, end, pad = first_of("bos_token_id"), first_of("eos_token_id"), getattr(tokenizer, "pad_token_id", None)
-    kind = "BOS" if bos is not None else "end-of-text" if end is not None else ""
-    front = bos if bos is not None else end if end is not None else 0
-    return {"bos_token_id": front, "bos_is": kind, "pad_token_id": first_of("pad_token_id") if pad is None else pad}

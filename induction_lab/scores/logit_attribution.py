@@ -58,7 +58,8 @@ def why_no_readers(model: HookedModel) -> str | None:
 def why_no_outputs(model: HookedModel) -> str | None:
     """Why what heads put out cannot be followed into the stream, by their output projection; None if it can."""
     try:
-        for layer in model.anatomy.attending:
+        attending = model.anatomy.attending
+        for layer in (layer for layer in model.anatomy.representatives if layer in attending):
             output_weights(model, layer)
     except ValueError as error:
         return str(error)

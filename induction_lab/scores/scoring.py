@@ -37,7 +37,7 @@ from induction_lab.scores.chance import EvenAttention, above_chance, out_of_reac
 from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
 from induction_lab.scores.registry import SCORES
 from induction_lab.scores.results import HeadScores
-from induction_lab.scores.score import AttentionScore, BatchReader, LayerScore, Score, checked_values
+from induction_lab.scores.score import AttentionScore, BatchReader, LayerScore, Score, WeightScore, checked_values
 from induction_lab.scores.weighed import ValueSizes, said_of, weigh as weigh_by
 
 _Found = tuple[StreamEnd, dict[str, Tensor], EvenAttention | None]  # of a run: its end, values by score, chance
@@ -124,6 +124,7 @@ def run_plan(
     }
     sizes = ValueSizes(model) if weighed else None
     jobs = [job for each in every for job in _jobs(model, each, each is main and loss, sizes, weighed)]
+    jobs += [partial(_from_weights, model, score) for score in plan.weights]
     done = side_by_side(model, jobs, read=True)
     with progress_bar(total, "scoring prompts", shown=progress) as tick:
         for reading in every:
@@ -138,10 +139,7 @@ def run_plan(
             by_layer |= {name: uniform for name, (uniform, _) in even.items()}
             hidden |= {name: said for name, (_, reach) in even.items() if (said := out_of_reach(reach))}
     for score in plan.weights:
-        with torch.no_grad():
-            found = score.measure(model)
-        shape = (model.n_layers, model.n_heads)
-        values = found.cpu() if score.name in SCORES else checked_values(score, found, shape, "layer, head")
+        values = next(done)
         summary[score.name] = (values, torch.zeros_like(values), score.chance)  # no prompts to differ
     for score in plan.causal:
         found = score.measure(model, seed=main.prompts.seed or 0, progress=progress)
@@ -254,6 +252,14 @@ def _read_batch(
 
     stream = read_attention(model, prompts.tokens.to(model.device), read, final=needs_end)
     return stream, attended | {name: reader.values(stream) for name, reader in readers.items()}, even
+
+
+def _from_weights(model: HookedModel, score: WeightScore) -> Float[Tensor, "layer head"]:
+    """The values of a score that runs nothing."""
+    with torch.no_grad():
+        found = score.measure(model)
+    shape = (model.n_layers, model.n_heads)
+    return found.cpu() if score.name in SCORES else checked_values(score, found, shape, "layer, head")
 
 
 def _null(model: HookedModel, main: Reading) -> Reading | None:

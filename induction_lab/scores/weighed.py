@@ -13,7 +13,6 @@ from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.grouped import by_group, to_query_heads
-from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.frozen_norms import output_norm, output_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.score import Score, ScoreWords
@@ -30,18 +29,23 @@ class ValueSizes:
     """
 
     def __init__(self, model: HookedModel) -> None:
-        """Ask the weights of every layer that attends."""
-        refuse_on_disk(model, "Attention weighed by values", 1)
-        self.n_heads, self._factors = model.n_heads, {}
-        for layer in model.anatomy.attending:
-            norm, W_O = output_norm(model, layer), output_weights(model, layer)
+        """Ask the weights of every layer that attends; where they are on disk, of one of each kind."""
+        self.model, self._factors = model, dict[int, Tensor]()
+        attending = model.anatomy.attending
+        for layer in model.anatomy.representatives:
+            _ = self._factor(layer) if layer in attending else None
+
+    def _factor(self, layer: int) -> Float[Tensor, "head d_head d_head"]:
+        if layer not in self._factors:
+            norm, W_O = output_norm(self.model, layer), output_weights(self.model, layer)
             W_O = W_O if norm is None else norm.apply(W_O)  # its scale at a query divides all of its keys alike
             self._factors[layer] = torch.linalg.qr(W_O.mT, mode="r").R
+        return self._factors[layer]
 
     def of_keys(self, attention: AttentionReading) -> Float[Tensor, "prompt head key"]:
         """`‖v_s W_O‖` of every key, as each query head writes it."""
-        factor = self._factors[attention.layer]
-        v = to_query_heads(attention.v, self.n_heads, dim=1).to(factor.dtype)
+        factor = self._factor(attention.layer)
+        v = to_query_heads(attention.v, self.model.n_heads, dim=1).to(factor.dtype)
         return (v @ factor.mT).norm(dim=-1)
 
 

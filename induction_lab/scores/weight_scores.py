@@ -25,7 +25,7 @@ class OVCopying(WeightScore):
     def missing(self, model: HookedModel, prompts: Prompts) -> str | None:
         """Refuse what `why_no_readers` refuses, and layers whose weights by head cannot be had."""
         try:
-            for layer in range(model.n_layers):
+            for layer in model.anatomy.representatives:
                 head_weights(model, layer)
         except ValueError as error:
             return str(error)

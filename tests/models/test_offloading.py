@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import transformers as hf
-from families import INTERFACE, random_network
+from families import INTERFACE, LLAMA_LIKE, WINDOW, random_network
 
 from induction_lab import (
     ablate,
@@ -26,6 +26,8 @@ from induction_lab import (
 from induction_lab.behaviour.losses import losses_on
 from induction_lab.internals.side_by_side import side_by_side
 from induction_lab.models.on_disk.offloading import offloading_of
+from induction_lab.models.wiring.block_by_block import BlockByBlock
+from induction_lab.models.wiring.network import Wiring
 
 ATTENTION = ["prefix_matching", "previous_token", "induction_stripe"]
 
@@ -57,20 +59,102 @@ def test_every_score_and_the_loss_are_those_of_the_model_in_memory(tmp_path, fam
     assert one.loss == other.loss and one.loss_by_copy == other.loss_by_copy
     torch.testing.assert_close(losses_on(kept, prompts), losses_on(usual, prompts), atol=1e-5, rtol=0, equal_nan=True)
     assert one.provenance["weights_sha256"] == other.provenance["weights_sha256"]
+    one, other = (score_heads(model, prompts, scores="prefix_matching", weigh="values") for model in (usual, kept))
+    torch.testing.assert_close(other["prefix_matching"], one["prefix_matching"], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
-def test_each_weight_is_read_once_however_many_prompts_there_are(tmp_path, stored):
-    model = load_model(saved(tmp_path / "llama", "llama", stored), offload=True)
+@pytest.fixture
+def deep(tmp_path):
+    """Folders of models of several layers, stored in bfloat16."""
+    configs = {
+        "llama": hf.LlamaConfig(**{**LLAMA_LIKE, "num_hidden_layers": 5}),
+        "gpt2": hf.GPT2Config(vocab_size=300, n_positions=256, n_embd=48, n_layer=5, n_head=4),
+        "gemma3": hf.Gemma3TextConfig(**{**LLAMA_LIKE, "num_hidden_layers": 5, "head_dim": 12}, sliding_window=WINDOW),
+    }
+
+    def saved_deep(family):
+        network = hf.AutoModelForCausalLM.from_config(configs[family], dtype=torch.bfloat16)
+        network.save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return saved_deep
+
+
+def readings(model):
+    """How often each matrix is made, counted as it happens."""
     offloading = offloading_of(model.network)
-    unembedding = model.network.lm_head.weight.numel() * stored.itemsize
-    assert offloading.bytes_read == offloading.bytes - unembedding  # when it was loaded, to find its parts
+    names = {stored.data_ptr(): name for name, stored in model.network.named_parameters() if stored.ndim == 2}
+    made, count = offloading._converted, dict.fromkeys(names.values(), 0)
+
+    def counted(stored):
+        count[names[stored.data_ptr()]] += 1
+        return made(stored)
+
+    offloading._converted = counted
+    return count
+
+
+def is_block(name):
+    return any(part.isdigit() for part in name.split("."))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_each_weight_is_read_once_however_many_prompts_there_are(deep, family):
+    model = load_model(deep(family), offload=True)
+    offloading, count = offloading_of(model.network), readings(model)
     prompts = repeated_tokens(model, n_prompts=7, period=9)
     score_heads(model, prompts, scores=ATTENTION, batch_size=2, chance_test=True)
-    assert offloading.bytes_read == 2 * offloading.bytes - unembedding
-    looked_up = model.network.model.embed_tokens.weight
-    in_files = sum(each.numel() for each in model.network.parameters() if each.ndim == 2 and each is not looked_up)
-    assert offloading.bytes == in_files * stored.itemsize
+    read = {name: times for name, times in count.items() if is_block(name) or "lm_head" in name}
+    assert set(read.values()) == {1}
+    assert offloading.bytes_read == offloading.bytes
+    losses_on(model, prompts)
+    assert offloading.bytes_read == 2 * offloading.bytes
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_every_score_together_reads_each_block_once_but_the_first_of_its_kind(deep, family):
+    model = load_model(deep(family), offload=True)
+    count = readings(model)
+    found = score_heads(model, repeated_tokens(model, n_prompts=7, period=9), batch_size=2)
+    assert {"copying", "logit_attribution", "ov_copying"} <= set(found.scores)
+    assert {times for name, times in count.items() if is_block(name) and ".0." not in name} == {1}
+    assert max(count.values()) <= 4
+    before = dict(count)
+    score_heads(model, repeated_tokens(model, n_prompts=2, period=9), scores=ATTENTION, weigh="values")
+    assert {times - before[name] for name, times in count.items() if is_block(name) and ".0." not in name} == {1}
+
+
+@pytest.mark.parametrize("family", INTERFACE)
+def test_parts_found_block_by_block_are_those_found_together(tmp_path, family):
+    folder = saved(tmp_path / family, family)
+    anatomies = [load_model(folder, offload=offload).anatomy for offload in (False, True)]
+    wirings = [anatomy._wiring for anatomy in anatomies]
+    assert [type(wiring) for wiring in wirings] == [Wiring, BlockByBlock]
+    names = [{module: name for name, module in anatomy.network.named_modules()} for anatomy in anatomies]
+
+    def said(of, layer):
+        parts = wirings[of].layers[layer]
+        words = str([names[of].get(each, each) for each in (parts.norm_before, parts.norm_after)])
+        made = {name: (names[of][each.module], each.layout) for name, each in parts.projections.items()}
+        norms = {name: names[of].get(norm) for name, norm in parts.head_norms.items()}
+        return words, made, norms, parts.has_mlp, parts.gated, parts.width, str(parts.apart)
+
+    assert anatomies[0].attending == anatomies[1].attending
+    assert [said(0, layer) for layer in wirings[0].layers] == [said(1, layer) for layer in wirings[1].layers]
+    assert names[0][wirings[0].final_norm] == names[1][wirings[1].final_norm]
+
+
+def test_a_layer_that_is_not_like_the_first_is_refused_by_name_when_it_is_read(deep):
+    model = load_model(deep("llama"), offload=True)
+    prompts = repeated_tokens(model, n_prompts=2, period=9)
+    rounding = model.network.model.layers[3].self_attn.o_proj
+    rounding.forward = lambda x: torch.nn.functional.linear(x, rounding.weight).round(decimals=1)
+    with pytest.raises(ValueError, match="the projection of o in layer 3 .* does not multiply what it reads"):
+        score_heads(model, prompts, scores=["logit_attribution"])
+    model = load_model(deep("llama"), offload=True)
+    model.network.model.layers[2].self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
+    with pytest.raises(ValueError, match="Layer 2 of llama has the same modules as others .* does not attend"):
+        model.anatomy.projection(2, "o")
 
 
 def test_between_runs_weights_are_what_the_files_say_and_take_no_memory(both):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from induction_lab.models.on_disk.offloading import Offloading, offloading_of
+from induction_lab.models.on_disk.offloading import Offloading, offloading_of, register_copy
 from induction_lab.runtime.optional import library
 
 
@@ -52,6 +53,26 @@ def fit_copy(network: nn.Module, copied: nn.Module) -> None:
     """Let a copy without hooks, of the same parameters as a network on disk, fetch them as the network does."""
     if (offloading := offloading_of(network)) is not None:
         offloading.attach(copied)
+
+
+def with_one_block(network: nn.Module, blocks: nn.ModuleList, layer: int, embedding: nn.Module) -> nn.Module:
+    """A copy of a network on disk, of the same parameters and configurations, in which one block is the only one.
+
+    The block is the network's own; the modules around it are copies that nobody has hooked. `embedding` embeds tokens.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    inside = {*blocks.modules()}
+    for module in network.modules():
+        config = getattr(module, "config", None)
+        memo[id(config)] = config
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            if module not in inside:
+                memo[id(hooks)] = type(hooks)({i: hook for i, hook in hooks.items() if hasattr(hook, "unit")})
+    memo[id(network.get_input_embeddings())] = embedding  # type: ignore[operator]
+    memo[id(blocks)] = nn.ModuleList([blocks[layer]])
+    copied = copy.deepcopy(network, memo)
+    register_copy(network, copied)
+    return copied
 
 
 def fit_bridge(network: nn.Module, bridge: nn.Module) -> None:

@@ -33,6 +33,7 @@ class _Unit:
     def __init__(self, name: str, module: nn.Module, weights: list[nn.Parameter]) -> None:
         self.name, self.weights = name, weights
         self.rows_only = type(module) is nn.Embedding  # looks up rows, which are converted after
+        self.is_block = name.rpartition(".")[2].isdigit()
         self.running = 0
 
 
@@ -42,6 +43,7 @@ class _Worker:
     def __init__(self, job: Callable[[], Any]) -> None:
         self.job, self.go = job, threading.Semaphore(0)
         self.wants: _Unit | None = None
+        self.began = False
         self.ended, self.result = False, None
         self.error: BaseException | None = None
 
@@ -116,8 +118,9 @@ class Offloading:
         waiting = list(workers)
         while waiting:
             at_hand = (each for each in waiting if each.wants is None or each.wants in self._loaded)
-            chosen = next(at_hand, waiting[0])
+            chosen = next(at_hand, None) or min(waiting, key=self._turn)
             if chosen.wants is not None:
+                chosen.began |= chosen.wants.is_block
                 self.fetch(chosen.wants)
             chosen.go.release()
             self._baton.acquire()
@@ -132,9 +135,23 @@ class Offloading:
                 raise worker.error
         return [worker.result for worker in workers]  # type: ignore[misc]
 
+    def _turn(self, worker: _Worker) -> int:
+        """Who is furthest behind goes first; before all, who wants something else before it goes through blocks."""
+        assert worker.wants is not None
+        ahead = not worker.began and not worker.wants.is_block
+        return -1 if ahead else self._units.index(worker.wants)
+
     def release(self) -> None:
-        """Let go of all weights that are in memory, but of those that a block is running with."""
-        needed = {weight for unit in self._units if unit.running for weight in unit.weights}
+        """Let go of all weights that are in memory, but of those that a block is running with.
+
+        Not when a job of several asks for it: the others may want the same ones.
+        """
+        if threading.get_ident() in self._workers:
+            return
+        self._release(())
+
+    def _release(self, kept: Sequence[nn.Parameter]) -> None:
+        needed = {*kept, *(weight for unit in self._units if unit.running for weight in unit.weights)}
         for weight, stored in self.stored.items():
             if weight not in needed:
                 weight.data = stored
@@ -142,11 +159,20 @@ class Offloading:
         self._loaded = [unit for unit in self._loaded if unit.running]
 
     def fetch(self, unit: _Unit, *, whole: bool = False) -> None:
-        """Bring a unit's weights into memory in place of others; of an embedding only where it is wanted whole."""
+        """Bring a unit's weights into memory in place of others; of an embedding only where it is wanted whole.
+
+        A job that runs beside others waits until it is its turn.
+        """
+        if unit not in self._loaded and (worker := self._workers.get(threading.get_ident())) is not None:
+            worker.wants = unit
+            self._baton.release()
+            worker.go.acquire()
+            if self._cancelled:
+                raise _Cancelled
         if unit in self._loaded and not (whole and unit.rows_only):
             return
         if unit not in self._loaded:
-            self.release()
+            self._release(unit.weights)  # but for those which another part has too
             self._loaded.append(unit)
         for weight in unit.weights if whole or not unit.rows_only else ():
             if weight.data_ptr() == self.stored[weight].data_ptr():
@@ -168,14 +194,8 @@ class Offloading:
 
     def _before(self, unit: _Unit) -> Callable[..., None]:
         def fetch(module: nn.Module, args: Any) -> None:
-            worker = self._workers.get(threading.get_ident())
-            if worker is not None and unit not in self._loaded:
-                worker.wants = unit
-                self._baton.release()
-                worker.go.acquire()
-                if self._cancelled:
-                    raise _Cancelled
-            self.fetch(unit)
+            if not unit.rows_only:
+                self.fetch(unit)
             unit.running += 1
 
         fetch.unit = unit  # type: ignore[attr-defined]
@@ -186,6 +206,7 @@ class Offloading:
             unit.running -= 1
             return output.to(self.dtype) if unit.rows_only and isinstance(output, Tensor) else output
 
+        done.unit = unit  # type: ignore[attr-defined]
         return done
 
     def _work(self, worker: _Worker) -> None:
@@ -205,6 +226,12 @@ class Offloading:
 def offloading_of(network: nn.Module) -> Offloading | None:
     """How a network's weights are kept on disk; None where they are in memory."""
     return _known.get(network)
+
+
+def register_copy(network: nn.Module, copied: nn.Module) -> None:
+    """Take note that a copy fetches its weights as the network does."""
+    if (offloading := offloading_of(network)) is not None:
+        _known[copied] = offloading
 
 
 def compute_dtype(network: nn.Module) -> torch.dtype | None:

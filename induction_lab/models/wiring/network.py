@@ -11,6 +11,10 @@ from induction_lab.models.wiring.projections import LayerParts, layer_parts, sam
 from induction_lab.models.wiring.watching import Watched, watch
 
 
+class NoAttention(ValueError):
+    """No module in a list of blocks attends."""
+
+
 class Wiring:
     """Where a transformers network keeps what its heads read and write through.
 
@@ -29,7 +33,7 @@ class Wiring:
         width: Of what the unembedding reads.
 
     Raises:
-        ValueError: If there is no list of blocks in which modules attend.
+        NoAttention: If there is no list of blocks in which modules attend.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ def _blocks(network: nn.Module, attending: list[nn.Module]) -> tuple[list[nn.Mod
                 blocks, start = list(above), ".".join(path[:depth]) + "."
                 inside = [other for other in attending if names[other].startswith(start)]
                 return blocks, [(int(names[other][len(start) :].split(".")[0]), other) for other in inside]
-    raise ValueError(f"{type(network).__name__} keeps its layers in no list in which modules attend.")
+    raise NoAttention(f"{type(network).__name__} keeps its layers in no list in which modules attend.")
 
 
 def _final_norm(watched: Watched, network: nn.Module, blocks: list[nn.Module]) -> nn.Module:

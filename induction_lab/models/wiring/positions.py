@@ -64,7 +64,7 @@ def _entering(
     with Scope() as scope, torch.inference_mode(), evaluating(network):
         for module, hook in hooks.items():
             scope.after(module, hook)
-        scope.before(block, stop, with_kwargs=True)
+        scope.before(block, stop, with_kwargs=True, prepend=True)  # before its weights are fetched
         try:
             run()
         except _Seen:

@@ -42,7 +42,7 @@ class Copying(LayerScore):
 
     def missing(self, model: HookedModel, prompts: Prompts) -> str | None:
         """Refuse what `why_no_readers` and `why_no_outputs` refuse."""
-        return why_no_readers(model) or why_no_outputs(model)
+        return why_no_outputs(model) or why_no_readers(model)
 
     def own_prompts(self, model: HookedModel, *, seed: int = 0) -> Prompts:
         """The 10 prompts of 25 distinct random tokens that it is defined on."""
