@@ -16,7 +16,9 @@ from .behaviour import (
 )
 from .circuits import (
     Explanation as Explanation,
+    HeadKinds as HeadKinds,
     InductionCircuit as InductionCircuit,
+    classify_heads as classify_heads,
     explain as explain,
     find_circuit as find_circuit,
 )
@@ -64,6 +66,7 @@ from .plots import (
     plot_effects as plot_effects,
     plot_eigenvalues as plot_eigenvalues,
     plot_explanation as plot_explanation,
+    plot_head_kinds as plot_head_kinds,
     plot_head_scores as plot_head_scores,
     plot_heads_over_training as plot_heads_over_training,
     plot_logit_attribution as plot_logit_attribution,

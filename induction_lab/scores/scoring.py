@@ -115,7 +115,7 @@ def run_plan(
     every = [*readings, *([null] if null is not None else [])]
     total = sum(len(reading.prompts) for reading in every)
     summary: dict[str, tuple[Tensor, Tensor, float]] = {}
-    by_layer, hidden = {}, {}
+    by_layer, hidden, n_values = {}, {}, {}
     p_values, q_values, losses, of_main = {}, {}, [], {}
     weighed = {
         name
@@ -136,6 +136,7 @@ def run_plan(
             of_main = values if reading is main else of_main
             for name, per_prompt in values.items():
                 summary[name] = (*mean_and_error(per_prompt, reading.defined(name)), reading.uniform(name))
+                n_values[name] = int(reading.defined(name).sum())
             by_layer |= {name: uniform for name, (uniform, _) in even.items()}
             hidden |= {name: said for name, (_, reach) in even.items() if (said := out_of_reach(reach))}
     for score in plan.weights:
@@ -144,7 +145,7 @@ def run_plan(
     for score in plan.causal:
         found = score.measure(model, seed=main.prompts.seed or 0, progress=progress)
         values = checked_values(score, found, (len(found), model.n_layers, model.n_heads), "prompt, layer, head")
-        summary[score.name] = (*mean_and_error(values), score.chance)
+        summary[score.name], n_values[score.name] = (*mean_and_error(values), score.chance), len(values)
     loss_by_position, loss_by_copy = _summarise_losses(losses, main.prompts)
     return HeadScores(
         model=model.name,
@@ -158,7 +159,7 @@ def run_plan(
         loss=loss_by_position,
         words={name: said_of(score, weighed=name in weighed) for name, score in plan.scores.items()},
         provenance=provenance(model, main.prompts, left_out=plan.left_out)
-        | {"out_of_reach": hidden}
+        | {"out_of_reach": hidden, "n_values": n_values}
         | ({} if weigh is None else {"weigh": weigh}),
     )
 

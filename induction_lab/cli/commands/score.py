@@ -55,6 +55,9 @@ def score(
     beyond_context: Annotated[
         bool, typer.Option("--beyond-context", help="Allow prompts longer than the model's context (rotary positions).")
     ] = False,
+    weigh: Annotated[
+        str | None, typer.Option(help="values: attention counts by the size of what it moves.", show_default=False)
+    ] = None,
     top: Annotated[int, typer.Option(help="Heads in the second table.")] = 8,
     chance: Annotated[bool, typer.Option(help="Test heads against prompts without repeats.")] = True,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
@@ -90,10 +93,10 @@ def score(
         chosen = text_prompts(loaded, content, length=length, **how)
     tested = chance and len(chosen) > 1
     say("")
-    found = score_heads(
-        loaded, chosen, scores=names, batch_size=batch_size, chance_test=tested, progress=sys.stderr.isatty()
-    )
-    place = out / (file_name(model, loaded) + ("" if text is None else f"_{stem(text.stem)}"))
+    how = {"batch_size": batch_size, "chance_test": tested, "progress": sys.stderr.isatty()}
+    found = score_heads(loaded, chosen, scores=names, weigh=weigh, **how)
+    about = ("" if text is None else f"_{stem(text.stem)}") + ("" if weigh is None else f"_by_{weigh}")
+    place = out / (file_name(model, loaded) + about)
     deliver(
         found, place, format, _score_pictures(found) if figures else (), lambda scores: show_scores(scores, top=top)
     )

@@ -1,0 +1,205 @@
+"""`classify_heads`: which kinds of heads a model has, which head is of which, and which kinds share heads.
+
+A kind is a score, and from which value on people call a head one of that kind. A head is of a kind where its score is
+that large and above chance, at a false-discovery rate over all heads. Scores that look for repeats are tested against
+prompts that repeat nothing; others by a t-test over prompts or tasks against the chance that the score states. Scores
+of weights alone have no error, so there the value decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from induction_lab.data.prompts import PromptsLike, as_prompts, repeated_tokens
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.heads import LOOKS, Head, HeadLike, parse_head
+from induction_lab.results.saved import Loadable
+from induction_lab.scores.planning import plan_scores
+from induction_lab.scores.registry import EVERY
+from induction_lab.scores.results import HeadScores
+from induction_lab.scores.score import CausalScore
+from induction_lab.scores.scoring import run_plan
+
+RATE = 0.05  # false discoveries among the heads of a kind
+SHARE = 0.02  # of all heads, where nobody has published a value: Yin & Steinhardt (2025), arxiv.org/abs/2502.14010
+COLUMNS = ("label", "layer", "head", "kind", "score", "value", "standard_error", "chance", "q_value", "is_kind")
+
+
+class Kind(NamedTuple):
+    """A kind of head.
+
+    Attributes:
+        name: What people call it.
+        score: By which score it is known.
+        least: From which value on; None: the highest `SHARE` of all heads.
+    """
+
+    name: str
+    score: str
+    least: float | None
+
+
+KINDS = (
+    Kind("induction", "prefix_matching", LOOKS),
+    Kind("previous-token", "previous_token", LOOKS),
+    Kind("duplicate-token", "duplicate_token", LOOKS),
+)
+BY_NAME = {kind.name: kind for kind in KINDS}
+
+
+@dataclass(frozen=True, repr=False)
+class HeadKinds(Loadable):
+    """Which head is of which kind.
+
+    Attributes:
+        model: The model's name.
+        table: One row a head and kind: `label`, `layer`, `head`; `kind`, `score`; `value` with its `standard_error` and
+            `chance`; `q_value`, the false-discovery rate at which the head is just called above chance; `is_kind`.
+        provenance: Model, prompts, versions; `left_out`: kinds that could not be had, and why.
+    """
+
+    model: str
+    table: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+    _WHAT, _COLUMNS, _FACTS = "table of kinds of heads", COLUMNS, ("model",)
+
+    def __repr__(self) -> str:
+        """How many heads of each kind."""
+        counts = ", ".join(f"{len(self.of(kind))} {kind}" for kind in self.kinds)
+        return f"HeadKinds({self.model!r}: {counts})"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that were looked for."""
+        return tuple(self.table["kind"].unique())
+
+    def of(self, kind: str) -> list[Head]:
+        """The heads of a kind, the highest first.
+
+        Raises:
+            ValueError: If it was not looked for.
+        """
+        if kind not in self.kinds:
+            raise ValueError(f"There is no kind {kind!r} here; there are {', '.join(self.kinds)}.")
+        rows = self.table[(self.table["kind"] == kind) & self.table["is_kind"]]
+        return [parse_head(label) for label in rows.sort_values("value", ascending=False)["label"]]
+
+    def kinds_of(self, head: HeadLike) -> list[str]:
+        """What one head is."""
+        rows = self.table[(self.table["label"] == str(parse_head(head))) & self.table["is_kind"]]
+        return rows["kind"].tolist()
+
+    def heads(self) -> pd.DataFrame:
+        """One row a head that is of some kind: `label`, `layer`, `head`, `kinds`, and every kind's value."""
+        found = self.table[self.table["is_kind"]].groupby(["layer", "head", "label"])["kind"].agg(", ".join)
+        values = self.table.pivot(index=["layer", "head", "label"], columns="kind", values="value")
+        wide = values.loc[found.index, list(self.kinds)]
+        wide.insert(0, "kinds", found)
+        return wide.reset_index().rename_axis(columns=None)
+
+    def overlaps(self) -> pd.DataFrame:
+        """One row a pair of kinds: how many heads are of both, how many would be by chance, and how likely that is.
+
+        `expected` is that of sets of these sizes drawn at random among all heads; `p_value` is the chance of as many
+        shared heads or more (hypergeometric).
+        """
+        from scipy.stats import hypergeom
+
+        n_heads = self.table["label"].nunique()
+        members = {kind: set(self.of(kind)) for kind in self.kinds}
+        rows = []
+        for i, first in enumerate(self.kinds):
+            for second in self.kinds[i + 1 :]:
+                a, b = members[first], members[second]
+                by_chance = float(hypergeom.sf(len(a & b) - 1, n_heads, len(a), len(b)))
+                rows.append((first, second, len(a), len(b), len(a & b), len(a) * len(b) / n_heads, by_chance))
+        names = ["kind", "other_kind", "n_heads", "n_other_heads", "n_shared", "expected", "p_value"]
+        return pd.DataFrame(rows, columns=pd.Index(names))
+
+    @classmethod
+    def _from_table(cls, table: pd.DataFrame, facts: dict[str, Any]) -> HeadKinds:
+        return cls(facts["model"], table.loc[:, list(COLUMNS)], facts.get("provenance", {}))
+
+
+def classify_heads(
+    model: HookedModel,
+    prompts: PromptsLike | None = None,
+    *,
+    kinds: str | Sequence[str] | None = None,
+    causal: bool = True,
+    progress: bool = False,
+) -> HeadKinds:
+    """Score every head by each kind's definition, and say which heads are of which kinds.
+
+    >>> classify_heads(HookedModel(head_gallery(), name="gallery"), causal=False)          # doctest: +SKIP
+    HeadKinds('gallery': 2 induction, 1 previous-token, 1 duplicate-token)
+
+    Args:
+        model: Any causal model.
+        prompts: For the kinds that are known by what they do on repeats; 16 of 2 x 50 random tokens by default. Others
+            have prompts of their own.
+        kinds: Names from `circuits.kinds.KINDS`; all by default.
+        causal: Also the kinds that are known by what changing a head does, at about a forward pass a head and prompt.
+        progress: Progress bars on standard error.
+
+    Raises:
+        ValueError: If a kind is unknown, or none can be had of this model.
+    """
+    chosen = [kind for kind in find_kinds(kinds) if causal or not isinstance(EVERY[kind.score], CausalScore)]
+    given = repeated_tokens(model, n_prompts=16, distinct=True) if prompts is None else as_prompts(model, prompts)
+    plan = plan_scores(model, given, [kind.score for kind in chosen])
+    if not plan.scores:
+        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in plan.left_out.items()))
+    scores = run_plan(model, plan, chance_test=True, loss=False, progress=progress)
+    tables = [_table(scores, kind) for kind in chosen if kind.score in scores.scores]
+    return HeadKinds(model.name, pd.concat(tables, ignore_index=True), scores.provenance)
+
+
+def find_kinds(asked: str | Sequence[str] | None = None) -> list[Kind]:
+    """Kinds by name; all by default.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    names = [asked] if isinstance(asked, str) else list(BY_NAME if asked is None else asked)
+    unknown = [name for name in names if name not in BY_NAME]
+    if unknown or not names:
+        raise ValueError(f"Unknown kinds {unknown}; there are {', '.join(BY_NAME)}.")
+    return [BY_NAME[name] for name in names]
+
+
+def _table(scores: HeadScores, kind: Kind) -> pd.DataFrame:
+    """Every head's value of one kind, and whether it is one."""
+    rows: Any = scores.to_dataframe()
+    rows = rows[rows["score"] == kind.score].reset_index(drop=True)
+    table = rows[["label", "layer", "head", "score", "value", "standard_error"]].assign(kind=kind.name)
+    table["chance"] = rows["uniform"].fillna(0.0)
+    tested = kind.score in scores.provenance["n_values"]
+    if kind.score in scores.q_values:
+        table["q_value"] = rows["q_value"]
+    else:
+        table["q_value"] = _q_values(table, scores.provenance["n_values"][kind.score]) if tested else np.nan
+    above = (table["value"] > table["chance"]) & ~(table["q_value"] > RATE)
+    if kind.least is None:
+        n_best = max(1, round(SHARE * len(table)))
+        above &= table["value"].rank(ascending=False, method="first") <= n_best
+    else:
+        above &= table["value"] >= kind.least
+    return table.assign(is_kind=above)[list(COLUMNS)]
+
+
+def _q_values(table: pd.DataFrame, n_values: int) -> np.ndarray:
+    """One-sided t-tests against chance over prompts or tasks, corrected over all heads; 1 where there is one alone."""
+    from scipy.stats import false_discovery_control, t
+
+    if n_values < 2:
+        return np.ones(len(table))
+    excess, error = (table["value"] - table["chance"]).to_numpy(), table["standard_error"].to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_values = t.sf(np.nan_to_num(excess / error, nan=0.0), n_values - 1)
+    return false_discovery_control(p_values, method="bh")

@@ -1,0 +1,72 @@
+"""`induction-lab heads`: which kinds of heads a model has, and which head is of which."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from induction_lab.cli.shared import (
+    Device,
+    Dtype,
+    Folder,
+    Format,
+    Given,
+    ModelName,
+    Period,
+    Revision,
+    deliver,
+    file_name,
+    say,
+)
+from induction_lab.models.named_models import BUNDLED
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Examples:  [bold]induction-lab heads[/bold]   ·   "
+    "[bold]induction-lab heads smollm2-135m --no-causal[/bold]   ·   "
+    "[bold]induction-lab heads smollm2-135m --kinds induction,function-vector --format json[/bold]"
+)
+def heads(
+    model: ModelName = BUNDLED,
+    kinds: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
+    causal: Annotated[
+        bool, typer.Option(help="Also the kinds known by what changing a head does: a forward pass a head and prompt.")
+    ] = True,
+    prompts: Annotated[int, typer.Option(help="How many prompts of repeated tokens.")] = 16,
+    period: Period = None,
+    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    figures: Annotated[bool, typer.Option(help="Draw the map too.")] = True,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    out: Folder = Path("results"),
+    format: Given = Format.table,
+) -> None:
+    """Say of every head of MODEL which kinds it is of: induction, previous-token, retrieval, and so on."""
+    say("loading libraries and the model …")
+    from induction_lab.circuits.kinds import classify_heads, find_kinds
+    from induction_lab.cli.terminal_kinds import show_kinds
+    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.models.loading import load_model
+
+    names = [name.strip() for name in kinds.split(",") if name.strip()] or None
+    find_kinds(names)  # before a model is loaded
+    if prompts < 2:
+        raise ValueError(f"--prompts must be at least 2, so that there is a standard error; got {prompts}.")
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, distinct=True)
+    say("")
+    found = classify_heads(loaded, chosen, kinds=names, causal=causal, progress=sys.stderr.isatty())
+    deliver(found, out / f"{file_name(model, loaded)}_kinds", format, _picture(found) if figures else (), show_kinds)
+
+
+def _picture(found: Any) -> Iterator[tuple[str, Any]]:
+    from induction_lab.plots.kinds import plot_head_kinds
+
+    yield "", plot_head_kinds(found).figure

@@ -1,0 +1,57 @@
+"""What kinds of heads a model has, as tables on a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from induction_lab.circuits.kinds import BY_NAME, HeadKinds
+
+SHOWN = 6  # heads of a kind in one line
+
+
+def show_kinds(found: HeadKinds) -> None:
+    """How many heads of each kind, the best with their values, and the kinds that share more heads than by chance."""
+    out = Console(highlight=False)
+    n_heads, n_kinds = found.table["label"].nunique(), len(found.heads())
+    out.print(f"[bold]{escape(found.model)}[/bold]: {n_kinds} of {n_heads} heads are of a kind.\n")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("kind", no_wrap=True)
+    for column in ("from", "chance", "heads"):
+        table.add_column(column, justify="right")
+    table.add_column("best")
+    values = found.table.set_index(["kind", "label"])
+    for kind in found.kinds:
+        members, rows = found.of(kind), found.table[found.table["kind"] == kind]
+        named = members or []
+        best = [f"{head} {_with_error(values.loc[(kind, str(head))])}" for head in named[:SHOWN]]
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        if not named:
+            top = rows.loc[rows["value"].idxmax()]
+            best = [f"[dim]none; the highest is {top['label']} {_with_error(top)}[/dim]"]
+        least = BY_NAME[kind].least
+        chance = rows["chance"].mean()
+        table.add_row(
+            kind, "top 2 %" if least is None else f"{least:g}", f"{chance:.3f}", str(len(named)), ", ".join(best) + more
+        )
+    out.print(table)
+    shared = found.overlaps()
+    shared = shared[(shared["n_shared"] > 0) & (shared["p_value"] < 0.05)]
+    if len(shared):
+        out.print()
+        for row in shared.sort_values("p_value").to_dict("records"):
+            out.print(
+                f"{row['kind']} and {row['other_kind']} share {row['n_shared']} heads "
+                f"(of {row['n_heads']} and {row['n_other_heads']}; {row['expected']:.1f} by chance)"
+            )
+    for name, reason in found.provenance.get("left_out", {}).items():
+        out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
+
+
+def _with_error(row: Any) -> str:
+    error = row["standard_error"]
+    return f"{row['value']:.2f}" + (f"±{error:.2f}" if not math.isnan(error) and error > 0 else "")

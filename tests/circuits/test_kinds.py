@@ -1,0 +1,120 @@
+"""Which head is of which kind: on heads by hand, on noise, and the tables against counting."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import random_network
+
+from induction_lab import HeadKinds, HookedModel, classify_heads, score_heads
+from induction_lab.circuits.kinds import BY_NAME, COLUMNS, KINDS, _table
+from induction_lab.models.attention_only.by_hand import head_gallery
+from induction_lab.scores.registry import EVERY
+from induction_lab.scores.results import HeadScores
+from induction_lab.scores.score import WeightScore
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    return classify_heads(HookedModel(head_gallery(), name="gallery"), causal=False)
+
+
+def test_every_head_by_hand_is_what_it_was_made_to_be(gallery):
+    named = {kind: sorted(map(str, gallery.of(kind))) for kind in gallery.kinds}
+    assert named["induction"] == ["L1H0", "L1H3"]  # the suppressor looks where the induction head looks
+    assert named["previous-token"] == ["L0H0"] and named["duplicate-token"] == ["L0H2"]
+    assert "induction" in gallery.kinds_of("L1H0") and gallery.kinds_of("L0H1") == []  # uniform attention: nothing
+    heads = gallery.heads().set_index("label")
+    assert heads.loc["L0H0", "kinds"].split(", ")[0] == "previous-token"
+    assert heads.loc["L0H0", "previous-token"] > 0.999
+
+
+def test_untrained_models_have_no_kind_that_is_told_from_repeats():
+    model = HookedModel(random_network("llama"), name="untrained")
+    found = classify_heads(model, kinds=["induction", "duplicate-token"])
+    assert found.of("induction") == [] and found.of("duplicate-token") == []
+
+
+def test_shared_heads_are_counted_and_compared_with_chance():
+    rows = [
+        (f"L0H{h}", 0, h, kind, "s", 1.0, 0.0, 0.0, 0.0, h in members)
+        for kind, members in (("a", {0, 1, 2}), ("b", {1, 2, 3}), ("c", {7}))
+        for h in range(8)
+    ]
+    found = HeadKinds("m", pd.DataFrame(rows, columns=COLUMNS))
+    shared = found.overlaps().set_index(["kind", "other_kind"])
+    assert shared.loc[("a", "b"), "n_shared"] == 2 and shared.loc[("a", "c"), "n_shared"] == 0
+    assert shared.loc[("a", "b"), "expected"] == pytest.approx(9 / 8)
+    draws = [len(set(np.random.default_rng(i).permutation(8)[:3]) & {1, 2, 3}) >= 2 for i in range(4000)]
+    assert shared.loc[("a", "b"), "p_value"] == pytest.approx(np.mean(draws), abs=0.02)
+    assert shared.loc[("a", "c"), "p_value"] == 1.0
+
+
+def test_noise_passes_at_the_stated_rate_only():
+    """Of heads whose values are noise about chance, hardly any set has a head that is called one of its kind."""
+    score = next(kind for kind in KINDS if kind.name == "previous-token")
+    generator, false = torch.Generator().manual_seed(0), 0
+    for _ in range(100):
+        per_prompt = 0.5 + 0.1 * torch.randn(8, 4, 8, generator=generator)
+        scores = HeadScores(
+            "noise",
+            {score.score: per_prompt.mean(0)},
+            {score.score: per_prompt.std(0) / 8**0.5},
+            {score.score: 0.5},
+            provenance={"n_values": {score.score: 8}},
+        )
+        false += _table(scores, score)["is_kind"].any()
+    assert false <= 12  # 5 of 100 are expected
+
+
+def test_tables_are_written_and_read(gallery, tmp_path):
+    for suffix in ("csv", "json", "parquet"):
+        read = HeadKinds.load(gallery.save(tmp_path / f"kinds.{suffix}"))
+        assert read.model == "gallery" and read.kinds == gallery.kinds
+        assert [read.of(kind) for kind in read.kinds] == [gallery.of(kind) for kind in gallery.kinds]
+    assert "2 induction" in repr(gallery)
+
+
+def test_what_is_no_kind_is_refused(gallery, small):
+    with pytest.raises(ValueError, match=r"Unknown kinds \['x'\]; there are induction"):
+        classify_heads(small, kinds="x")
+    with pytest.raises(ValueError, match="There is no kind 'x' here"):
+        gallery.of("x")
+
+
+def test_every_kind_is_known_by_a_score_that_there_is():
+    assert all(kind.score in EVERY for kind in KINDS) and len(BY_NAME) == len(KINDS)
+    assert all(kind.least is not None for kind in KINDS if isinstance(EVERY[kind.score], WeightScore))
+
+
+def test_values_are_those_of_score_heads(gallery):
+    model = HookedModel(head_gallery(), name="gallery")
+    scores = score_heads(model, scores="previous_token")
+    rows = gallery.table[gallery.table["kind"] == "previous-token"]
+    assert rows["value"].to_numpy() == pytest.approx(scores["previous_token"].flatten().numpy(), abs=1e-3)
+
+
+def test_the_command_gives_a_table_a_file_and_a_map(tmp_path, monkeypatch, capsys):
+    from induction_lab.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["induction-lab", "heads", "--no-causal", "--prompts", "8"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert ended.value.code in (0, None) and "heads are of a kind" in said and "induction" in said
+    kept = HeadKinds.load(tmp_path / "results" / "induction-2l_kinds.csv")
+    assert len(kept.of("induction")) == 4
+    assert (tmp_path / "results" / "induction-2l_kinds.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--kinds", "x"], "Unknown kinds"), (["--prompts", "1"], "at least 2")]
+)
+def test_mistakes_on_the_command_line_are_one_message(arguments, message, monkeypatch, capsys):
+    from induction_lab.cli.app import main
+
+    monkeypatch.setattr("sys.argv", ["induction-lab", "heads", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and message in capsys.readouterr().err
