@@ -25,6 +25,7 @@ import pandas as pd
 from induction_lab.circuits.explanation import EDGES, TESTS, Explanation
 from induction_lab.circuits.verdicts import CIRCUIT, verdicts
 from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
+from induction_lab.internals.reading import attention_layers
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.interventions.effects import Effects
@@ -116,9 +117,10 @@ def _evidence(scores: HeadScores, sweep: Effects) -> pd.DataFrame:
     heads["to_keys"] = heads["to_keys_error"] = float("nan")
     for name in (*_SCORES, "logit_attribution"):
         known = name in scores.scores
-        heads[name] = scores[name].flatten().double().numpy() if known else float("nan")
+        at = heads["layer"].tolist(), heads["head"].tolist()  # some layers of hybrids have no heads
+        heads[name] = scores[name][at].double().numpy() if known else float("nan")
         if name == "logit_attribution":
-            heads["logit_error"] = scores.standard_errors[name].flatten().double().numpy() if known else float("nan")
+            heads["logit_error"] = scores.standard_errors[name][at].double().numpy() if known else float("nan")
     return heads
 
 
@@ -127,7 +129,7 @@ def _with_paths(
 ) -> pd.DataFrame:
     """What is known of each head, with the effect of its direct path to the keys of all receivers together."""
     top = max(parse_head(label).layer for label in receivers)
-    senders = [Head(*pair) for pair in itertools.product(range(top), range(model.n_heads))]
+    senders = [Head(layer, head) for layer, head in zip(heads["layer"], heads["head"], strict=True) if layer < top]
     found = patch_paths(model, prompts, receivers, "k", senders=senders, **run).table
     values: Any = found.set_index("label")
     effect, error = (heads["label"].map(values[column]) for column in ("effect", "standard_error"))
@@ -153,7 +155,7 @@ def _tests(
     model: HookedModel, prompts: Prompts, circuit: list[Head], n_random: int, seed: int, run: dict[str, Any]
 ) -> tuple[pd.DataFrame, float]:
     """Faithfulness and necessity of the circuit and of random sets of other heads."""
-    every = [Head(*pair) for pair in itertools.product(range(model.n_layers), range(model.n_heads))]
+    every = [Head(*pair) for pair in itertools.product(attention_layers(model), range(model.n_heads))]
     sets = {"circuit": circuit} if circuit else {}
     generator = random.Random(seed)
     outside = [head for head in every if head not in circuit]

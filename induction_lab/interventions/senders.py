@@ -1,9 +1,9 @@
 """What writes into the stream that a head reads: heads, MLPs, the embedding; and what each would change.
 
-Senders are heads, a layer's MLP (`MLP16`) and the embedding (`embed`): together they are all that a receiver reads, so
-what they contribute adds up to the whole change of its input. Where heads are normalised together (Gemma 2 and 3,
-OLMo-2) that is the change with these norms held at their scale in the clean run: what another scale would make of all
-heads together is no sender's.
+Senders are heads, whatever else a layer writes (`MLP16`: its MLP, and what mixes positions in a layer of a hybrid that
+has no heads) and the embedding (`embed`): together they are all that a receiver reads, so what they contribute adds up
+to the whole change of its input. Where heads are normalised together (Gemma 2 and 3, OLMo-2) that is the change with
+these norms held at their scale in the clean run: what another scale would make of all heads together is no sender's.
 """
 
 from __future__ import annotations
@@ -142,11 +142,13 @@ def _parts(
     model = streams.model
     for layer, same in itertools.groupby(senders, key=lambda sender: sender.layer):
         with torch.inference_mode():  # never across a `yield`
-            if layer >= 0:
+            if layer < 0:
+                by_head, rest = before(0)[:, :0], before(0)
+            elif layer not in streams.attention:  # of a hybrid, without heads
+                by_head, rest = before(0)[:, :0], before(layer + 1) - before(layer)
+            else:
                 by_head = written_by_heads(model, layer, outputs(layer), at=streams.attention[layer].z)
                 every = together(layer)
                 rest = before(layer + 1) - before(layer) - (by_head.sum(1) if every is None else every)
-            else:
-                by_head, rest = before(0)[:, :0], before(0)
         for sender in same:
             yield sender, by_head[:, sender.head] if sender.head >= 0 else rest

@@ -215,7 +215,7 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def has_mlps(self) -> bool:
-        return self._layer(0).has_mlp
+        return self._layer(self.attending[0]).has_mlp
 
     @property
     def commit(self) -> str | None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers as hf
+from by_hand import passed
 from families import LLAMA_LIKE
 
 from experiments.benchmarks.small_decoders import small_network
@@ -14,10 +15,14 @@ from induction_lab import (
     ablation_sweep,
     capture,
     composition_scores,
+    explain,
     find_circuit,
+    input_shares,
     ov_copying,
+    patch_paths,
     repeated_tokens,
     score_heads,
+    score_shares,
     temper,
 )
 from induction_lab.internals.reading import attention_layers
@@ -40,8 +45,12 @@ HYBRIDS = {
 
 @pytest.fixture(scope="module", params=HYBRIDS)
 def hybrid(request) -> HookedModel:
+    return hybrid_of(request.param)
+
+
+def hybrid_of(name: str) -> HookedModel:
     torch.manual_seed(0)
-    network = hf.AutoModelForCausalLM.from_config(HYBRIDS[request.param](), attn_implementation="eager").eval()
+    network = hf.AutoModelForCausalLM.from_config(HYBRIDS[name](), attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim == 2 and "embed" not in name:
@@ -93,6 +102,36 @@ def test_heads_of_hybrids_are_ablated_and_swept(hybrid):
     with ablate(hybrid, row["label"], method="zero"):
         without = losses(hybrid, tokens)
     assert row["effect"] == pytest.approx(float((without - losses(hybrid, tokens)).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lfm2", "jamba"])
+def test_layers_without_heads_are_one_sender_of_paths(name):
+    """All that such a layer adds to the stream. Two receivers share a value head, which is put in by a hook."""
+    model = hybrid_of(name)
+    tokens, others = (repeated_tokens(model, n_prompts=3, period=9, seed=seed).tokens for seed in (0, 1))
+    own, other = (passed(model.network, x) for x in (tokens, others))
+    blocks, layer = [f"model.layers.{i}" for i in range(model.n_layers)], max(attention_layers(model))
+    change = [other[blocks[layer - 1]][i] - own[blocks[layer - 1]][i] for i in (0, 1)]
+    with torch.inference_mode():
+        read = model.anatomy.norm_before(layer)(own[blocks[layer]][0] + change[1] - change[0])
+        values = model.network.get_submodule(f"{blocks[layer]}.self_attn.v_proj")
+        told = values(read)[..., :12]
+        handle = values.register_forward_hook(lambda module, args, output: torch.cat([told, output[..., 12:]], -1))
+        slow = losses(model, tokens).mean()
+        handle.remove()
+    receivers = [(layer, 0), (layer, 1)]
+    how = {"method": "resample", "reference": others}
+    found = patch_paths(model, tokens, receivers, "v", metric="loss", **how).of(f"MLP{layer - 1}")
+    assert found["changed"] == pytest.approx(float(slow), abs=1e-5) and abs(found["effect"]) > 1e-4
+    assert input_shares(model, tokens, receivers[0], **how)["share"].sum() == pytest.approx(1, abs=1e-5)
+    assert abs(score_shares(model, tokens, receivers[0]).set_index("sender")["share"]["bias"]) < 1e-5
+
+
+def test_hybrids_are_explained_by_their_heads(hybrid):
+    found = explain(hybrid, repeated_tokens(hybrid, n_prompts=2, period=6), n_random=1)
+    assert set(found.heads["layer"]) == set(attention_layers(hybrid)) and "paths" not in found.provenance["left_out"]
+    assert len(found.heads) == hybrid.n_heads * len(attention_layers(hybrid))
+    assert found.heads[["effect", "prefix_matching"]].notna().all(axis=None)
 
 
 def losses(model: HookedModel, tokens: torch.Tensor) -> torch.Tensor:
