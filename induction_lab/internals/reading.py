@@ -29,6 +29,9 @@ ENGINE = "induction_lab"
 _attending: WeakKeyDictionary[HookedModel, list[int]] = WeakKeyDictionary()
 
 
+StreamReader = Callable[[int, Tensor], None]
+
+
 class StreamEnd(NamedTuple):
     """The end of the residual stream: before and after the last normalisation; None where it was not reached."""
 
@@ -37,7 +40,12 @@ class StreamEnd(NamedTuple):
 
 
 def read_attention(
-    model: HookedModel, tokens: Int[Tensor, "batch pos"], reader: Reader, *, final: bool = False
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    reader: Reader,
+    *,
+    final: bool = False,
+    enter: StreamReader | None = None,
 ) -> StreamEnd:
     """Run `model` up to the unembedding and show `reader` each layer's attention, in order.
 
@@ -46,6 +54,7 @@ def read_attention(
         tokens: Prompts of one length; padding on the right is harmless.
         reader: Called once a layer; may raise `Enough` to stop there.
         final: Whether the stream before the last normalisation is wanted too.
+        enter: Shown the number of each layer and the residual stream before it, ahead of its attention.
 
     Raises:
         ValueError: If the model's attention can be reached on no route or is not causal, or if a layer below the last
@@ -58,7 +67,7 @@ def read_attention(
         reader(attention)
 
     run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
-    stream = run(model, tokens, counting, final)
+    stream = run(model, tokens, counting, final, enter)
     n_layers = model.n_layers if stream.normalised is not None else seen[-1] + 1
     if model.anatomy.calls_engine:  # which shows a layer again where its pattern was hooked
         seen = list(dict.fromkeys(seen))
@@ -80,7 +89,7 @@ def attention_layers(model: HookedModel) -> list[int]:
     if model not in _attending:
         seen: list[int] = []
         run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
-        run(model, torch.full((1, 2), model.bos_token_id), lambda attention: seen.append(attention.layer), False)
+        run(model, torch.full((1, 2), model.bos_token_id), lambda attention: seen.append(attention.layer))
         kind = type(model.network).__name__
         if not seen:
             raise ValueError(f"No layer of {kind} showed softmax attention, so there are no heads to score.")
@@ -150,17 +159,27 @@ def _transformers_attention(
     return z.transpose(1, 2).contiguous(), None
 
 
-def _by_engine(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> StreamEnd:
+def _by_engine(
+    model: HookedModel, tokens: Tensor, reader: Reader, final: bool = False, enter: StreamReader | None = None
+) -> StreamEnd:
     kept: list[Tensor] = []
     normalised = None
     with Scope() as scope, suppress(Enough), torch.inference_mode(), reading(reader), on_engine(model):
         if final:
             scope.before(model.final_norm, lambda _, inputs: kept.append(inputs[0]))
+        for layer, block in enumerate(model.anatomy.blocks if enter is not None else ()):
+            scope.before(block, _entering(enter, layer), with_kwargs=True)
         normalised = model.hidden(tokens)
     return StreamEnd(kept[0] if kept else None, normalised)
 
 
-def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -> StreamEnd:
+def _entering(enter: StreamReader, layer: int) -> Callable[..., None]:
+    return lambda _, args, kwargs: enter(layer, args[0] if args else kwargs["hidden_states"])
+
+
+def _by_hooks(
+    model: HookedModel, tokens: Tensor, reader: Reader, final: bool = False, enter: StreamReader | None = None
+) -> StreamEnd:
     """One layer's matrix at a time, read and thrown away."""
     end: dict[str, Tensor] = {}
 
@@ -174,6 +193,9 @@ def _by_hooks(model: HookedModel, tokens: Tensor, reader: Reader, final: bool) -
     hooks = _matrix_hooks(model, reader)
     if final:
         hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_final))
+    if enter is not None:
+        shown = (f"blocks.{layer}.hook_resid_pre" for layer in range(model.n_layers))
+        hooks += [(name, lambda stream, hook: enter(hook.layer(), stream)) for name in shown]
     with Scope() as scope, bridge_run(model) as bridge:
         scope.before(bridge.unembed, stop)
         bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)

@@ -107,11 +107,12 @@ class HeadScores(Loadable):
         layer, index = parse_head(head, n_layers=self.n_layers, n_heads=self.n_heads)
         return {name: float(value[layer, index]) for name, value in self.values.items()}
 
-    def top(self, score: str, n: int = 10) -> list[tuple[Head, float]]:
-        """The `n` heads that score highest, best first."""
+    def top(self, score: str, n: int = 10, *, lowest: bool = False) -> list[tuple[Head, float]]:
+        """The `n` heads that score highest, best first; or lowest, lowest first, such as those that suppress."""
         values = self[score]
         there = ~values.isnan()
-        best = values.where(there, -torch.inf).flatten().topk(min(n, int(there.sum())))
+        last = torch.inf if lowest else -torch.inf
+        best = values.where(there, last).flatten().topk(min(n, int(there.sum())), largest=not lowest)
         heads = (Head(*divmod(int(i), values.shape[1])) for i in best.indices)
         return list(zip(heads, best.values.tolist(), strict=True))
 

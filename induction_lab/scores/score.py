@@ -173,14 +173,24 @@ class BatchReader(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamBatchReader(BatchReader, Protocol):
+    """One that is shown the residual stream as well (`needs_stream`)."""
+
+    def enter(self, layer: int, stream: Float[Tensor, "prompt pos d_model"]) -> None:
+        """See what enters a layer, before `read` sees its attention."""
+
+
 class LayerScore(Score):
     """Anything read off each layer's attention as the model runs, one number a prompt and head.
 
     Attributes:
         needs_end: Whether the end of the residual stream is wanted too; else the run stops at the last heads.
+        needs_stream: Whether its `reader` is shown the residual stream before each layer, as a `StreamBatchReader`.
     """
 
     needs_end: bool = False
+    needs_stream: bool = False
 
     def defined(self, seen: Recurrences) -> Bool[Tensor, " prompt"]:
         """Which prompts have a value; by default all. The others do not count."""
@@ -216,6 +226,10 @@ class WeightScore(Score):
     def measure(self, model: HookedModel) -> Float[Tensor, "layer head"]:
         """The value of every head."""
         raise NotImplementedError(f"{type(self).__name__} does not say what to `measure`.")
+
+    def chance_for(self, model: HookedModel) -> float:
+        """What a head of this model scores that prefers nothing, where that depends on the model; else `chance`."""
+        return self.chance
 
 
 class CausalScore(Score):

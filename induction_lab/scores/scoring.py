@@ -35,9 +35,17 @@ from induction_lab.runtime.progress import Ticker, progress_bar
 from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.chance import EvenAttention, above_chance, out_of_reach
 from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
-from induction_lab.scores.registry import SCORES
+from induction_lab.scores.registry import EVERY
 from induction_lab.scores.results import HeadScores
-from induction_lab.scores.score import AttentionScore, BatchReader, LayerScore, Score, WeightScore, checked_values
+from induction_lab.scores.score import (
+    AttentionScore,
+    BatchReader,
+    LayerScore,
+    Score,
+    StreamBatchReader,
+    WeightScore,
+    checked_values,
+)
 from induction_lab.scores.weighed import ValueSizes, said_of, weigh as weigh_by
 
 _Found = tuple[StreamEnd, dict[str, Tensor], EvenAttention | None]  # of a run: its end, values by score, chance
@@ -141,7 +149,7 @@ def run_plan(
             hidden |= {name: said for name, (_, reach) in even.items() if (said := out_of_reach(reach))}
     for score in plan.weights:
         values = next(done)
-        summary[score.name] = (values, torch.zeros_like(values), score.chance)  # no prompts to differ
+        summary[score.name] = (values, torch.zeros_like(values), score.chance_for(model))  # no prompts to differ
     for score in plan.causal:
         found = score.measure(model, seed=main.prompts.seed or 0, progress=progress)
         values = checked_values(score, found, (len(found), model.n_layers, model.n_heads), "prompt, layer, head")
@@ -237,6 +245,12 @@ def _read_batch(
     there = None if targets is None else targets.to(model.device)
     even = None if there is None else EvenAttention(there, model.n_layers)
     needs_end = any(score.needs_end for score in layered.values())
+    follow = [readers[name] for name, score in layered.items() if score.needs_stream]
+
+    def enter(layer: int, stream: Tensor) -> None:
+        for reader in follow:
+            assert isinstance(reader, StreamBatchReader)
+            reader.enter(layer, stream)
 
     def read(attention: AttentionReading) -> None:
         if even is not None and there is not None and attended:
@@ -251,7 +265,8 @@ def _read_batch(
         if attention.layer == model.n_layers - 1 and not loss and not needs_end:
             raise Enough  # the last layer's MLP is for the loss
 
-    stream = read_attention(model, prompts.tokens.to(model.device), read, final=needs_end)
+    tokens = prompts.tokens.to(model.device)
+    stream = read_attention(model, tokens, read, final=needs_end, enter=enter if follow else None)
     return stream, attended | {name: reader.values(stream) for name, reader in readers.items()}, even
 
 
@@ -260,7 +275,7 @@ def _from_weights(model: HookedModel, score: WeightScore) -> Float[Tensor, "laye
     with torch.no_grad():
         found = score.measure(model)
     shape = (model.n_layers, model.n_heads)
-    return found.cpu() if score.name in SCORES else checked_values(score, found, shape, "layer, head")
+    return found.cpu() if EVERY.get(score.name) is score else checked_values(score, found, shape, "layer, head")
 
 
 def _null(model: HookedModel, main: Reading) -> Reading | None:

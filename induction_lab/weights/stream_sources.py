@@ -49,6 +49,15 @@ def token_rows(
     return ((some, _run(model, some, source)) for some in vocabulary.split(_TOKENS_A_RUN))
 
 
+def token_vectors(model: HookedModel, layer: int, tokens: Int[Tensor, " row"]) -> Float[Tensor, "row d_model"]:
+    """What a layer's heads find of a token by itself: its embedding in layer 0, above its effective embedding.
+
+    Where no MLP writes into the stream, the two are the same.
+    """
+    effective = layer > 0 and model.anatomy.has_mlps
+    return _run(model, tokens.to(model.device), "effective" if effective else "embedding")
+
+
 def _run(model: HookedModel, tokens: Int[Tensor, " row"], source: Source) -> Float[Tensor, "row d_model"]:
     """Each token alone, positions and the first layer's attention taken out."""
     anatomy = model.anatomy

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from induction_lab.scores.kinds.copy_suppression import CopySuppression, CopySuppressionShare
 from induction_lab.scores.kinds.displaced import DisplacedInduction, InductionLag
 from induction_lab.scores.kinds.match_length import MATCH_LENGTHS
 from induction_lab.scores.score import Score
 
-KINDS_OF_HEADS: tuple[Score, ...] = (DisplacedInduction(), InductionLag(), *MATCH_LENGTHS)
+KINDS_OF_HEADS: tuple[Score, ...] = (
+    DisplacedInduction(),
+    InductionLag(),
+    *MATCH_LENGTHS,
+    CopySuppression(),
+    CopySuppressionShare(),
+)
