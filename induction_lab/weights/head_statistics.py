@@ -156,7 +156,7 @@ def ov_self_copying(
             _, _, W_V, W_O = folded.layer(layer)
             for head in range(model.n_heads):
                 written = asked @ W_V[key_head(head, model.n_heads, model.n_kv_heads)] @ W_O[head]
-                result[layer, head] = _among_first(written, readers, tokens, k)
+                result[layer, head] = among_first(written, readers, tokens, k)
             tick(1)
     return result
 
@@ -190,7 +190,7 @@ def qk_diagonal(
                 looked_for = (
                     rows[tokens] @ W_Q[head] @ R[layer] @ to_keys[key_head(head, model.n_heads, model.n_kv_heads)]
                 )
-                result[layer, head] = _among_first(looked_for, rows, tokens, k)
+                result[layer, head] = among_first(looked_for, rows, tokens, k)
             tick(1)
     return result
 
@@ -231,7 +231,7 @@ def _query_sides(
             written = written + torch.einsum("hdn,hne->de", W_V, weights * W_O)
 
 
-def _among_first(
+def among_first(
     asked: Float[Tensor, "token d_model"], rows: Float[Tensor, "d_vocab d_model"], tokens: Tensor, k: int
 ) -> float:
     """Share of rows of `asked @ rows^T` in which the entry of the row's own token is among the k largest; ties lose.

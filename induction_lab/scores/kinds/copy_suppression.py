@@ -11,22 +11,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
-from induction_lab.attention.grouped import to_query_heads
+from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts
 from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.reading import StreamEnd
-from induction_lab.models.frozen_norms import final_norm, folded_weights, output_norm, output_weights
+from induction_lab.models.frozen_norms import final_norm, output_norm, output_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.logit_attribution import why_no_outputs, why_no_readers
 from induction_lab.scores.score import LayerScore, WeightScore
 from induction_lab.scores.weight_scores import why_no_token_circuits
+from induction_lab.weights.folded import FoldedWeights
+from induction_lab.weights.head_statistics import among_first
 from induction_lab.weights.stream_sources import token_vectors
 
 MCDOUGALL = "McDougall et al. (2023), arxiv.org/abs/2310.04625"
 LOWEST, N_TOKENS = 0.05, 512
 EXPECTED = 0.05
-_BLOCK_BYTES = 2**22  # of logits, which then stay in the processor's cache
 
 
 class CopySuppression(WeightScore):
@@ -49,29 +50,16 @@ class CopySuppression(WeightScore):
 
     def measure(self, model: HookedModel) -> Float[Tensor, "layer head"]:
         """Rank each token's own logit, some of the vocabulary at a time."""
-        n_real, norm, unembedding = n_real_tokens(model), final_norm(model), model.anatomy.unembedding
+        folded, n_real = FoldedWeights(model), n_real_tokens(model)
         drawn = torch.randperm(n_real, generator=torch.Generator().manual_seed(0))[:N_TOKENS]
-        tokens = drawn.to(model.device)
-        at_a_time = max(1, _BLOCK_BYTES // (4 * model.n_heads * len(tokens)))
-
-        def readers(some: Tensor | slice) -> Float[Tensor, "token d_model"]:
-            return norm.fold(unembedding[some].to(model.dtype).to(model.wide))
-
-        own_readers = readers(tokens)
+        tokens, readers = drawn.to(model.device), folded.readers[:n_real]
         found = torch.full((model.n_layers, model.n_heads), torch.nan, dtype=torch.float32)
         for layer in model.anatomy.attending:
-            _, _, W_V, W_O = folded_weights(model, layer)
-            values = token_vectors(model, layer, tokens) @ to_query_heads(W_V, model.n_heads, dim=0)
-            own = torch.einsum("ntd,ndm,tm->nt", values, W_O, own_readers)
-            n_lower = torch.zeros_like(own)
-            for start in range(0, n_real, at_a_time):
-                end = min(start + at_a_time, n_real)
-                logits = values @ (W_O @ readers(slice(start, end)).mT)  # [head, token, some]
-                here = (tokens >= start) & (tokens < end)
-                logits[:, here, tokens[here] - start] = torch.inf
-                n_lower += (logits <= own[..., None]).sum(-1)
-            share = (n_lower + 1 <= LOWEST * n_real).float().mean(-1)
-            found[layer] = share.masked_fill(~own.isfinite().all(-1), torch.nan).cpu()
+            _, _, W_V, W_O = folded.layer(layer)
+            vectors = token_vectors(model, layer, tokens)
+            for head in range(model.n_heads):
+                lowered = -vectors @ W_V[key_head(head, model.n_heads, model.n_kv_heads)] @ W_O[head]
+                found[layer, head] = among_first(lowered, readers, tokens, int(LOWEST * n_real))
         return found
 
 
@@ -79,12 +67,12 @@ class CopySuppressionShare(LayerScore):
     """Share of what a head does to the logits of tokens it attends to that lowers those expected before it.
 
     `d[t, s] = A[t, s] v_s W_O (W_U[x_s] - mean W_U)` is the logit that attending from t to an earlier s adds to the
-    token there. Expected at t are the earlier positions whose token has the highest logits in the residual stream
-    before the head's layer, as final norm and unembedding read it: 5 % of them, at least one, and all of an equal
-    token. The score is the sum of `-d` over expected positions with `d < 0`, over the sum of `|d|` over all. As
-    in the ablation that preserves copy suppression (McDougall et al.), but of direct effects, and without the query's
-    own position, which the stream speaks for in any case. Gains of the norms on the way are folded in; their scales,
-    which would only weigh the queries, are not.
+    token there. Expected at t are the 5 % of the earlier positions, at least one, whose tokens have the highest logits
+    in the residual stream before the head's layer, read by final norm and unembedding; positions of one token go
+    together, and equal logits of other tokens count as higher. The score is the sum of `-d` over expected positions
+    with `d < 0`, over the sum of `|d|` over all. This is what the ablation that preserves copy suppression (McDougall
+    et al.) keeps, but as a share of direct effects, and without the query's own position, which the stream speaks for
+    in any case. Gains of the norms on the way are folded in; their scales, which would only weigh the queries, are not.
     """
 
     name, source, low, high = "copy_suppression_share", MCDOUGALL, 0.0, 1.0
@@ -117,20 +105,23 @@ class _OnExpected:
         self.readers = final_norm(model).fold(self.unembedding.to(model.wide) - mean)  # [prompt, pos, d_model]
         bias = model.anatomy.unembedding_bias
         self.bias = 0.0 if bias is None else bias[tokens][:, None]
-        earlier = torch.ones(n_pos, n_pos, dtype=torch.bool).tril(-1)
-        earlier[:, : batch.first] = False
+        counts = torch.arange(n_pos) >= batch.first
+        earlier = torch.ones(n_pos, n_pos, dtype=torch.bool).tril(-1) & counts
         self.earlier = (earlier & batch.real[:, :, None]).to(model.device)  # [prompt, query, key]
-        n_expected = (EXPECTED * self.earlier.sum(-1)).ceil().long()
-        self.last = (n_expected - 1).clamp(min=0)[..., None]
+        self.n_earlier = self.earlier.sum(-1, keepdim=True)
+        same = tokens[:, :, None] == tokens[:, None]
+        self.first = same.int().argmax(-1)[:, None].expand_as(self.earlier).contiguous()  # of the same token
+        self.n_same = (same & counts[:, None].to(model.device)).cumsum(1).roll(1, 1)  # before each query
         self.expected = self.earlier
         self.found = torch.full((len(batch), model.n_layers, model.n_heads), torch.nan, dtype=torch.float32)
 
     def enter(self, layer: int, stream: Float[Tensor, "prompt pos d_model"]) -> None:
         """Which earlier tokens the stream before a layer speaks for most."""
         lens = (self.model.final_norm(stream) @ self.unembedding.mT * self.model.logit_scale + self.bias).float()
-        lens = lens.masked_fill(~self.earlier, -torch.inf)
-        least = lens.sort(-1, descending=True).values.gather(-1, self.last)
-        self.expected = self.earlier & (lens >= least)
+        lens = lens.gather(-1, self.first)  # what is the same token's is the same number
+        lower = torch.searchsorted(lens.masked_fill(~self.earlier, torch.inf).sort(-1).values, lens)
+        n_others = self.n_earlier - lower - self.n_same  # which the stream speaks for as much, or more
+        self.expected = self.earlier & (n_others < (EXPECTED * self.n_earlier).ceil())
 
     def read(self, attention: AttentionReading) -> None:
         wide, layer = self.model.wide, attention.layer
