@@ -167,8 +167,9 @@ def _by_engine(
     with Scope() as scope, suppress(Enough), torch.inference_mode(), reading(reader), on_engine(model):
         if final:
             scope.before(model.final_norm, lambda _, inputs: kept.append(inputs[0]))
-        for layer, block in enumerate(model.anatomy.blocks if enter is not None else ()):
-            scope.before(block, _entering(enter, layer), with_kwargs=True)
+        if enter is not None:
+            for layer, block in enumerate(model.anatomy.blocks):
+                scope.before(block, _entering(enter, layer), with_kwargs=True)
         normalised = model.hidden(tokens)
     return StreamEnd(kept[0] if kept else None, normalised)
 
@@ -194,8 +195,9 @@ def _by_hooks(
     if final:
         hooks.append((f"blocks.{model.n_layers - 1}.hook_resid_post", keep_final))
     if enter is not None:
+        show = enter  # which is not None in the hooks either
         shown = (f"blocks.{layer}.hook_resid_pre" for layer in range(model.n_layers))
-        hooks += [(name, lambda stream, hook: enter(hook.layer(), stream)) for name in shown]
+        hooks += [(name, lambda stream, hook: show(hook.layer(), stream)) for name in shown]
     with Scope() as scope, bridge_run(model) as bridge:
         scope.before(bridge.unembed, stop)
         bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)

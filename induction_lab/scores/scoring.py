@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -133,7 +134,7 @@ def run_plan(
     sizes = ValueSizes(model) if weighed else None
     jobs = [job for each in every for job in _jobs(model, each, each is main and loss, sizes, weighed)]
     jobs += [partial(_from_weights, model, score) for score in plan.weights]
-    done = side_by_side(model, jobs, read=True)
+    done: Iterator[Any] = side_by_side(model, jobs, read=True)
     with progress_bar(total, "scoring prompts", shown=progress) as tick:
         for reading in every:
             values, found, even = _read(model, reading, done, loss=loss and reading is main, tick=tick)

@@ -53,10 +53,11 @@ class CopySuppression(WeightScore):
         folded, n_real = FoldedWeights(model), n_real_tokens(model)
         drawn = torch.randperm(n_real, generator=torch.Generator().manual_seed(0))[:N_TOKENS]
         tokens, readers = drawn.to(model.device), folded.readers[:n_real]
+        first, above = (token_vectors(model, layer, tokens) for layer in (0, 1))
         found = torch.full((model.n_layers, model.n_heads), torch.nan, dtype=torch.float32)
         for layer in model.anatomy.attending:
             _, _, W_V, W_O = folded.layer(layer)
-            vectors = token_vectors(model, layer, tokens)
+            vectors = above if layer else first
             for head in range(model.n_heads):
                 lowered = -vectors @ W_V[key_head(head, model.n_heads, model.n_kv_heads)] @ W_O[head]
                 found[layer, head] = among_first(lowered, readers, tokens, int(LOWEST * n_real))
