@@ -1,7 +1,10 @@
 from .attribution import (
     LogitAttributions as LogitAttributions,
+    TextActivity as TextActivity,
     attribute_logits as attribute_logits,
+    compare_predictions as compare_predictions,
     expand_paths as expand_paths,
+    induction_activity as induction_activity,
     input_shares as input_shares,
     logit_lens as logit_lens,
     score_shares as score_shares,

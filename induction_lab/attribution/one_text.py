@@ -1,0 +1,239 @@
+"""One text, token by token: which heads copy there, from where, and how much of each prediction is theirs.
+
+A prediction is from context as far as it is lost when the heads are replaced by their means over random tokens, which
+hold nothing to copy; what stays comes from the weights, that is from memory, or from other heads.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from induction_lab.attention.exact import AttentionReading
+from induction_lab.attribution.logits_by_component import attribute_logits
+from induction_lab.data.occurrences import Recurrences
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens
+from induction_lab.data.vocabulary import token_text
+from induction_lab.internals.reading import heads_of, read_attention
+from induction_lab.interventions.ablating import ablate
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import provenance
+from induction_lab.results.heads import LOOKS, Head, HeadLike
+from induction_lab.results.saved import Saved
+from induction_lab.scores.scoring import score_heads
+
+REFERENCE = 16  # prompts of random tokens that means are taken over
+FROM_CONTEXT = math.log(2)  # nats lost without the heads: the right token's probability is halved
+
+
+@dataclass(frozen=True, repr=False)
+class TextActivity(Saved):
+    """What heads do on one text.
+
+    Attributes:
+        model: The model's name.
+        tokens: One row a token: `position`, `token`, `next_token`; `log_p`, the next token's log-probability in nats,
+            `log_p_without` with the heads replaced by their means, `from_context` the difference; `awake`, the heads
+            that attend `LOOKS` or more to what followed earlier occurrences. The last token has no next one: NaN.
+        heads: One row a token and head: `position`, `label`; `attention` to the tokens that followed earlier
+            occurrences, `looks_at` the position of the one attended to most (-1: the token is new), `logit` what the
+            head adds to the next token's logit (NaN where that cannot be had).
+        provenance: Model, text, versions.
+    """
+
+    model: str
+    tokens: pd.DataFrame
+    heads: pd.DataFrame
+    provenance: dict[str, Any] = field(default_factory=dict)
+    _TABLE = "heads"
+
+    def __repr__(self) -> str:
+        """How many tokens come from context."""
+        known = self.tokens["from_context"].dropna()
+        n = int((known >= FROM_CONTEXT).sum())
+        return f"TextActivity({self.model!r}: {n} of {len(known)} next tokens from context)"
+
+    def _repr_html_(self) -> str:
+        """The text, each token shaded by how much of its prediction the heads carry."""
+        spans = []
+        for row in self._shaded():
+            said = f"{row['from_context']:+.2f} nats from context; awake: {row['awake'] or 'none'}"
+            colour = f"rgba(213, 94, 0, {row['shade']:.2f})"
+            spans.append(f'<span title="{said}" style="background:{colour}">{html.escape(row["token"])}</span>')
+        return f'<div style="font-family:monospace;white-space:pre-wrap;line-height:1.8">{"".join(spans)}</div>'
+
+    def _shaded(self) -> list[dict[str, Any]]:
+        """Every token with what is known of how it was predicted, at the token before it."""
+        rows: Any = self.tokens.to_dict("records")
+        before = [{"from_context": 0.0, "awake": ""}, *rows[:-1]]
+        shares = [min(1.0, max(0.0, row["from_context"]) / 3) for row in before]
+        return [
+            {"token": row["token"], "shade": share, "from_context": past["from_context"], "awake": past["awake"]}
+            for row, past, share in zip(rows, before, shares, strict=True)
+        ]
+
+
+def induction_activity(
+    model: HookedModel, text: PromptsLike, heads: HeadLike | Iterable[HeadLike] | None = None
+) -> TextActivity:
+    """For each token of a text: which induction heads are awake, where they look, and what they carry.
+
+    >>> induction_activity(load_model("smollm2-135m"), "Mr Dursley met Mrs Dursley and Mr Dursley")  # doctest: +SKIP
+    TextActivity('smollm2-135m': 2 of 12 next tokens from context)
+
+    Args:
+        model: Any supported model.
+        text: One text, or one prompt.
+        heads: Which; by default all that score above `LOOKS` in prefix matching on random repeated tokens.
+
+    Raises:
+        ValueError: If there is more than one prompt, or no such head.
+    """
+    prompt = _single(model, text)
+    chosen = _chosen(model, heads)
+    attention, looks_at = _where(model, prompt, chosen)
+    log_p, log_p_without = (
+        _log_probabilities(model, prompt, ablated) for ablated in (None, _replaced(model, prompt, chosen, "mean"))
+    )
+    added = _added(model, prompt, chosen)
+    n_pos = prompt.tokens.shape[1]
+    words = [
+        token_text(model.tokenizer, int(token)) if model.tokenizer else str(int(token)) for token in prompt.tokens[0]
+    ]
+    labels = [str(head) for head in chosen]
+    awake = [" ".join(labels[i] for i in (attention[t] >= LOOKS).nonzero()[:, 0].tolist()) for t in range(n_pos)]
+    right = prompt.tokens[0, 1:].cpu()
+    known = torch.full((2, n_pos), torch.nan, dtype=torch.float64)
+    known[:, :-1] = torch.stack([each[:-1].gather(-1, right[:, None])[:, 0] for each in (log_p, log_p_without)])
+    tokens = pd.DataFrame(
+        {"position": range(n_pos), "token": words, "next_token": [*words[1:], ""], "log_p": known[0].numpy()}
+        | {"log_p_without": known[1].numpy(), "from_context": (known[0] - known[1]).numpy(), "awake": awake}
+    )
+    rows = [
+        (t, words[t], label, float(attention[t, i]), int(looks_at[t, i]), float(added[t, i]))
+        for t in range(n_pos)
+        for i, label in enumerate(labels)
+    ]
+    columns = pd.Index(["position", "token", "label", "attention", "looks_at", "logit"])
+    return TextActivity(model.name, tokens, pd.DataFrame(rows, columns=columns), provenance(model, prompt))
+
+
+def compare_predictions(
+    model: HookedModel,
+    text: PromptsLike,
+    heads: HeadLike | Iterable[HeadLike],
+    *,
+    method: str = "mean",
+    position: int = -1,
+    k: int = 5,
+) -> pd.DataFrame:
+    """What comes next at one position, with and without some heads.
+
+    >>> compare_predictions(load_model("smollm2-135m"), "one two three one two", "L18H6", k=2)      # doctest: +SKIP
+
+    Args:
+        model: Any supported model.
+        text: One text, or one prompt.
+        heads: Those to ablate.
+        method: As in `ablate`; means are those over 16 prompts of random tokens of the same length.
+        position: After which token; -1: the last.
+        k: How many of the likeliest tokens, of each of the two.
+
+    Returns:
+        One row a token, the likeliest of the whole model first: `token`, `token_id`, `probability`, `without`, `nats`
+        (the logarithm of their ratio: what the heads add to it).
+
+    Raises:
+        ValueError: If there is more than one prompt, no such position, or `k` is no number of tokens.
+    """
+    prompt = _single(model, text)
+    n_pos = prompt.tokens.shape[1]
+    if not -n_pos <= position < n_pos:
+        raise ValueError(f"`position` must be in [{-n_pos}, {n_pos}), got {position}.")
+    if not 1 <= k <= model.d_vocab:
+        raise ValueError(f"`k` must be a number of tokens from 1 to {model.d_vocab}, got {k}.")
+    whole = _log_probabilities(model, prompt, None)[position]
+    without = _log_probabilities(model, prompt, _replaced(model, prompt, heads_of(model, heads), method))[position]
+    best = torch.cat([whole.topk(k).indices, without.topk(k).indices]).unique()
+    best = best[whole[best].argsort(descending=True)]
+    return pd.DataFrame(
+        {
+            "token": [token_text(model.tokenizer, int(i)) if model.tokenizer else str(int(i)) for i in best],
+            "token_id": best.numpy(),
+            "probability": whole[best].exp().numpy(),
+            "without": without[best].exp().numpy(),
+            "nats": (whole - without)[best].numpy(),
+        }
+    )
+
+
+def _single(model: HookedModel, text: PromptsLike) -> Prompts:
+    prompt = as_prompts(model, text)
+    if len(prompt) != 1:
+        raise ValueError(f"One text is wanted, got {len(prompt)}.")
+    return prompt
+
+
+def _chosen(model: HookedModel, heads: HeadLike | Iterable[HeadLike] | None) -> list[Head]:
+    if heads is not None:
+        return heads_of(model, heads)
+    found = score_heads(model, scores="prefix_matching", loss=False).above("prefix_matching", LOOKS)
+    if not found:
+        raise ValueError(f"{model.name} has no induction head (prefix matching above {LOOKS}); say which `heads`.")
+    return found
+
+
+def _replaced(model: HookedModel, prompt: Prompts, heads: list[Head], method: str) -> Any:
+    """A context in which the heads put out something else."""
+    length, bos = prompt.tokens.shape[1] - prompt.first, prompt.bos
+    how: dict[str, Any] = {"bos": bos, "beyond_context": prompt.beyond_context}
+    reference = distinct_tokens(model, n_prompts=REFERENCE, length=length, **how)
+    return ablate(model, heads, method=method, reference=reference)
+
+
+def _log_probabilities(model: HookedModel, prompt: Prompts, ablated: Any) -> Float[Tensor, "pos d_vocab"]:
+    tokens = prompt.tokens.to(model.device)
+    with torch.no_grad():
+        if ablated is None:
+            return model.logits(tokens)[0].double().log_softmax(-1).cpu()
+        with ablated:
+            return model.logits(tokens)[0].double().log_softmax(-1).cpu()
+
+
+def _where(model: HookedModel, prompt: Prompts, heads: list[Head]) -> tuple[Tensor, Tensor]:
+    """`[pos, head]`: attention to what followed earlier occurrences, and the position attended to most among those."""
+    rows, query, earlier = (each.to(model.device) for each in Recurrences(prompt).matches)
+    n_pos = prompt.tokens.shape[1]
+    total = torch.zeros(n_pos, len(heads), dtype=torch.float64)
+    best = torch.full((n_pos, len(heads)), -1)
+
+    def look(attention: AttentionReading) -> None:
+        here = [i for i, head in enumerate(heads) if head.layer == attention.layer]
+        if not here or not len(query):
+            return
+        read = attention.probabilities(rows, query, earlier + 1)[:, [heads[i].head for i in here]].double().cpu()
+        for t in query.unique().tolist():
+            of = (query == t).cpu()
+            total[t, here] = read[of].sum(0)
+            best[t, here] = earlier.cpu()[of][read[of].argmax(0)] + 1
+
+    read_attention(model, prompt.tokens.to(model.device), look)
+    return total, best
+
+
+def _added(model: HookedModel, prompt: Prompts, heads: list[Head]) -> Float[Tensor, "pos head"]:
+    """What each head adds to the next token's logit; NaN where that cannot be had of this model."""
+    try:
+        found = attribute_logits(model, prompt)
+    except ValueError:
+        return torch.full((prompt.tokens.shape[1], len(heads)), torch.nan)
+    rows = [found.labels.index(str(head)) for head in heads]
+    return found.values[rows, 0].T.cpu()

@@ -1,0 +1,87 @@
+"""Texts where the answer is known: what a hand-built circuit copies, and nothing else, comes from context."""
+
+import math
+
+import pytest
+import torch
+
+from induction_lab import HookedModel, ablate, compare_predictions, distinct_tokens, induction_activity, repeated_tokens
+from induction_lab.attribution.one_text import FROM_CONTEXT, REFERENCE
+from induction_lab.models.attention_only.by_hand import induction_circuit
+
+
+@pytest.fixture(scope="module")
+def model():
+    return HookedModel(induction_circuit(d_vocab=64, n_ctx=64), name="by hand")
+
+
+@pytest.fixture(scope="module")
+def prompt(model):
+    return repeated_tokens(model, n_prompts=1, period=12)
+
+
+def test_what_is_copied_comes_from_context_and_nothing_else_does(model, prompt):
+    found = induction_activity(model, prompt)
+    tokens = found.tokens
+    copied = (tokens["position"] >= 13) & (tokens["position"] < 24)
+    assert (tokens.loc[copied, "from_context"] > math.log(30)).all()  # from certain to one of 64
+    new = (tokens["position"] < 12) & (tokens["position"] > 0)
+    assert tokens.loc[new, "from_context"].abs().max() < FROM_CONTEXT
+    assert set(tokens.loc[copied, "awake"]) == {"L1H0"} and set(tokens.loc[new, "awake"]) == {""}
+    heads = found.heads[found.heads["position"].between(13, 23)]
+    assert (heads["looks_at"] == heads["position"] - 12 + 1).all() and (heads["attention"] > 0.999).all()
+    assert (heads["logit"] > 15).all()
+    assert repr(found) == "TextActivity('by hand': 11 of 24 next tokens from context)"
+
+
+def test_numbers_are_those_of_ablating(model, prompt):
+    found = induction_activity(model, prompt, "L1H0")
+    reference = distinct_tokens(model, n_prompts=REFERENCE, length=24)
+    with ablate(model, "L1H0", reference=reference), torch.no_grad():
+        slow = model.logits(prompt.tokens)[0].double().log_softmax(-1)
+    t = 15
+    assert found.tokens["log_p_without"][t] == pytest.approx(float(slow[t, prompt.tokens[0, t + 1]]), abs=1e-6)
+    table = compare_predictions(model, prompt, "L1H0", position=t, k=3)
+    right = table.iloc[0]
+    assert right["token_id"] == prompt.tokens[0, t + 1] and right["probability"] > 0.999
+    assert right["without"] == pytest.approx(math.exp(found.tokens["log_p_without"][t]), abs=1e-9)
+    assert right["nats"] == pytest.approx(found.tokens["from_context"][t], abs=1e-6)
+    assert table["probability"].is_monotonic_decreasing and 3 <= len(table) <= 6
+
+
+def test_a_bystander_changes_nothing(model, prompt):
+    table = compare_predictions(model, prompt, "L1H1", position=15)
+    assert table["nats"].abs().max() < 1e-4
+
+
+def test_a_text_of_words_is_read_and_shown(smollm2):
+    found = induction_activity(smollm2, "The zorblat quexed. The zorblat quexed <b>")
+    assert {"L18H6", "L17H3"} <= set(found.heads["label"])
+    assert found.tokens["from_context"].max() > FROM_CONTEXT
+    page = found._repr_html_()
+    assert "&lt;" in page and "<b>" not in page and "nats from context" in page
+
+
+def test_saved_tables_hold_a_row_a_token_and_head(model, prompt, tmp_path):
+    found = induction_activity(model, prompt)
+    assert len(found.to_dataframe()) == prompt.tokens.shape[1]
+    assert found.save(tmp_path / "activity.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"position": 99}, r"`position` must be in \[-25, 25\), got 99"),
+        ({"k": 0}, "`k` must be a number of tokens from 1 to 64, got 0"),
+    ],
+)
+def test_mistakes_are_refused(model, prompt, how, message):
+    with pytest.raises(ValueError, match=message):
+        compare_predictions(model, prompt, "L1H0", **how)
+
+
+def test_more_than_one_text_and_models_without_such_heads_are_refused(model, small):
+    with pytest.raises(ValueError, match="One text is wanted, got 2"):
+        induction_activity(model, repeated_tokens(model, n_prompts=2, period=5))
+    with pytest.raises(ValueError, match="has no induction head"):
+        induction_activity(small, repeated_tokens(small, n_prompts=1, period=5))
