@@ -22,7 +22,7 @@ _PATTERN = re.compile(
 )
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _FIRST = ("", "stage1")  # what pretraining is called, where later stages go on from it
-_CONFIGS = ("config.json", "adapter_config.json")
+CONFIGS = ("config.json", "adapter_config.json")
 _WEIGHTS = (".safetensors", ".bin")
 
 
@@ -74,6 +74,12 @@ def checkpoint_folders(folder: Path) -> list[CheckpointName]:
     return _parsed(path.name for path in folder.iterdir() if _holds_model(path)) if folder.is_dir() else []
 
 
+def incomplete_checkpoints(folder: Path) -> list[tuple[Path, list[str]]]:
+    """Folders in a folder that have a checkpoint's name but hold no model, and what each lacks."""
+    named = [path for path in sorted(folder.iterdir()) if path.is_dir() and parse_checkpoint(path.name)]
+    return [(path, lacks) for path in named if (lacks := _lacks(path))]
+
+
 def of_stage(found: Sequence[CheckpointName], stage: str | None, what: str) -> dict[int, CheckpointName]:
     """Checkpoints of one stage by step, sorted; by default pretraining: `stage1`, or those that name no stage.
 
@@ -110,7 +116,11 @@ def _cached_revisions(repo: str) -> set[str]:
 
 
 def _holds_model(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
+    return folder.is_dir() and not _lacks(folder)
+
+
+def _lacks(folder: Path) -> list[str]:
+    """Of a configuration and weights what a folder does not hold."""
     files = {path.name for path in folder.iterdir()}
-    return bool(files & set(_CONFIGS)) and any(name.endswith(_WEIGHTS) for name in files)
+    weights = any(name.endswith(_WEIGHTS) for name in files)
+    return [CONFIGS[0]] * (not files & set(CONFIGS)) + ["weights"] * (not weights)

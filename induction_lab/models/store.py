@@ -59,9 +59,14 @@ def locate(name: str) -> Path | str:
                 "config.json."
             )
         return path
-    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if not may_be_id(name):
         raise ValueError(f"There is no file or folder {name}.")
     return name
+
+
+def may_be_id(name: str) -> bool:
+    """Whether a name could be an id of the Hugging Face hub, rather than a path."""
+    return not (name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") > 1)
 
 
 def old_weights(folder: Path) -> list[Path]:

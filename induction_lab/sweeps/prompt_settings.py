@@ -12,14 +12,15 @@ import torch
 
 from induction_lab.data.prompts import Prompts, repeated_tokens, text_prompts
 from induction_lab.data.text_files import read_text
+from induction_lab.data.vocabulary import PERIOD
 from induction_lab.models.hooked_model import HookedModel
 
 
 @dataclass(frozen=True)
 class RepeatsSpec:
-    """`repeated_tokens`, drawn for each model and seed."""
+    """`repeated_tokens`, drawn for each model and seed; by default of 50 tokens, fewer where a model has no room."""
 
-    period: int = 50
+    period: int | None = None
     n_repeats: int = 2
     n_prompts: int = 16
     gap: int = 0
@@ -27,7 +28,7 @@ class RepeatsSpec:
 
     def __post_init__(self) -> None:
         """Refuse what makes no prompts."""
-        if self.period < 1 or self.n_repeats < 2 or self.n_prompts < 1 or self.gap < 0:
+        if (self.period is not None and self.period < 1) or self.n_repeats < 2 or self.n_prompts < 1 or self.gap < 0:
             raise ValueError(
                 "wanted are period ≥ 1, n_repeats ≥ 2, n_prompts ≥ 1, gap ≥ 0, got "
                 f"{self.period}, {self.n_repeats}, {self.n_prompts}, {self.gap}."
@@ -35,8 +36,9 @@ class RepeatsSpec:
 
     @property
     def n_tokens(self) -> int:
-        """Of all prompts together."""
-        return self.n_prompts * (1 + self.period * self.n_repeats + self.gap * (self.n_repeats - 1))
+        """Of all prompts together, at most."""
+        period = PERIOD if self.period is None else self.period
+        return self.n_prompts * (1 + period * self.n_repeats + self.gap * (self.n_repeats - 1))
 
     def prompts(self, model: HookedModel, seed: int) -> Prompts:
         """The prompts of one seed."""

@@ -10,10 +10,17 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from induction_lab.models import store
-from induction_lab.models.checkpoint_names import CheckpointName, checkpoint_folders, of_stage, published_checkpoints
+from induction_lab.models.checkpoint_names import (
+    CONFIGS,
+    CheckpointName,
+    checkpoint_folders,
+    incomplete_checkpoints,
+    of_stage,
+    published_checkpoints,
+)
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import load_model
-from induction_lab.training.runs import Run, is_run
+from induction_lab.training.runs import RECIPE, Run, is_run
 
 
 @runtime_checkable
@@ -89,8 +96,9 @@ class Revisions(_NamedCheckpoints):
         dtype: As for `load_model`.
 
     Raises:
-        ValueError: If there are no such checkpoints, or neither the hub nor the local cache knows any; when a model is
-            asked for, if it is not in the local cache and cannot be fetched.
+        ValueError: If the name is that of a file or folder here or of no id, there are no such checkpoints, or neither
+            the hub nor the local cache knows any; when a model is asked for, if it is not in the local cache and
+            cannot be fetched.
     """
 
     def __init__(
@@ -104,6 +112,8 @@ class Revisions(_NamedCheckpoints):
         dtype: str | torch.dtype | None = None,
     ) -> None:
         """List the names."""
+        if why := why_no_training(name):
+            raise ValueError(why)
         super().__init__(name, published_checkpoints(name), steps, n, stage)
         self.device, self.dtype = device, dtype
 
@@ -159,6 +169,25 @@ class CheckpointFolder(_NamedCheckpoints):
         model = load_model(self.place(step), device=self.device, dtype=self.dtype)
         model.name, model.revision = self.name, self.revision(step)
         return model
+
+
+class SomeOfRun(Run):
+    """A training run of which some checkpoints alone are looked at: these `steps`, or `n` evenly through all.
+
+    Raises:
+        ValueError: If there is no run, or it has checkpoints but not those.
+    """
+
+    def __init__(self, folder: str | Path, steps: Sequence[int] = (), *, n: int | None = None) -> None:
+        """Choose among those that there are now."""
+        super().__init__(folder)
+        there = super().steps
+        self._chosen = choose_steps(self.name, there, steps, n=n) if there else []
+
+    @property
+    def steps(self) -> list[int]:
+        """The chosen steps."""
+        return self._chosen
 
 
 def find_checkpoints(
@@ -229,12 +258,37 @@ def open_by_name(
 ) -> HookedModel | Checkpoints:
     """What a person means by a name: the training that `find_checkpoints` finds, or else the model that is loaded.
 
+    Of a run too only those checkpoints are looked at that `steps` or `n` ask for.
+
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such training, nor such a model.
     """
     where: Any = {"device": device, "dtype": dtype}
     found = find_checkpoints(name, steps, n=n, stage=stage, prefer_model=True, **where)
+    if isinstance(found, Run) and (steps or n is not None):
+        return SomeOfRun(found.folder, steps, n=n)
+    folder = Path(name).expanduser()
+    if found is None and folder.is_dir() and not any((folder / config).is_file() for config in CONFIGS):
+        if not store.old_weights(folder) and name not in store.NAMED:
+            raise ValueError(f"{why_no_training(name)} Nor is it a model: it has no {CONFIGS[0]} of its own.")
     return load_model(name, revision=revision, **where) if found is None else found
+
+
+def why_no_training(name: str) -> str | None:
+    """Why a name is no training that is here, and what it lacks; None where it may be an id of the Hugging Face hub."""
+    place = Path(name).expanduser()
+    if name in store.NAMED:
+        return f"{name} is one model; no checkpoints of its training come with it."
+    if not place.exists():
+        return None if store.may_be_id(name) else f"There is no file or folder {name}."
+    if not place.is_dir():
+        return f"{name} is a file, and no folder of checkpoints."
+    lacking = [f"{child.name} lacks {' and '.join(lacks)}" for child, lacks in incomplete_checkpoints(place)]
+    more = f" In it {', '.join(lacking[:4])}{', …' if lacking[4:] else ''}." if lacking else ""
+    return (
+        f"The folder {name} is no training run: it has no {RECIPE}, nor folders of checkpoints (checkpoint-500, "
+        f"step1000, …) with {CONFIGS[0]} and weights.{more}"
+    )
 
 
 def choose_steps(

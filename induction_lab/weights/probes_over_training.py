@@ -9,7 +9,8 @@ Bietti et al. (2023) read an induction circuit as three memories, each of which 
 Beside them the greatest `composition_Q`, `_K`, `_V` of a head with any earlier one, above random matrices;
 `qk_matching`, which asks by eigenvalues what `key_memory` counts; and `preferred_offset`, which rotary models have in
 place of `position_memory`: how many tokens back their mean query prefers the mean key. Norms are folded in at frozen
-scale and biases left out, but for `preferred_offset`. NaN where there is no earlier layer to read.
+scale and biases left out, but for `preferred_offset`. NaN where there is no earlier layer to read. Both memories of
+tokens are asked about a sample of them, and so is the preferred offset of a vocabulary above 65,536: with their errors.
 Source: https://arxiv.org/abs/2306.00802, section 4 ("memory recall probes").
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from families import publish, random_network
 
-from induction_lab import HeadScores
+from induction_lab import HeadScores, sweep
 from induction_lab.cli.shared import own_place
 
 QUICK = ("--no-figures", "--prompts", "2", "--period", "8", "--scores", "prefix_matching")
@@ -80,3 +80,36 @@ def test_a_report_is_not_written_over_that_of_another_model(command, checkpoints
     first, second = sorted(Path().glob("report*.html"))
     assert first.name == "report.html" and second.name.startswith("report_runB_checkpoint-1000_")
     assert command("report", "runB/checkpoint-1000", *quick, "-o", "report.html")[0] == 0  # the user's own word
+
+
+def test_figures_are_not_drawn_over_those_of_another_model_s_table(command, checkpoints):
+    quick = ("--prompts", "2", "--period", "8", "--scores", "prefix_matching")
+    command("score", "runA/same-name", *quick)
+    figure = Path("results/same-name_scores.png")
+    before = figure.read_bytes()
+    command("score", "runB/same-name", *quick, "--format", "parquet", "--out", "others")
+    Path("others/same-name.parquet").rename("results/same-name.parquet")  # as people do
+    code, out, err = command("plot", "results/same-name.parquet")
+    assert code == 0 and "holds other results and is kept" in err and figure.read_bytes() == before
+    (drawn,) = set(Path("results").glob("*_scores.png")) - {figure}
+    assert drawn.name in out
+    figure.unlink()
+    (Path("results") / "same-name.parquet").unlink()
+    code, _, err = command("plot", "results/same-name.csv")
+    assert code == 0 and figure.is_file() and "is kept" not in err
+
+
+def test_an_atlas_is_not_written_over_another_page(command):
+    prompts = {"short": {"period": 5, "n_prompts": 2}}
+    sweep({"models": ["induction-2l"], "prompts": prompts, "measurements": ["head_scores"], "device": "cpu"}, "all")
+    Path("all.html").write_text("a report")
+    code, out, err = command("atlas", "all")
+    assert code == 0 and "all.html is another page and is kept" in err and "all_prefix_matching_0.4.html" in out
+    assert Path("all.html").read_text() == "a report"
+    Path("all.html").unlink()
+    for options, kept in (((), False), ((), False), (("--score", "copying"), True), (("--threshold", "0.2"), True)):
+        code, _, err = command("atlas", "all", *options)
+        assert code == 0 and ("is kept" in err) == kept
+    assert {"all.html", "all_copying_0.4.html", "all_prefix_matching_0.2.html"} <= {
+        p.name for p in Path().glob("*.html")
+    }

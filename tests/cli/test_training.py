@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -84,7 +85,9 @@ MISTAKES = {
     "unknown device": (["train", "tiny.toml", "--device", "tpu"], "There is no device 'tpu'"),
     "output is a file": (["train", "tiny.toml", "--out", "tiny.toml"], "cannot be written"),
     "no run": (["follow", "runs/none"], "runs/none is no training run"),
-    "a folder that is no run": (["follow", "."], "is no training run"),
+    "a folder that is no run": (["follow", "."], "is no training run: it has no recipe.toml, nor folders of"),
+    "a path that is none": (["follow", "/no/such/folder"], "There is no file or folder /no/such/folder"),
+    "a model alone": (["follow", "smollm2-135m", "--steps", "1"], "smollm2-135m is one model"),
     "unknown score": (["follow", "runs/none", "--score", "prefix"], "there are prefix_matching"),
     "a probe without probes": (["follow", "x", "--score", "key_memory", "--no-probes"], "There is no score"),
     "steps that are none": (["follow", "runs/none", "--steps", "0,x"], "--steps wants whole numbers"),
@@ -108,6 +111,44 @@ def test_a_run_named_twice_is_refused(lab):
     assert code == 2 and "different names" in err
     code, _, err = lab("follow", "runs/tiny-1", "--steps", "7")
     assert code == 2 and "has the checkpoints 0, 1" in err
+
+
+def test_runs_of_one_name_are_followed_under_names_that_tell_them_apart(lab, tmp_path):
+    quick = ("--no-probes", "--no-animation", "--texts", "4", "--steps", "0,1")
+    for seed, folder in enumerate(("a/deep", "b/deep", "a/other")):
+        (tmp_path / "seeded.toml").write_text(f"seed = {seed}\n{RECIPE}")
+        assert lab("train", "seeded.toml", "--steps", "1", "--out", f"{folder}/run", "--device", "cpu")[0] == 0
+    first, second, third = sorted(str(path.parent) for path in tmp_path.rglob("recipe.toml"))
+    code, out, err = lab("follow", first, second, third, *quick)
+    assert code == 0 and "is the name of another run too; this one is called" in err, err
+    names = sorted(path.stem for path in (tmp_path / "results").glob("*.parquet"))
+    assert len(names) == 3 and len({Trajectory.load(f"results/{name}.parquet").runs[0] for name in names}) == 3
+    before = {name: (tmp_path / "results" / f"{name}.parquet").read_bytes() for name in names}
+    assert lab("follow", first, second, third, *quick)[0] == 0  # the same again goes on with its own
+    assert before == {name: (tmp_path / "results" / f"{name}.parquet").read_bytes() for name in before}
+    for run in (first, second):  # one after the other, too
+        code, _, err = lab("follow", run, *quick, "--out", "alone")
+        assert code == 0 and ("is the name of another run too" in err) == (run == second), err
+    assert len(list((tmp_path / "alone").glob("*.parquet"))) == 2
+    assert lab("follow", first, first, *quick)[0] == 2
+
+
+def test_a_report_shows_the_steps_of_a_run_that_are_asked_for(lab, tmp_path):
+    assert lab("train", "tiny.toml", "--steps", "4", "--device", "cpu")[0] == 0
+    quick = ("--period", "5", "--prompts", "2", "--no-ablate")
+    code, _, err = lab("report", "runs/tiny-4", "--steps", "0,2", *quick)
+    assert code == 0, err
+    (shown,) = shown_on(tmp_path / "report.html")
+    assert shown["training"]["steps"] == [0, 2]
+    assert lab("report", "runs/tiny-4", "--n", "2", *quick, "-o", "ends.html")[0] == 0
+    assert shown_on(tmp_path / "ends.html")[0]["training"]["steps"] == [0, 4]
+    code, _, err = lab("report", "runs/tiny-4", "--steps", "7", *quick)
+    assert code == 2 and "There is no step 7 among those of tiny-4" in err
+
+
+def shown_on(page) -> list:
+    """The models on a report's page, as its script reads them."""
+    return json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', page.read_text(), re.DOTALL)[1])["models"]
 
 
 @pytest.mark.parametrize("name", ["train", "follow"])

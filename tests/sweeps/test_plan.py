@@ -8,10 +8,11 @@ from families import random_network
 from hub import publishes
 from killing import RECIPE
 
-from induction_lab import load_sweep_plan
+from induction_lab import load_model, load_sweep_plan, sweep
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.sweeps import plan as plan_module
+from induction_lab.sweeps.prompt_settings import RepeatsSpec
 from induction_lab.training.one_run import train_run
 
 WHOLE = """
@@ -148,6 +149,25 @@ def test_revisions_of_other_names_are_found_by_their_steps(monkeypatch):
     assert named[0].snapshot.step == 1000
     with pytest.raises(ValueError, match="no step 7 among those of allenai/OLMo-1B"):
         load_sweep_plan(plan(models=[{"name": "allenai/OLMo-1B", "steps": [7]}])).cells()
+
+
+def test_blocks_are_as_long_as_a_model_has_room_for_unless_their_length_is_said(tmp_path):
+    room = {"short": (21, 300), "few": (300, 13), "roomy": (300, 300)}
+    sizes = {name: {"n_ctx": n_ctx, "d_vocab": d_vocab} for name, (n_ctx, d_vocab) in room.items()}
+    models = {}
+    for name, size in sizes.items():
+        AttentionOnlyTransformer(AttentionOnlyConfig(**size)).save(tmp_path / name)
+        models[name] = load_model(tmp_path / name)
+    spec, said = RepeatsSpec(n_prompts=2), RepeatsSpec(n_prompts=2, period=50)
+    found = {name: spec.prompts(model, 0) for name, model in models.items()}
+    assert {name: prompts.period for name, prompts in found.items()} == {"short": 10, "few": 12, "roomy": 50}
+    assert found["roomy"].tokens.equal(said.prompts(models["roomy"], 0).tokens) and "not 50" in found["few"].note
+    with pytest.raises(ValueError, match="prompts of 101 tokens"):
+        said.prompts(models["short"], 0)
+    assert spec.n_tokens == said.n_tokens == 202
+    names = [{"name": str(tmp_path / name)} for name in sizes]
+    every = plan(models=names, prompts={"default": {}}, measurements=["head_scores", "losses", "circuit"])
+    assert not sweep({**every, "device": "cpu"}, tmp_path / "all").failed
 
 
 def test_a_text_is_cut_and_drawn_by_the_seed(smollm2, tmp_path):

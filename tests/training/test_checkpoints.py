@@ -6,12 +6,14 @@ import pytest
 import torch
 from families import random_network
 from hub import publishes
+from killing import RECIPE as RUN
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from induction_lab import CheckpointFolder, Checkpoints, HookedModel, Revisions, Run, follow_training, load_model
 from induction_lab.training.checkpoints import find_checkpoints, open_by_name
+from induction_lab.training.one_run import train_run
 from induction_lab.training.recipes import load_recipe
 from induction_lab.training.runs import RECIPE, is_run
 
@@ -26,6 +28,46 @@ def test_a_folder_with_a_recipe_is_a_run_whatever_steps_are_asked_for(run):
     for steps in ((), (0, 512)):
         assert isinstance(open_by_name(str(run), steps), Run)
     assert is_run(run) and not is_run(run / "checkpoints")
+
+
+def test_of_a_run_the_steps_that_are_asked_for_are_looked_at(tmp_path):
+    run = train_run(RUN, tmp_path / "run", device="cpu")
+    assert run.steps == [0, 1, 2, 3, 5]
+    some = open_by_name(str(run.folder), [1, 3])
+    assert some.steps == [1, 3] and some.name == run.name and some.model(3).revision == "step3"
+    assert follow_training(some, scores=["prefix_matching"], probes=()).steps == [1, 3]
+    assert open_by_name(str(run.folder / "checkpoints"), n=2).steps == [0, 5]
+    with pytest.raises(ValueError, match="has no step 2; it has 1, 3"):
+        some.model(2)
+    with pytest.raises(ValueError, match="There is no step 9 among those of run: 0, 1, 2, 3, 5"):
+        open_by_name(str(run.folder), [9])
+
+
+LOCAL = {
+    "empty": "The folder .*empty is no training run: it has no recipe.toml, nor folders of checkpoints .*Nor is it a "
+    "model: it has no config.json of its own",
+    "halves": "In it checkpoint-5 lacks weights, step7 lacks config.json and weights.*Nor is it a model",
+    "nothing/there/at/all": "There is no file or folder .*nothing/there/at/all",
+    "notes.txt": "notes.txt is a file",
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("asked", [[], [0, 512]])
+def test_of_a_name_on_this_disk_it_is_said_what_is_lacking_and_no_hub_is_asked(name, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.list_repo_refs", lambda repo: pytest.fail(f"the hub is asked for {repo}"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "halves" / "checkpoint-5").mkdir(parents=True)
+    (tmp_path / "halves" / "checkpoint-5" / "config.json").write_text("{}")
+    (tmp_path / "halves" / "step7").mkdir()
+    with pytest.raises(ValueError, match=LOCAL[name]) as raised:
+        open_by_name(str(tmp_path / name), asked)
+    assert "hub" not in str(raised.value) and "repo" not in str(raised.value).lower()
+    with pytest.raises(ValueError, match=LOCAL[name].split(".*Nor")[0]):
+        Revisions(str(tmp_path / name), asked)
+    with pytest.raises(ValueError, match="is one model"):
+        Revisions("induction-2l")
 
 
 def test_a_run_is_found_in_the_home_folder(run, monkeypatch):

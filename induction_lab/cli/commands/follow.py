@@ -55,9 +55,7 @@ def follow(
         raise ValueError(f"--texts must be at least 2, got {texts}.")
     asked = whole_numbers(steps, "--steps")
     sources = [_checkpoints(name, asked, n, stage, device) for name in runs]
-    places = [out / f"{stem(source.name)}_training.parquet" for source in sources]
-    if len(set(places)) < len(places):
-        raise ValueError(f"Runs of different names are wanted, got {', '.join(source.name for source in sources)}.")
+    places = _places(sources, out)
     found = []
     for source, place in zip(sources, places, strict=True):
         say(f"{source.name}: drawing texts …")
@@ -78,11 +76,13 @@ def follow(
 
 def _checkpoints(name: str, steps: list[int], n: int | None, stage: str | None, device: str | None) -> Any:
     """The training of that name; of a Hugging Face model the steps are asked for, and there may be many."""
-    from induction_lab.training.checkpoints import Revisions, find_checkpoints, steps_in_words
+    from induction_lab.training.checkpoints import Revisions, find_checkpoints, steps_in_words, why_no_training
 
     found = find_checkpoints(name, steps, n=n, stage=stage, device=device)
     if found is not None:
         return found
+    if why := why_no_training(name):
+        raise ValueError(f"{why} Train one: induction-lab train minute.")
     try:
         there = list(Revisions(name, stage=stage).there)
     except ValueError as error:
@@ -94,6 +94,44 @@ def _checkpoints(name: str, steps: list[int], n: int | None, stage: str | None, 
         f"{name} has {len(there)} checkpoints: {steps_in_words(there)}. Say which: induction-lab follow {name} "
         f"--steps {there[0]},{there[-1]}; or how many, evenly through them: --n {min(12, len(there))}."
     )
+
+
+def _places(sources: list[Any], out: Path) -> list[Path]:
+    """Where each run's table is; a run whose name, or table, is another's is called after the folders it is in, too.
+
+    Raises:
+        ValueError: If two are the same run.
+    """
+    above = [s.folder.resolve().parent.parts[:0:-1] if hasattr(s, "folder") else () for s in sources]
+    parts = [(source.name, *folders) for source, folders in zip(sources, above, strict=True)]
+    used = [1] * len(sources)
+    while True:
+        names = ["_".join(reversed(each[:n])) for each, n in zip(parts, used, strict=True)]
+        places = [out / f"{stem(name)}_training.parquet" for name in names]
+        taken = [places.count(p) > 1 or _is_of_another(p, s) for p, s in zip(places, sources, strict=True)]
+        longer = [i for i, each in enumerate(parts) if taken[i] and used[i] < len(each)]
+        if any(taken) and not longer:
+            raise ValueError(f"Runs of different names are wanted, got {', '.join(each[0] for each in parts)}.")
+        if not longer:
+            break
+        for i in longer:
+            used[i] += 1
+    for source, name in zip(sources, names, strict=True):
+        if source.name != name:
+            say("")
+            typer.echo(f"{source.name} is the name of another run too; this one is called {name}.", err=True)
+            source.name = name
+    return places
+
+
+def _is_of_another(place: Path, source: Any) -> bool:
+    """Whether a table is there of a run that has other weights at the same step."""
+    from induction_lab.models.provenance import weights_sha256
+    from induction_lab.results.tables import facts_of
+
+    known = facts_of(place).get("provenance", {}).get("weights_sha256", {}) if place.is_file() else {}
+    both = [step for step in source.steps if str(step) in known]
+    return bool(both) and weights_sha256(source.model(both[0])) != known[str(both[0])]
 
 
 def _texts(source: Any, n_texts: int, text: Path | None) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from induction_lab.cli.shared import save_figure
+from induction_lab.cli.shared import own_place, save_figure
 
 commands = typer.Typer()
 
@@ -24,6 +24,7 @@ def plot(
 ) -> None:
     """Draw saved scores as heatmaps (layers down, heads across), or against the layer."""
     from induction_lab.cli.terminal import show_files
+    from induction_lab.results.tables import facts_of
     from induction_lab.scores.results import HeadScores
 
     scores = HeadScores.load(file)
@@ -32,13 +33,15 @@ def plot(
     if score:
         scores[score]
     suffix = f"_{score or 'scores'}{'_by_layer' if by_layer else ''}.png"
-    path = out or file.with_name(file.stem + suffix)
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"Figures are written as .png, .svg or .pdf, got {path.name!r}.")
+    if out is None:  # where the table of another model has the same name and another format, its figures have too
+        beside = own_place(file.with_suffix(""), facts_of(file))
+        out = beside.with_name(beside.name + suffix)
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"Figures are written as .png, .svg or .pdf, got {out.name!r}.")
     from induction_lab import plots
 
     if by_layer:
         figure = plots.plot_score_by_layer(scores, score).figure
     else:
         figure = plots.plot_head_scores(scores, score).figure if score else plots.plot_all_scores(scores)
-    show_files([save_figure(figure, path)])
+    show_files([save_figure(figure, out)])

@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from enum import StrEnum
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,15 +108,30 @@ def atlas(
     failed = CellFiles(path).failures()
     if failed:
         typer.echo(f"warning: {counted(len(failed), 'cell')} failed and are not drawn: {path / '_failed'}", err=True)
-    page = out or path.with_name(f"{path.name}.html")
-    written = write_atlas(frame, page, score=score, threshold=threshold, title=f"Induction heads: {path.name}")
+    title = f"Induction heads: {path.name}"
+    page = out or _own_page(path, title, score, threshold)
+    written = write_atlas(frame, page, score=score, threshold=threshold, title=title)
     say("")
     show_files([written])
 
 
+def _own_page(path: Path, title: str, score: str, threshold: float) -> Path:
+    """`PATH.html`, or where that is another page one named after the score too."""
+    page = path.with_name(f"{path.name}.html")
+    if not page.is_file():
+        return page
+    there = page.read_text(encoding="utf-8", errors="replace")
+    words = (f"<title>{escape(title)}</title>", f"Score: {score};\na head counts from {threshold:g} on")
+    if all(each in there for each in words):
+        return page
+    beside = page.with_name(f"{path.name}_{stem(score)}_{threshold:g}.html")
+    typer.echo(f"{page} is another page and is kept; this one is {beside}.", err=True)
+    return beside
+
+
 def _show_costs(costs: Any, left_out: list[str], *, each: bool) -> None:
     from rich.console import Console
-    from rich.markup import escape
+    from rich.markup import escape as plain
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -125,8 +141,8 @@ def _show_costs(costs: Any, left_out: list[str], *, each: bool) -> None:
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in (costs if each else _by_measurement(costs)).to_dict("records"):
         row["done"] = ("yes" if row["done"] else "no") if each else row["done"]
-        facts = (escape(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name])) for name in names)
-        table.add_row(escape(row["model"]), *facts, _duration(row["seconds"]), _size(row["memory"]))
+        facts = (plain(f"{row[name]:,}" if isinstance(row[name], int) else str(row[name])) for name in names)
+        table.add_row(plain(row["model"]), *facts, _duration(row["seconds"]), _size(row["memory"]))
     out = Console(highlight=False)
     out.print(table)
     known, unknown = costs["seconds"].sum(skipna=True), costs["seconds"].isna()
@@ -134,7 +150,7 @@ def _show_costs(costs: Any, left_out: list[str], *, each: bool) -> None:
     about = "" if unknown.all() else f", about {_duration(known)} on one worker{more}"
     out.print(f"\n{len(costs) - costs['done'].sum():,} of {len(costs):,} cells to measure{about}.")
     for words in left_out:
-        out.print(f"left out: {escape(words)}")
+        out.print(f"left out: {plain(words)}")
 
 
 def _by_measurement(costs: Any) -> Any:
@@ -150,26 +166,26 @@ def _by_measurement(costs: Any) -> Any:
 
 def _show_summary(done: Any) -> None:
     from rich.console import Console
-    from rich.markup import escape
+    from rich.markup import escape as plain
 
     out = Console(highlight=False, soft_wrap=True)
     counts = f"{done.computed:,} measured, {done.found:,} were there, {len(done.failed):,} failed"
     out.print(f"{done.cells:,} cells: {counts}; {_duration(done.seconds)}.")
     for file in done.damaged[:5]:
-        out.print(f"was damaged, is measured anew: {escape(str(file))}")
+        out.print(f"was damaged, is measured anew: {plain(str(file))}")
     if len(done.damaged) > 5:
         out.print(f"… and {len(done.damaged) - 5:,} more")
     for words in done.left_out:
-        out.print(f"left out: {escape(words)}")
+        out.print(f"left out: {plain(words)}")
     alike: dict[str, list[str]] = {}
     for cell, error in done.failed.items():
         alike.setdefault(error, []).append(cell)
     for error, some in list(alike.items())[:5]:
         more = f" and {len(some) - 1:,} more" if len(some) > 1 else ""
-        out.print(f"[red]failed[/red]: {escape(some[0])}{more}: {escape(error)}")
+        out.print(f"[red]failed[/red]: {plain(some[0])}{more}: {plain(error)}")
     if len(alike) > 5:
-        out.print(f"… and {len(alike) - 5:,} other errors: {escape(str(done.path / '_failed'))}")
-    out.print(f"\nwritten:\n  {escape(str(done.path))}")
+        out.print(f"… and {len(alike) - 5:,} other errors: {plain(str(done.path / '_failed'))}")
+    out.print(f"\nwritten:\n  {plain(str(done.path))}")
 
 
 def _duration(seconds: float) -> str:
