@@ -1,4 +1,4 @@
-"""Prompts of which certain positions are known that cannot be read off the tokens: a needle, an entity."""
+"""Prompts of which something is known that cannot be read off the tokens: where a needle lies, what is right next."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from induction_lab.data.prompts import Prompts
 
 @dataclass(frozen=True, kw_only=True)
 class MarkedPrompts(Prompts):
-    """Prompts, and positions that whoever made them knows.
+    """Prompts, and numbers that whoever made them knows: positions, tokens.
 
     Attributes:
-        marks: `[prompt, mark]`: positions, or whatever else is counted in tokens; what each means is said by the score
-            that the prompts belong to.
+        marks: `[prompt, mark]`; what each mark means is said by the score that the prompts belong to.
     """
 
     marks: Int[Tensor, "prompt mark"]

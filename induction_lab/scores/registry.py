@@ -126,7 +126,7 @@ def checked(score: Any) -> Score:
         kinds = "AttentionScore, LayerScore, WeightScore or CausalScore"
         raise ValueError(f"A score is a name or an {kinds}, got {score!r}{made}.")
     name = score.name
-    if EVERY.get(name) is score:
+    if type(EVERY.get(name)) is type(score):  # itself, or with settings of its own
         return score
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"A score's `name` is a word such as two_back, got {name!r} of {type(score).__name__}.")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from induction_lab.scores.kinds.copy_suppression import CopySuppression, CopySuppressionShare
 from induction_lab.scores.kinds.displaced import DisplacedInduction, InductionLag
+from induction_lab.scores.kinds.dual_route import ConceptMatching, TokenMatching
+from induction_lab.scores.kinds.dual_route_copying import ConceptCopying, TokenCopying
+from induction_lab.scores.kinds.function_vectors import FunctionVector
 from induction_lab.scores.kinds.match_length import MATCH_LENGTHS
+from induction_lab.scores.kinds.retrieval import Retrieval
 from induction_lab.scores.score import Score
 
 KINDS_OF_HEADS: tuple[Score, ...] = (
@@ -13,4 +17,10 @@ KINDS_OF_HEADS: tuple[Score, ...] = (
     *MATCH_LENGTHS,
     CopySuppression(),
     CopySuppressionShare(),
+    TokenMatching(),
+    ConceptMatching(),
+    TokenCopying(),
+    ConceptCopying(),
+    FunctionVector(),
+    Retrieval(),
 )
