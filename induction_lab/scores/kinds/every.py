@@ -9,6 +9,7 @@ from induction_lab.scores.kinds.dual_route_copying import ConceptCopying, TokenC
 from induction_lab.scores.kinds.function_vectors import FunctionVector
 from induction_lab.scores.kinds.match_length import MATCH_LENGTHS
 from induction_lab.scores.kinds.retrieval import Retrieval
+from induction_lab.scores.kinds.successor import Successor
 from induction_lab.scores.score import Score
 
 KINDS_OF_HEADS: tuple[Score, ...] = (
@@ -23,4 +24,5 @@ KINDS_OF_HEADS: tuple[Score, ...] = (
     ConceptCopying(),
     FunctionVector(),
     Retrieval(),
+    Successor(),
 )
