@@ -48,6 +48,7 @@ from .interventions import (
     ablation_sweep as ablation_sweep,
     attribution_patching as attribution_patching,
     patch_paths as patch_paths,
+    self_repair as self_repair,
     temper as temper,
 )
 from .models import (

@@ -3,4 +3,5 @@ from .each_head import ablation_sweep as ablation_sweep
 from .effects import Effects as Effects
 from .gradients import attribution_patching as attribution_patching
 from .path_patching import patch_paths as patch_paths
+from .repair import self_repair as self_repair
 from .tempering import temper as temper

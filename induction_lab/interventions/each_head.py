@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.exact import LayerAttention
@@ -92,6 +93,17 @@ def ablation_sweep(
 
 def _swept(prepared: PreparedPrompts, groups: Mapping[str, Group], tick: Ticker) -> dict[str, dict[str, Any]]:
     """One row of the table for each group."""
+    clean, per_group = swept_values(prepared, groups, tick)
+    what = (f"{prepared.method} ablation", name_of(prepared.metric), clean)
+    return {
+        name: effect_row(prepared.model.name, name, groups[name], *what, values) for name, values in per_group.items()
+    }
+
+
+def swept_values(
+    prepared: PreparedPrompts, groups: Mapping[str, Group], tick: Ticker
+) -> tuple[Float[Tensor, " prompt"], dict[str, Float[Tensor, " prompt"]]]:
+    """The metric of each prompt, and where each group is ablated; prompts without a value are NaN in the first."""
     per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     clean: list[Tensor] = []
     for batch in prepared:
@@ -111,11 +123,7 @@ def _swept(prepared: PreparedPrompts, groups: Mapping[str, Group], tick: Ticker)
             for name, values in zip(together, batch.measure(hidden, rows).chunk(len(members)), strict=True):
                 per_group[name].append(values)
             tick(len(rows))
-    what = (f"{prepared.method} ablation", name_of(prepared.metric), torch.cat(clean))
-    return {
-        name: effect_row(prepared.model.name, name, groups[name], *what, torch.cat(values))
-        for name, values in per_group.items()
-    }
+    return torch.cat(clean), {name: torch.cat(values) for name, values in per_group.items()}
 
 
 def parse_groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | None) -> dict[str, Group]:
