@@ -48,6 +48,13 @@ KINDS = (
     Kind("induction", "prefix_matching", LOOKS),
     Kind("previous-token", "previous_token", LOOKS),
     Kind("duplicate-token", "duplicate_token", LOOKS),
+    Kind("token-matching", "token_matching", None),
+    Kind("concept-matching", "concept_matching", None),
+    Kind("token-copying", "token_copying", None),
+    Kind("concept-copying", "concept_copying", None),
+    Kind("function-vector", "function_vector", None),
+    Kind("retrieval", "retrieval", 0.1),  # Wu et al. (2024), arxiv.org/abs/2404.15574
+    Kind("copy-suppression", "copy_suppression", 0.5),  # of most tokens
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
 

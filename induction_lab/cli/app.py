@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from induction_lab.cli.commands import circuit, explain, follow, heads, models, plot, report, score, sweep, train
+from induction_lab.cli.commands import (
+    activity,
+    circuit,
+    explain,
+    follow,
+    heads,
+    models,
+    plot,
+    report,
+    score,
+    sweep,
+    train,
+)
 from induction_lab.cli.shared import say
 
 app = typer.Typer(
@@ -17,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (score, heads, circuit, explain, plot, models, train, follow, report, sweep):
+for module in (score, heads, activity, circuit, explain, plot, models, train, follow, report, sweep):
     app.add_typer(module.commands)
 
 

@@ -1,4 +1,4 @@
-"""What kinds of heads a model has, as tables on a terminal."""
+"""What kinds of heads a model has, and what they do on a text, on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from induction_lab.attribution.one_text import FROM_CONTEXT, TextActivity
 from induction_lab.circuits.kinds import BY_NAME, HeadKinds
 
 SHOWN = 6  # heads of a kind in one line
@@ -50,6 +52,33 @@ def show_kinds(found: HeadKinds) -> None:
             )
     for name, reason in found.provenance.get("left_out", {}).items():
         out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
+
+
+def show_activity(found: TextActivity) -> None:
+    """The text, tokens that come from context underlined, and a row for each of them."""
+    out = Console(highlight=False)
+    known = found.tokens.assign(given=found.tokens["from_context"].shift(1), by=found.tokens["awake"].shift(1))
+    copied = known["given"] >= FROM_CONTEXT
+    text = Text()
+    for token, here in zip(known["token"], copied, strict=True):
+        text.append(token, style="bold underline" if here else "")
+    out.print(f"[bold]{escape(found.model)}[/bold]: {int(copied.sum())} of {len(known) - 1} tokens come from context")
+    out.print("[dim](underlined: at most half as likely without the heads)[/dim]\n")
+    out.print(text)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("position", "token"):
+        table.add_column(column, no_wrap=True)
+    for column in ("probability", "without", "nats"):
+        table.add_column(column, justify="right")
+    table.add_column("awake")
+    before = known.shift(1)
+    for position in copied[copied].index:
+        row, past = known.loc[position], before.loc[position]
+        with_, without = (f"{math.exp(past[name]):.3f}" for name in ("log_p", "log_p_without"))
+        table.add_row(str(position), escape(row["token"]), with_, without, f"{row['given']:+.2f}", row["by"])
+    if copied.any():
+        out.print()
+        out.print(table)
 
 
 def _with_error(row: Any) -> str:

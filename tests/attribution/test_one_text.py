@@ -85,3 +85,26 @@ def test_more_than_one_text_and_models_without_such_heads_are_refused(model, sma
         induction_activity(model, repeated_tokens(model, n_prompts=2, period=5))
     with pytest.raises(ValueError, match="has no induction head"):
         induction_activity(small, repeated_tokens(small, n_prompts=1, period=5))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--text", " "]])
+def test_the_command_wants_a_text(arguments, monkeypatch, capsys):
+    from induction_lab.cli.app import main
+
+    monkeypatch.setattr("sys.argv", ["induction-lab", "activity", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "A text is wanted" in capsys.readouterr().err
+
+
+def test_the_command_shows_what_comes_from_context(tmp_path, monkeypatch, capsys, smollm2):
+    from induction_lab.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("The zorblat quexed. The zorblat quexed.")
+    monkeypatch.setattr("sys.argv", ["induction-lab", "activity", "--text", "text.txt", "--heads", "L18H6,L17H3"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert ended.value.code in (0, None) and "tokens come from context" in said and "L18H6" in said
+    assert (tmp_path / "results" / "smollm2-135m_activity.csv").is_file()

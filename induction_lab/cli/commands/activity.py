@@ -1,0 +1,42 @@
+"""`induction-lab activity`: one text, token by token: what comes from context, by which heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from induction_lab.cli.shared import Device, Dtype, Folder, Format, Given, ModelName, Revision, deliver, file_name, say
+from induction_lab.data.text_files import read_text
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog='Examples:  [bold]induction-lab activity smollm2-135m --text "one two three one two"[/bold]   ·   '
+    "[bold]induction-lab activity smollm2-135m --text letter.txt --heads L18H6,L17H3[/bold]"
+)
+def activity(
+    model: ModelName = "smollm2-135m",
+    text: Annotated[str, typer.Option(help="A text, or a text file.")] = "",
+    heads: Annotated[str, typer.Option(help="Which heads; all induction heads by default.")] = "",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    out: Folder = Path("results"),
+    format: Given = Format.table,
+) -> None:
+    """Show how much of each prediction of a text MODEL's induction heads carry, and which of them are awake."""
+    if not text.strip():
+        raise ValueError('A text is wanted: --text "one two three one two", or --text letter.txt.')
+    content = read_text(Path(text)) if len(text) < 200 and Path(text).is_file() else text
+    say("loading libraries and the model …")
+    from induction_lab.attribution.one_text import induction_activity
+    from induction_lab.cli.terminal_kinds import show_activity
+    from induction_lab.models.loading import load_model
+
+    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    say("")
+    found = induction_activity(loaded, content, heads or None)
+    deliver(found, out / f"{file_name(model, loaded)}_activity", format, (), show_activity)
