@@ -45,6 +45,7 @@ class ResidualStreams:
         *,
         prompts: Int[Tensor, " row"] | None = None,
         stream: Float[Tensor, "row pos d_model"] | None = None,
+        tokens: Int[Tensor, "row pos"] | None = None,
     ) -> Float[Tensor, "row pos d_model"]:
         """The normalised end of the stream, layers below `layer` left as they were.
 
@@ -53,6 +54,7 @@ class ResidualStreams:
             edit: What to change in this layer and above, see `edit_attention`.
             prompts: Which prompt each row is; all, once, by default.
             stream: What enters `layer`; by default what did.
+            tokens: What each row reads; by default its prompt.
         """
         rows = slice(None) if prompts is None else prompts.to(self.tokens.device)
         stream = self.before[layer][rows] if stream is None else stream
@@ -61,7 +63,7 @@ class ResidualStreams:
                 return self.model.final_norm(stream)
         # Also a run without an edit is one on the engine, as the clean run was.
         with self._starting_at(layer, stream), edit_attention(self.model, edit or _as_it_is):
-            return self.model.hidden(self.tokens[rows])
+            return self.model.hidden(self.tokens[rows] if tokens is None else tokens)
 
     def attention_at(
         self, layer: int, stream: Float[Tensor, "row pos d_model"], *, prompts: Int[Tensor, " row"]

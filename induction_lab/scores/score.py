@@ -13,7 +13,7 @@ Four kinds, a base class each:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -243,8 +243,17 @@ class CausalScore(Score):
         raise NotImplementedError(f"{type(self).__name__} does not say what to `measure`.")
 
 
-def checked_values(score: Score, values: Any, shape: tuple[int, ...], axes: str) -> Tensor:
+def checked_values(
+    score: Score, values: Any, shape: tuple[int, ...], axes: str, *, layers: Sequence[int] | None = None
+) -> Tensor:
     """What a score of a user's own found, on the CPU.
+
+    Args:
+        score: Which.
+        values: What it gave.
+        shape: What that should be.
+        axes: In words.
+        layers: Those that attend, where values are `[…, layer, head]`: in the others they may be NaN.
 
     Raises:
         ValueError: If it is no finite tensor of this shape.
@@ -252,7 +261,8 @@ def checked_values(score: Score, values: Any, shape: tuple[int, ...], axes: str)
     if not isinstance(values, Tensor) or tuple(values.shape) != shape:
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{score.name} must give a tensor [{axes}] = {shape}, got {got}.")
-    if values.is_complex() or not bool(values.isfinite().all()):
+    asked = values if layers is None else values[..., layers, :]
+    if values.is_complex() or not bool(asked.isfinite().all()):
         raise ValueError(f"{score.name} gives numbers that are not finite, or not real: NaN, infinite or complex.")
     return values.float().cpu()
 

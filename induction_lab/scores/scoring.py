@@ -153,7 +153,8 @@ def run_plan(
         summary[score.name] = (values, torch.zeros_like(values), score.chance_for(model))  # no prompts to differ
     for score in plan.causal:
         found = score.measure(model, seed=main.prompts.seed or 0, progress=progress)
-        values = checked_values(score, found, (len(found), model.n_layers, model.n_heads), "prompt, layer, head")
+        shape = (len(found), model.n_layers, model.n_heads)
+        values = checked_values(score, found, shape, "prompt, layer, head", layers=attention_layers(model))
         summary[score.name], n_values[score.name] = (*mean_and_error(values), score.chance), len(values)
     loss_by_position, loss_by_copy = _summarise_losses(losses, main.prompts)
     return HeadScores(

@@ -22,7 +22,7 @@ from induction_lab.runtime.progress import Ticker, progress_bar
 from induction_lab.scores.kinds.dual_route import CONTEXT, ENTITY_TOKENS, FEUCHT, Copied, copied, words_to_copy
 from induction_lab.scores.score import CausalScore
 
-N_PROMPTS = 32
+N_PROMPTS = 64
 
 
 class TokenCopying(CausalScore):
@@ -88,10 +88,8 @@ class TokenCopying(CausalScore):
         token = torch.tensor([part.entity[self.ahead] for part in parts])
         outputs = {layer: seen.z[:, :, -2].clone() for layer, seen in residual_streams(model, clean).attention.items()}
         streams = residual_streams(model, corrupt)
-        read = probability_of(model, at + self.ahead, token)
-        before = read(streams.normalised, torch.arange(len(parts))).float()
-        after = with_each_head_changed(streams, outputs, at, read, tick=tick)
-        return after - before[:, None, None]
+        read = probability_of(model, token)
+        return with_each_head_changed(streams, outputs, at, read, ahead=self.ahead, tick=tick)
 
 
 class ConceptCopying(TokenCopying):

@@ -27,7 +27,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.runtime.progress import Ticker, progress_bar
 from induction_lab.scores.score import CausalScore
 
-SHOTS, N_MEANS, N_PROMPTS = 10, 16, 4
+SHOTS, N_MEANS, N_PROMPTS = 10, 16, 8
 Pairs = Sequence[Sequence[str]]  # a question and its answer each
 
 
@@ -144,8 +144,6 @@ def _rise(model: HookedModel, task: _Task, tick: Ticker) -> Float[Tensor, "layer
         part = task.shuffled[some]
         means = {layer: (total / len(task.right)).expand(len(part), -1, -1) for layer, total in sums.items()}
         streams, at = residual_streams(model, part.tokens), part.real_lengths - 1
-        read = probability_of(model, at, part.marks[:, 0])
-        before = read(streams.normalised, torch.arange(len(part))).float().cpu()
-        after = with_each_head_changed(streams, means, at, read, tick=tick)
-        found.append(after - before[:, None, None])
+        read = probability_of(model, part.marks[:, 0])
+        found.append(with_each_head_changed(streams, means, at, read, tick=tick))
     return torch.cat(found).mean(0)

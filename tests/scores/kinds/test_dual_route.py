@@ -4,7 +4,9 @@ from functools import cache
 
 import pytest
 import torch
+import transformers as hf
 from by_hand import model_of, with_z, z_of
+from families import LLAMA_LIKE
 from hand_built import HandBuilt, back, but_first
 from worded import tokenizer_of
 
@@ -151,6 +153,14 @@ def test_models_too_small_for_the_prompts_are_refused(score):
         score_heads(HookedModel(induction_circuit(d_vocab=40, n_ctx=80)), scores=score)
     with pytest.raises(ValueError, match="the model's context holds 40"):
         score_heads(HookedModel(induction_circuit(d_vocab=128, n_ctx=40)), scores=score)
+
+
+def test_layers_of_hybrids_that_do_not_attend_are_left_out():
+    torch.manual_seed(0)
+    config = hf.Lfm2Config(**LLAMA_LIKE, layer_types=["conv", "full_attention"])
+    model = HookedModel(hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+    scores = score_heads(model, scores=[TokenMatching(n_prompts=4), TokenCopying(n_prompts=4)])
+    assert scores.layers == [1] and scores["token_copying"][0].isnan().all()
 
 
 def test_the_bundled_model_has_token_heads():
