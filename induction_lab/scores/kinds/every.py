@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from induction_lab.scores.kinds.context_matching import ContextMatching
 from induction_lab.scores.kinds.copy_suppression import CopySuppression, CopySuppressionShare
 from induction_lab.scores.kinds.displaced import DisplacedInduction, InductionLag
 from induction_lab.scores.kinds.dual_route import ConceptMatching, TokenMatching
@@ -25,4 +26,5 @@ KINDS_OF_HEADS: tuple[Score, ...] = (
     FunctionVector(),
     Retrieval(),
     Successor(),
+    ContextMatching(),
 )
