@@ -42,7 +42,7 @@ def ablation_sweep(
     reference: PromptsLike | None = None,
     seed: int = 0,
     path: str | Path | None = None,
-    progress: bool = False,
+    progress: bool | Ticker = False,
 ) -> Effects:
     """Ablate each head (or group of heads) by itself and measure what is lost.
 
@@ -62,7 +62,7 @@ def ablation_sweep(
         seed: Of the choice that `resample` makes.
         path: A file (`.csv`, `.json`, `.parquet`) that the sweep is kept in as it goes on; one that is there already is
             gone on with.
-        progress: A progress bar on standard error.
+        progress: A progress bar on standard error; or a function that is told how many prompts each run had.
 
     Raises:
         ValueError: If a head is not there or given twice in a group, a group is given twice, the metric returns no
@@ -82,7 +82,8 @@ def ablation_sweep(
         facts["clean"] = [None if math.isnan(value) else value for value in clean]
     done = _done(path, facts)
     left = {name: group for name, group in groups.items() if name not in done}
-    with progress_bar(len(left) * len(prepared.prompts), "ablating heads", shown=progress) as tick:
+    with progress_bar(len(left) * len(prepared.prompts), "ablating heads", shown=progress is True) as bar:
+        tick = bar if isinstance(progress, bool) else progress
         for names in _rounds(left, len(prepared)):
             done |= _swept(prepared, {name: left[name] for name in names}, tick)
             if path is not None:

@@ -146,7 +146,7 @@ def measure(
     shown = chosen_heads(scores, plan, circuit, explanation)
     short = _short_prompts(model, plan, attempt.left_out)
     views = attempt("patterns", lambda: head_views(model, shown, {name: each[0] for name, each in short.items()})) or {}
-    ablation = attempt(_ABLATION, lambda: _ablated(model, shown, plan)) if plan.ablate else None
+    ablation = attempt(_ABLATION, lambda: _ablated(model, shown, plan, tick)) if plan.ablate else None
     if not plan.ablate:
         attempt.left_out[_ABLATION] = "not asked for"
     sizes = ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab", "n_ctx")
@@ -250,12 +250,20 @@ def _short_prompts(
     return {name: (prompts, token_names(model, prompts)) for name, prompts in found.items()}
 
 
-def _ablated(model: HookedModel, heads: Sequence[Head], plan: ReportPlan) -> Effects:
-    """The effect on the loss of ablating each head by itself, on a few prompts."""
+def _ablated(model: HookedModel, heads: Sequence[Head], plan: ReportPlan, tick: Ticker) -> Effects:
+    """The effect on the loss of ablating each head by itself, on a few prompts; `tick` hears how far it is."""
     few: dict[str, Any] = {"period": plan.period}
     prompts = repeated_tokens(model, n_prompts=min(ABLATION_PROMPTS, plan.n_prompts), seed=plan.seed, **few)
     others = repeated_tokens(model, n_prompts=REFERENCE_PROMPTS, seed=plan.seed + 1, **few)
-    return ablation_sweep(model, prompts, heads=[str(head) for head in heads], reference=others)
+    done = 0
+
+    def ran(n: int) -> None:
+        nonlocal done
+        done += n
+        tick(0, note=f"{_ABLATION}: {done} of {len(heads) * len(prompts)} runs")
+
+    names = [str(head) for head in heads]
+    return ablation_sweep(model, prompts, heads=names, reference=others, progress=ran)
 
 
 def _parameters(model: HookedModel) -> int:

@@ -321,3 +321,5 @@ def test_the_progress_bar_of_a_report_ends_when_all_is_measured(bundled, ablate)
     found = measure(bundled, plan, tick=lambda n, note="": ticks.append((n, note)))
     assert [note for n, note in ticks if n] == list(plan.attempts)
     assert ("ablation" in plan.attempts) == ablate == (found.ablation is not None)
+    runs = 2 * len(found.views)  # each head on each prompt
+    assert ((0, f"ablation: {runs} of {runs} runs") in ticks) == ablate
