@@ -277,7 +277,8 @@ def _from_weights(model: HookedModel, score: WeightScore) -> Float[Tensor, "laye
     with torch.no_grad():
         found = score.measure(model)
     shape = (model.n_layers, model.n_heads)
-    return found.cpu() if EVERY.get(score.name) is score else checked_values(score, found, shape, "layer, head")
+    ours = type(EVERY.get(score.name)) is type(score)  # which may give NaN, as users' scores may not
+    return found.cpu() if ours else checked_values(score, found, shape, "layer, head")
 
 
 def _null(model: HookedModel, main: Reading) -> Reading | None:

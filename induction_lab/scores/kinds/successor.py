@@ -41,8 +41,7 @@ class Successor(WeightScore):
     Gould et al. take what the first MLP writes by itself; here the embedding that it is added to is in `E` as well.
 
     Args:
-        lists: Words in order, by the name of the order; those of the package by default. With others the score is
-            called `successor_of_own`.
+        lists: Words in order, by the name of the order; those of the package by default.
     """
 
     name, source, low, high = "successor", "Gould et al. (2023), arxiv.org/abs/2312.09230", 0.0, 1.0
@@ -54,8 +53,6 @@ class Successor(WeightScore):
     def __init__(self, lists: Mapping[str, Sequence[str]] | None = None) -> None:
         """Take note of the lists."""
         self.lists = lists
-        if lists is not None:
-            self.name = "successor_of_own"
 
     def missing(self, model: HookedModel, prompts: Prompts) -> str | None:
         """Refuse what `why_no_token_circuits` refuses, and vocabularies with too few ordinals."""

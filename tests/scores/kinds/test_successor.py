@@ -87,5 +87,5 @@ def test_models_without_words_or_with_too_few_are_refused_with_the_reason(small)
     with pytest.raises(ValueError, match="only 4 ordinals are single tokens here, as are their successors; 20 are"):
         score_heads(few, scores="successor")
     own = Successor({"days": ["Monday", "Friday"]})
-    with pytest.raises(ValueError, match="successor_of_own: only 1 ordinals"):
+    with pytest.raises(ValueError, match="successor: only 1 ordinals"):
         score_heads(few, scores=own)
