@@ -1,8 +1,9 @@
 """Two ways to copy words: heads that look at the next token to copy, and heads that look at the end of a whole word.
 
 Source: Feucht et al. (2025), https://arxiv.org/abs/2504.03022. Their random tokens are those of web text, shuffled;
-ours are distinct tokens of the vocabulary, so that nothing recurs but what is meant to. Their entities are the subjects
-of CounterFact; ours are written for this project (`data/words/entities.toml`).
+ours are those of the package's prose, each once, so that nothing recurs but what is meant to, and without a tokenizer
+any of the vocabulary. Their entities are the subjects of CounterFact; ours are written for this project
+(`data/words/entities.toml`).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def copied(model: HookedModel, *, n_prompts: int, seed: int, entities: Iterable[
     begin = front(model, "model")
     check_context(model, 2 * (CONTEXT + len(begin) + 1), "A text and its copy", False)
     most = max(ENTITY_TOKENS)
-    rows = draw(model, n_prompts, 2 * CONTEXT + 2 * most + 1, seed, begin).tolist()
+    rows = _random_rows(model, n_prompts, 2 * CONTEXT + 2 * most + 1, seed, begin)
     newline = [] if model.tokenizer is None else tokens_behind(model.tokenizer, "a", "\n")
     by_length = None if entities is None else _by_length(model, list(entities), seed)
     found = []
@@ -73,6 +74,19 @@ def copied(model: HookedModel, *, n_prompts: int, seed: int, entities: Iterable[
         between = newline or others[-1:]
         found.append(Copied(begin, own, others[: 2 * CONTEXT], between))
     return found
+
+
+def _random_rows(model: HookedModel, n_prompts: int, n_tokens: int, seed: int, begin: list[int]) -> list[list[int]]:
+    """Rows of distinct tokens: of prose, if that has so many here, or of the vocabulary."""
+    if model.tokenizer is not None:
+        prose = set(tokens_behind(model.tokenizer, "", load_words("haystack")["prose"]))
+        usual = torch.tensor(sorted(prose.difference(begin, model.tokenizer.all_special_ids)))
+        if len(usual) >= n_tokens:
+            generator = torch.Generator().manual_seed(seed)
+            return [
+                usual[torch.randperm(len(usual), generator=generator)[:n_tokens]].tolist() for _ in range(n_prompts)
+            ]
+    return draw(model, n_prompts, n_tokens, seed, begin).tolist()
 
 
 def _by_length(model: HookedModel, entities: Sequence[str], seed: int) -> dict[int, list[list[int]]]:

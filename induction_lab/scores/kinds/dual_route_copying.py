@@ -34,8 +34,9 @@ class TokenCopying(CausalScore):
     turns runs into scores in this way.
 
     Args:
-        n_prompts: How many, a quarter for each length of e, 2 to 5. Each costs about half a forward pass of 60 tokens
-            for every head: `n_prompts * heads / 2` in all.
+        n_prompts: How many, a quarter for each length of e, 2 to 5. Each costs two forward passes of 60 tokens and, for
+            every head, half a pass of one, or of all 60 where a model cannot run these alone
+            (`internals.one_head_changed`): `n_prompts * heads / 2` such passes in all.
     """
 
     name, source, low, high, chance = "token_copying", FEUCHT, -1.0, 1.0, 0.0
@@ -100,8 +101,9 @@ class ConceptCopying(TokenCopying):
     raise it.
 
     Args:
-        n_prompts: How many, a quarter for each length of e, 2 to 5. Each costs about half a forward pass of 60 tokens
-            for every head: `n_prompts * heads / 2` in all.
+        n_prompts: How many, a quarter for each length of e, 2 to 5. Each costs two forward passes of 60 tokens and, for
+            every head, half a pass of two, or of all 60 where a model cannot run these alone
+            (`internals.one_head_changed`): `n_prompts * heads / 2` such passes in all.
         entities: Words to be copied, of 2 to 5 tokens; by default the package's own 533.
     """
 

@@ -48,8 +48,9 @@ class FunctionVector(CausalScore):
 
     Args:
         tasks: Pairs of a question and its answer, 22 or more a task; by default the package's eight tasks.
-        n_prompts: Shuffled prompts a task. Each costs about half a forward pass of 90 tokens for every head:
-            `tasks * n_prompts * heads / 2` in all.
+        n_prompts: Shuffled prompts a task. Each costs a forward pass of 90 tokens and, for every head, half a pass of
+            one token, or of all 90 where a model cannot run that alone (`internals.one_head_changed`):
+            `tasks * n_prompts * heads / 2` such passes in all, and 16 whole ones a task for the means.
     """
 
     name, title, low, high, chance = "function_vector", "Function vector", -1.0, 1.0, 0.0
