@@ -55,6 +55,8 @@ KINDS = (
     Kind("function-vector", "function_vector", None),
     Kind("retrieval", "retrieval", 0.1),  # Wu et al. (2024), arxiv.org/abs/2404.15574
     Kind("copy-suppression", "copy_suppression", 0.5),  # of most tokens
+    Kind("successor", "successor", 0.5),  # likewise
+    Kind("context-matching", "context_matching", None),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
 
