@@ -22,7 +22,7 @@ from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.cards import html_card
-from induction_lab.results.heads import Head
+from induction_lab.results.heads import LOOKS, Head
 from induction_lab.results.saved import Loadable
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
@@ -61,6 +61,12 @@ class InductionCircuit(Loadable):
     provenance: dict[str, Any] = field(default_factory=dict)
     _WHAT, _TABLE, _COLUMNS = "circuit", "edges", COLUMNS
     _FACTS = ("model", "n_layers", "n_heads", "baseline", "baseline_error")
+
+    @property
+    def likely(self) -> pd.DataFrame:
+        """Edges with a head at either end that looks as it should, and K-composition above random matrices."""
+        looks = self.edges[["previous_token", "prefix_matching"]].min(axis=1) >= LOOKS
+        return self.edges[looks & (self.edges["K"] > 0)]
 
     def __repr__(self) -> str:
         """The strongest edge."""

@@ -58,8 +58,7 @@ def show_prompts(provenance: dict[str, Any]) -> None:
 def show_circuit(circuit: InductionCircuit) -> None:
     """The edges of an induction circuit, strongest first, and what the columns mean."""
     out = Console(highlight=False)
-    shown_by = circuit.edges[["previous_token", "prefix_matching"]].min(axis=1) >= LOOKS
-    likely = circuit.edges[shown_by & (circuit.edges["K"] > 0)]
+    likely = circuit.likely
     first = (likely if len(likely) else circuit.edges).iloc[0]
     count = circuit.n_layers * circuit.n_heads
     edge = f"[bold]{first['previous']}[/bold] → keys of [bold]{first['induction']}[/bold]"

@@ -53,6 +53,7 @@ def page_data(subject: Subject) -> dict[str, Any]:
         "read_by": {kind: [_pairs(row) for row in both[1]] for kind, both in reads.items()},
         "baseline": rounded(subject.baseline),
         "circuit": None if subject.circuit is None else _rows(subject.circuit.edges),
+        "likely_edges": [] if subject.circuit is None else _rows(subject.circuit.likely, ["previous", "induction"]),
         "ablation": _effects(subject),
         "explanation": _explanation(subject.explanation),
         "training": _training(subject.trajectory),

@@ -38,6 +38,18 @@ def test_numbers_of_an_edge_are_those_of_their_own_functions(bundled):
         assert edge["strength"] == pytest.approx(float(product), abs=1e-5)
 
 
+def test_likely_edges_have_heads_that_look_as_they_should_and_compose(bundled, small):
+    found = find_circuit(bundled)
+    slow = [
+        (edge["previous"], edge["induction"])
+        for edge in found.edges.to_dict("records")
+        if edge["previous_token"] >= 0.4 and edge["prefix_matching"] >= 0.4 and edge["K"] > 0
+    ]
+    assert list(found.likely[["previous", "induction"]].itertuples(index=False, name=None)) == slow
+    assert slow[0] == ("L0H3", "L1H3") and len(slow) < len(found.edges)
+    assert find_circuit(small, repeated_tokens(small, period=20)).likely.empty
+
+
 def test_known_scores_are_not_measured_again(bundled, monkeypatch):
     prompts = repeated_tokens(bundled, n_prompts=4)
     alone, scores = find_circuit(bundled, prompts), score_heads(bundled, prompts)

@@ -145,6 +145,7 @@ def test_the_page_s_numbers_are_the_api_s(bundled, data):
     assert data["loss_by_copy"] == pytest.approx(scores.loss_by_copy, rel=1e-4)
     edges = find_circuit(bundled, prompts, n=20).edges
     assert [edge["previous"] for edge in data["circuit"]] == edges["previous"].tolist()
+    assert data["likely_edges"][0] == {"previous": "L0H3", "induction": "L1H3"}
     values = ov_eigenvalues(bundled).flatten(0, 1)
     plane, largest = unpack(data["eigenvalues"]["plane"]), np.array(data["eigenvalues"]["largest"])
     back = (plane[..., 0] + 1j * plane[..., 1]) * largest[:, None]

@@ -2,9 +2,10 @@
 
 function drawCircuit() {
   const of = model(), edges = of.circuit ? of.circuit.filter((edge) => edge.strength > 0).slice(0, 16) : [];
+  const first = of.likely_edges[0] || edges[0], verdict = of.likely_edges.length ? "Most likely" : "No induction circuit shows: the nearest to one is";
   byId("circuit-card").hidden = !edges.length;
   byId("circuit-says").textContent = edges.length
-    ? `Which previous-token head feeds which induction head's keys: arrows as thick as previous-token score × prefix matching × K-composition. Most likely ${edges[0].previous} → ${edges[0].induction}. Where heads look and what their weights say, not proof of cause. Choose a head to see it above.`
+    ? `Which previous-token head feeds which induction head's keys: arrows as thick as previous-token score × prefix matching × K-composition. ${verdict} ${first.previous} → ${first.induction}. Where heads look and what their weights say, not proof of cause. Choose a head to see it above.`
     : of.left_out.circuit || "No edge of an induction circuit shows in this model.";
   if (!edges.length) return;
   const names = [...new Set(edges.flatMap((edge) => [edge.previous, edge.induction]))], readers = new Set(edges.map((edge) => edge.induction));
