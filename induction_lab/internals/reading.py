@@ -169,13 +169,23 @@ def _by_engine(
             scope.before(model.final_norm, lambda _, inputs: kept.append(inputs[0]))
         if enter is not None:
             for layer, block in enumerate(model.anatomy.blocks):
-                scope.before(block, _entering(enter, layer), with_kwargs=True)
+                scope.before(block, _entering(enter, layer, tokens.shape), with_kwargs=True)
         normalised = model.hidden(tokens)
     return StreamEnd(kept[0] if kept else None, normalised)
 
 
-def _entering(enter: StreamReader, layer: int) -> Callable[..., None]:
-    return lambda _, args, kwargs: enter(layer, args[0] if args else kwargs["hidden_states"])
+def _entering(enter: StreamReader, layer: int, shape: torch.Size) -> Callable[..., None]:
+    """Show what enters a block the first time: one on disk may be run on probes while its attention is read."""
+    shown = False
+
+    def show(_: Any, args: Any, kwargs: Any) -> None:
+        nonlocal shown
+        stream = args[0] if args else kwargs["hidden_states"]
+        if not shown and stream.shape[:2] == shape:
+            shown = True
+            enter(layer, stream)
+
+    return show
 
 
 def _by_hooks(

@@ -6,13 +6,14 @@ import pytest
 import torch
 import transformers as hf
 from by_hand import model_of, own_model
-from families import LLAMA_LIKE
+from families import LLAMA_LIKE, random_network
 
 from induction_lab import (
     FoldedWeights,
     HookedModel,
     Prompts,
     capture,
+    load_model,
     repeated_tokens,
     score_heads,
     stream_rows,
@@ -148,3 +149,14 @@ def test_hybrids_are_scored_where_they_attend_and_refused_without_an_effective_e
         else:
             found = score_heads(model, scores="copy_suppression", loss=False)
             assert found.layers == [0, 2] and found["copy_suppression"][1].isnan().all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_models_on_disk_score_as_in_memory(tmp_path, family):
+    random_network(family).save_pretrained(tmp_path)
+    usual, kept = load_model(tmp_path), load_model(tmp_path, offload=True)
+    prompts = repeated_tokens(usual, n_prompts=5, period=9)
+    names = ["copy_suppression", "copy_suppression_share"]
+    found, expected = (score_heads(model, prompts, scores=names, loss=False, batch_size=2) for model in (kept, usual))
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
