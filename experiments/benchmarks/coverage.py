@@ -164,7 +164,7 @@ def captured(model: HookedModel) -> None:
 
 
 def kind_of(error: Exception) -> str:
-    return "refused" if type(error) in (ValueError, TimeoutError) else "crash"
+    return "refused" if isinstance(error, ValueError | TimeoutError) else "crash"
 
 
 def said_by(error: Exception) -> str:

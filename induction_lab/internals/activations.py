@@ -115,7 +115,7 @@ def capture(
     keys: list[Key] = [name for name in asked if name in GLOBAL_NAMES]
     keys += [(name, layer) for layer in wanted_layers for name in asked if name not in GLOBAL_NAMES]
 
-    engine = model.anatomy.goes_through_interface and not model.anatomy.calls_engine
+    engine = (model.anatomy.goes_through_interface or model.bridge is None) and not model.anatomy.calls_engine
     found: dict[Key, Tensor] = {}
     if engine and not all(_name(key) in _BY_ENGINE for key in keys):
         # A bridge that leaves attention to transformers (OPT) shows the pattern as hook_attn_scores, and all bridges
@@ -228,15 +228,16 @@ def _by_engine(model: HookedModel, tokens: Tensor, keys: list[Key], cut: _Cut) -
     found: dict[Key, Tensor] = {}
 
     def read(attention: AttentionReading) -> None:
-        assert isinstance(attention, Attention)
-        vectors = {"rot_q": attention.q, "rot_k": attention.k, "v": attention.v, "z": attention.z}
-        matrices = {"attn_scores": attention.scores, "pattern": attention.pattern}
+        vectors, matrices = {"v": attention.v, "z": attention.z}, {"pattern": attention.pattern}
+        if isinstance(attention, Attention):
+            vectors |= {"rot_q": attention.q, "rot_k": attention.k}
+            matrices["attn_scores"] = attention.scores
         for key in keys:
             if isinstance(key, tuple) and key[1] == attention.layer:
                 if key[0] in vectors:
                     found[key] = cut(key, vectors[key[0]].transpose(1, 2))
                 elif key[0] in matrices:
-                    found[key] = matrices[key[0]](**cut.rows(key[1], attention.q.device))
+                    found[key] = matrices[key[0]](**cut.rows(key[1], attention.z.device))
         if attention.layer == last:
             raise Enough
 

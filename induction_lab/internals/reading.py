@@ -2,8 +2,9 @@
 
 Three routes, one result: transformers models that go through its attention interface run on the engine, an
 `AttentionOnlyTransformer` calls the engine itself, and architectures outside the interface (BLOOM, GPT-J, GPT-Neo, MPT,
-CodeGen, …) hand over one layer's matrix at a time through their hooks. The numbers are the same; only the last route
-needs O(n^2) memory, for one layer.
+CodeGen, …) hand over one layer's matrix at a time, through TransformerLens' hooks or, where it has none, off the
+product of probabilities and values that they make themselves. The numbers are the same; only the last route needs
+O(n^2) memory, for one layer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from induction_lab.attention.exact import AttentionReading, MaterialisedAttention
 from induction_lab.attention.hooks import Enough, Reader, attend, reading
@@ -23,6 +25,7 @@ from induction_lab.attention.scopes import Scope
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.wiring.attending import attending, refuse_own_attention
+from induction_lab.models.wiring.watching import PRODUCTS
 from induction_lab.results.heads import Head, HeadLike, parse_heads
 
 ENGINE = "induction_lab"
@@ -66,8 +69,7 @@ def read_attention(
         seen.append(attention.layer)
         reader(attention)
 
-    run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
-    stream = run(model, tokens, counting, final, enter)
+    stream = _route(model)(model, tokens, counting, final, enter)
     n_layers = model.n_layers if stream.normalised is not None else seen[-1] + 1
     if model.anatomy.calls_engine:  # which shows a layer again where its pattern was hooked
         seen = list(dict.fromkeys(seen))
@@ -88,8 +90,8 @@ def attention_layers(model: HookedModel) -> list[int]:
     """
     if model not in _attending:
         seen: list[int] = []
-        run = _by_engine if model.anatomy.goes_through_interface else _by_hooks
-        run(model, torch.full((1, 2), model.bos_token_id), lambda attention: seen.append(attention.layer))
+        tokens = torch.full((1, 2), model.bos_token_id)
+        _route(model)(model, tokens, lambda attention: seen.append(attention.layer))
         kind = type(model.network).__name__
         if not seen:
             raise ValueError(f"No layer of {kind} showed softmax attention, so there are no heads to score.")
@@ -159,6 +161,12 @@ def _transformers_attention(
     return z.transpose(1, 2).contiguous(), None
 
 
+def _route(model: HookedModel) -> Callable[..., StreamEnd]:
+    if model.anatomy.goes_through_interface:
+        return _by_engine
+    return _by_products if model.bridge is None else _by_hooks
+
+
 def _by_engine(
     model: HookedModel, tokens: Tensor, reader: Reader, final: bool = False, enter: StreamReader | None = None
 ) -> StreamEnd:
@@ -212,6 +220,64 @@ def _by_hooks(
         scope.before(bridge.unembed, stop)
         bridge.run_with_hooks(tokens.to(model.device), fwd_hooks=hooks)
     return StreamEnd(end.get("final"), end.get("normalised"))
+
+
+def _by_products(
+    model: HookedModel, tokens: Tensor, reader: Reader, final: bool = False, enter: StreamReader | None = None
+) -> StreamEnd:
+    """One layer's matrix at a time, off the product of probabilities and values in its block."""
+    kept: list[Tensor] = []
+    normalised = None
+    tokens = tokens.to(model.device)
+    seeing = _SeeingProducts(reader, (len(tokens), tokens.shape[1], model.n_heads))
+    with Scope() as scope, suppress(Enough), torch.inference_mode():
+        for layer in model.anatomy.attending:
+            scope.before(model.anatomy.blocks[layer], lambda *_, layer=layer: seeing.enter(layer))
+        if final:
+            scope.before(model.final_norm, lambda _, inputs: kept.append(inputs[0]))
+        if enter is not None:
+            for layer, block in enumerate(model.anatomy.blocks):
+                scope.before(block, _entering(enter, layer, tokens.shape), with_kwargs=True)
+        with seeing:
+            normalised = model.hidden(tokens)
+    return StreamEnd(kept[0] if kept else None, normalised)
+
+
+class _SeeingProducts(TorchFunctionMode):
+    """Shows a reader the first product of probabilities and values that is made after a block was entered.
+
+    Args:
+        reader: Called once a layer.
+        shape: Prompts, positions and heads.
+    """
+
+    def __init__(self, reader: Reader, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.reader, self.shape, self._layer = reader, shape, None
+
+    def enter(self, layer: int) -> None:
+        """What comes next is this layer's."""
+        self._layer = layer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if self._layer is None or getattr(func, "__name__", "") not in PRODUCTS:
+            return made
+        batch, n_pos, n_heads = self.shape
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        if len(tensors) == 2 and tensors[0].shape[-2:] == (n_pos, n_pos) and _are_probabilities(tensors[0]):
+            pattern, v, z = (x.reshape(batch, -1, n_pos, x.shape[-1]) for x in (*tensors, made))
+            layer, self._layer = self._layer, None
+            if pattern.shape[1] != n_heads or v.shape[1] != n_heads:
+                raise ValueError(
+                    f"Layer {layer} multiplies probabilities of {pattern.shape[1]} heads, not of {n_heads}."
+                )
+            self.reader(MaterialisedAttention(layer, pattern, v, z))
+        return made
+
+
+def _are_probabilities(rows: Tensor) -> bool:
+    return bool((rows >= 0).all()) and bool(((rows.sum(-1) - 1).abs() < 1e-3).all())
 
 
 def _matrix_hooks(model: HookedModel, reader: Reader) -> list[tuple[str, Callable[..., None]]]:

@@ -238,8 +238,9 @@ class HookedModel:
         return self.logits(torch.full((1, 2), self.bos_token_id)).float()
 
     def _parts(self) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), suppress(ValueError):
             return self.unembed(self.hidden(torch.full((1, 2), self.bos_token_id))).float()
+        return torch.empty(0)
 
     def _unembeds(self, whole: Tensor, parts: Tensor) -> bool:
         return whole.shape == parts.shape and bool(torch.allclose(whole, parts, atol=1e-3, rtol=1e-3))

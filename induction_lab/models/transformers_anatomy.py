@@ -228,7 +228,10 @@ class TransformersAnatomy(Anatomy):
         return self.network(tokens, use_cache=False).logits
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        logits, scale = self.network.get_output_embeddings()(hidden), self.logit_scale
+        head = self.network.get_output_embeddings()
+        if getattr(head, "in_features", hidden.shape[-1]) != hidden.shape[-1]:
+            raise ValueError(f"{self.name} makes something else of its stream before it unembeds it.")
+        logits, scale = head(hidden), self.logit_scale
         logits = logits if scale == 1 else logits * scale  # a copy of all logits costs as much as their softmax
         return logits if (cap := self.logit_cap) is None else cap * torch.tanh(logits / cap)
 

@@ -132,7 +132,9 @@ def run_plan(
         if isinstance(score, AttentionScore) and (score.weighed or weigh is not None)
     }
     sizes = ValueSizes(model) if weighed else None
-    jobs = [job for each in every for job in _jobs(model, each, each is main and loss, sizes, weighed)]
+    jobs: list[Callable[[], Any]] = [
+        job for each in every for job in _jobs(model, each, each is main and loss, sizes, weighed)
+    ]
     jobs += [partial(_from_weights, model, score) for score in plan.weights]
     done: Iterator[Any] = side_by_side(model, jobs, read=True)
     with progress_bar(total, "scoring prompts", shown=progress) as tick:

@@ -84,8 +84,12 @@ def layer_parts(
     around: Flow = {m: passed for m, passed in whole.items() if m not in set(attention.modules())}
     call = _grouped(watched.calls[attention][0], n_kv_heads)
     read, stream = whole[attention].read, whole[block].read
-    found_o = _output(inside, attention, whole[attention].gave, stream)
-    written = whole[attention].gave if isinstance(found_o, ValueError) else inside[found_o].gave
+    z = _outputs(call)
+    if same(whole[attention].gave, z):  # as BERT's, whose output projection stands behind the module that attends
+        found_o = _behind(around, z)
+    else:
+        found_o = _output(inside, attention, whole[attention].gave, stream)
+    written = whole[attention].gave if isinstance(found_o, ValueError) else whole[found_o].gave
     changes = (m for m, p in around.items() if same(p.read, written) and not same(p.gave, written))
     norm_after = next((m for m in changes if _keeps_shape(m)), None)
     added = written if norm_after is None else around[norm_after].gave
@@ -96,10 +100,11 @@ def layer_parts(
     if isinstance(found_o, ValueError):
         projections["o"] = found_o
     else:
-        head_norms["z"], gated = _between(inside, _outputs(call), inside[found_o].read)
+        head_norms["z"], gated = _between(inside, z, whole[found_o].read)
         projections["o"] = Projection(found_o, None)
         apart = _adds_up(whole[block], around, added * factor, factor)
-    for component, (maker, norm) in _by_flow(inside, call).items():
+    within = {m: passed for m, passed in inside.items() if m is not attention}  # which may give values as they are
+    for component, (maker, norm) in _by_flow(within, call).items():
         head_norms[component] = norm
         if maker is not None and not same(inside[maker.module].read, read):
             maker = None
@@ -109,7 +114,7 @@ def layer_parts(
         )
     before = _norm_before(around, stream, read)
     has_mlp = stream.shape != added.shape or not same(whole[block].gave, stream + added * factor)
-    width = 0 if isinstance(found_o, ValueError) else inside[found_o].read.shape[1]
+    width = 0 if isinstance(found_o, ValueError) else whole[found_o].read.shape[1]
     return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width, apart)
 
 
@@ -145,6 +150,8 @@ def _maker(inside: Flow, target: Tensor, layouts: list[Layout], *, rescaled: boo
     One factor for all; or, `rescaled`, one for each token and head, as a norm without a gain brings it about.
     """
     for module, passed in inside.items():
+        if getattr(module, "out_features", passed.gave.shape[1]) != passed.gave.shape[1]:
+            continue  # it makes several vectors of a token (ProphetNet)
         for layout in layouts:
             if torch.Size(layout.shape).numel() != passed.gave.shape[1] or same(passed.gave, passed.read):
                 continue
@@ -185,6 +192,14 @@ def _output(inside: Flow, attention: nn.Module, gave: Tensor, stream: Tensor) ->
             return module
     for module, passed in inside.items() if gave.shape == stream.shape else ():
         if module is not attention and alike(passed.gave, gave - stream, scale=gave):
+            return module
+    return ValueError("has no one projection of what its heads put out")
+
+
+def _behind(around: Flow, z: Tensor) -> nn.Module | ValueError:
+    """The module that reads what the heads put out, where the module that attends gives it as it is."""
+    for module, passed in around.items():
+        if same(passed.read, z) and not _keeps_shape(module) and next(module.children(), None) is None:
             return module
     return ValueError("has no one projection of what its heads put out")
 

@@ -18,7 +18,7 @@ from induction_lab.attention.scopes import Scope, alone, said, uncompiled
 from induction_lab.models.wiring.attending import attending
 
 _WATCH = "induction_lab_watch"
-_PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "scaled_dot_product_attention")
+PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
 
 
 class Passed(NamedTuple):
@@ -94,7 +94,7 @@ class _Products(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [x for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor) and x.ndim >= 3]
-        if self.running and getattr(func, "__name__", "") in _PRODUCTS:
+        if self.running and getattr(func, "__name__", "") in PRODUCTS:
             if len(tensors) >= 3 and func is nn.functional.scaled_dot_product_attention:
                 self._keep(*tensors[:3])
             elif len(tensors) >= 2:
