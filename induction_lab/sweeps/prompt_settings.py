@@ -100,6 +100,8 @@ PROMPTS: dict[str, type[PromptsSpec]] = {"repeats": RepeatsSpec, "text": TextSpe
 def prompts_identity(spec: PromptsSpec) -> dict[str, Any]:
     """All that determines the prompts but model and seed: of a text its contents, wherever it lies."""
     facts = {"kind": spec.kind, **asdict(spec)}
+    if isinstance(spec, RepeatsSpec) and spec.period is None:
+        facts["period"] = PERIOD  # the same prompts wherever a model has room, and no others of this identity elsewhere
     if isinstance(spec, TextSpec):
         facts["file"] = spec.digest
     return facts

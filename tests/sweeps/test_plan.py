@@ -12,7 +12,7 @@ from induction_lab import load_model, load_sweep_plan, sweep
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.sweeps import plan as plan_module
-from induction_lab.sweeps.prompt_settings import RepeatsSpec
+from induction_lab.sweeps.prompt_settings import RepeatsSpec, prompts_identity
 from induction_lab.training.one_run import train_run
 
 WHOLE = """
@@ -254,3 +254,9 @@ def test_cells_can_be_sent_to_other_machines(tmp_path):
     back = pickle.loads(sent)
     assert back == cell and back.key == cell.key and back.prompts.text == "one two three"
     assert dataclasses.is_dataclass(back)
+
+
+def test_a_period_left_to_the_model_is_of_the_identity_that_fifty_has():
+    """Cells measured when 50 was written out are not measured again."""
+    assert prompts_identity(RepeatsSpec()) == prompts_identity(RepeatsSpec(period=50))
+    assert prompts_identity(RepeatsSpec(period=25)) != prompts_identity(RepeatsSpec())

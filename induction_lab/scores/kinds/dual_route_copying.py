@@ -30,8 +30,8 @@ class TokenCopying(CausalScore):
 
     Of a clean prompt `BOS r e newline r e1` and a corrupt one, in which other tokens stand in place of the first r and
     e (30 tokens), the head's output at the last token of the second r is put from the clean into the corrupt run: the
-    score is the rise of P(e1) there. The paper's text says of token heads that they raise the next token, and its code
-    turns runs into scores in this way.
+    score is the rise of P(e1) there. Where exactly the paper reads the probability we could not check in its text; a
+    head that copies the next token can raise no other than this one.
 
     Args:
         n_prompts: How many, a quarter for each length of e, 2 to 5. Each costs two forward passes of 60 tokens and, for
