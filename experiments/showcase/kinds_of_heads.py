@@ -135,7 +135,7 @@ def task_prompts(model: HookedModel, n_prompts: int) -> tuple[Prompts, Any]:
     return Prompts(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, kind="examples"), answer_loss
 
 
-def page(table: pd.DataFrame, ablated: pd.DataFrame, shared: pd.DataFrame) -> str:
+def page(table: Any, ablated: Any, shared: Any) -> str:
     """The page of the docs."""
     parts = [
         "# Kinds of heads\n",
@@ -173,7 +173,7 @@ def definitions() -> str:
     return as_markdown(pd.DataFrame(rows, columns=["kind", "score", "what", "source", "from"]))
 
 
-def best_heads(table: pd.DataFrame) -> str:
+def best_heads(table: Any) -> str:
     rows = []
     for kind, some in table.groupby("kind", sort=False):
         best: Any = some.sort_values("value", ascending=False).head(SHOWN)
@@ -186,7 +186,7 @@ def best_heads(table: pd.DataFrame) -> str:
     return as_markdown(pd.DataFrame(rows, columns=["kind", "chance", "heads", "highest (bold: of the kind)"]))
 
 
-def losses(ablated: pd.DataFrame) -> str:
+def losses(ablated: Any) -> str:
     rows = []
     for kind, some in ablated.groupby("kind", sort=False):
         row: dict[str, Any] = {"kind": kind, "heads": int(some["n_heads"].iloc[0])}
@@ -198,7 +198,7 @@ def losses(ablated: pd.DataFrame) -> str:
     return as_markdown(pd.DataFrame(rows))
 
 
-def overlaps(shared: pd.DataFrame) -> str:
+def overlaps(shared: Any) -> str:
     rows = [
         (f"{row.kind}, {row.other_kind}", f"{row.n_heads}, {row.n_other_heads}", row.n_shared)
         + (f"{row.expected:.2f}", f"{row.p_value:.1g}")
@@ -207,7 +207,7 @@ def overlaps(shared: pd.DataFrame) -> str:
     return as_markdown(pd.DataFrame(rows, columns=["kinds", "heads", "shared", "by chance", "p"]))
 
 
-def predictions(ablated: pd.DataFrame, shared: pd.DataFrame) -> str:
+def predictions(ablated: Any, shared: Any) -> str:
     """What was predicted, and what came out of each model."""
     effects = ablated.set_index(["model", "behaviour", "kind"])
 

@@ -57,7 +57,7 @@ class TextActivity(Saved):
 
     def __repr__(self) -> str:
         """How many tokens come from context."""
-        known = self.tokens["from_context"].dropna()
+        known: Any = self.tokens["from_context"].dropna()
         n = int((known >= FROM_CONTEXT).sum())
         return f"TextActivity({self.model!r}: {n} of {len(known)} next tokens from context)"
 

@@ -95,7 +95,7 @@ class HeadKinds(Loadable):
         """
         if kind not in self.kinds:
             raise ValueError(f"There is no kind {kind!r} here; there are {', '.join(self.kinds)}.")
-        rows = self.table[(self.table["kind"] == kind) & self.table["is_kind"]]
+        rows: Any = self.table[(self.table["kind"] == kind) & self.table["is_kind"]]
         return [parse_head(label) for label in rows.sort_values("value", ascending=False)["label"]]
 
     def kinds_of(self, head: HeadLike) -> list[str]:

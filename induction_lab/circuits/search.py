@@ -65,8 +65,9 @@ class InductionCircuit(Loadable):
     @property
     def likely(self) -> pd.DataFrame:
         """Edges with a head at either end that looks as it should, and K-composition above random matrices."""
-        looks = self.edges[["previous_token", "prefix_matching"]].min(axis=1) >= LOOKS
-        return self.edges[looks & (self.edges["K"] > 0)]
+        edges: Any = self.edges
+        looks = edges[["previous_token", "prefix_matching"]].min(axis=1) >= LOOKS
+        return edges[looks & (edges["K"] > 0)]
 
     def __repr__(self) -> str:
         """The strongest edge."""

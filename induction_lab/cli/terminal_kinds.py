@@ -26,9 +26,10 @@ def show_kinds(found: HeadKinds) -> None:
     for column in ("from", "chance", "heads"):
         table.add_column(column, justify="right")
     table.add_column("best")
-    values = found.table.set_index(["kind", "label"])
+    every: Any = found.table
+    values = every.set_index(["kind", "label"])
     for kind in found.kinds:
-        members, rows = found.of(kind), found.table[found.table["kind"] == kind]
+        members, rows = found.of(kind), every[every["kind"] == kind]
         named = members or []
         best = [f"{head} {_with_error(values.loc[(kind, str(head))])}" for head in named[:SHOWN]]
         more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
@@ -41,7 +42,7 @@ def show_kinds(found: HeadKinds) -> None:
             kind, "top 2 %" if least is None else f"{least:g}", f"{chance:.3f}", str(len(named)), ", ".join(best) + more
         )
     out.print(table)
-    shared = found.overlaps()
+    shared: Any = found.overlaps()
     shared = shared[(shared["n_shared"] > 0) & (shared["p_value"] < 0.05)]
     if len(shared):
         out.print()
@@ -57,7 +58,8 @@ def show_kinds(found: HeadKinds) -> None:
 def show_activity(found: TextActivity) -> None:
     """The text, tokens that come from context underlined, and a row for each of them."""
     out = Console(highlight=False)
-    known = found.tokens.assign(given=found.tokens["from_context"].shift(1), by=found.tokens["awake"].shift(1))
+    known: Any = found.tokens
+    known = known.assign(given=known["from_context"].shift(1), by=known["awake"].shift(1))
     copied = known["given"] >= FROM_CONTEXT
     text = Text()
     for token, here in zip(known["token"], copied, strict=True):
