@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from induction_lab.attention.scopes import alone
+from induction_lab.data.vocabulary import as_loaded
 from induction_lab.models.anatomy import Anatomy, Component
 from induction_lab.models.on_disk.network import fit_bridge
 from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
@@ -83,7 +84,7 @@ class TransformersAnatomy(Anatomy):
         try:
             with quiet_libraries(), torch.random.fork_rng():
                 bridge = build_bridge_from_module(
-                    twin, kind, hf_config=self.network.config, tokenizer=self.tokenizer, model_name=self.name
+                    twin, kind, hf_config=self.network.config, tokenizer=as_loaded(self.tokenizer), model_name=self.name
                 )
                 fit_bridge(self.network, bridge)
                 self._check_bridge(bridge)

@@ -213,3 +213,15 @@ def test_a_model_spread_by_accelerate_gives_the_same_scores(tmp_path):
     for name in one.scores:
         torch.testing.assert_close(one[name], other[name].to(one[name].device))
     assert load_model("induction-2l", device="auto").n_layers == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": False}, {"name_or_path": ""}])
+def test_a_tokenizer_built_in_memory_has_the_hooks_as_well(settings):
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(300)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w1", **settings)
+    before = dict(tokenizer.init_kwargs)
+    model, tokens = HookedModel(random_network("llama"), tokenizer), torch.randint(3, 300, (2, 15))
+    torch.testing.assert_close(model.hooked(tokens), model.logits(tokens), atol=1e-4, rtol=1e-4)
+    assert model.hooked.to_tokens("w5 w6").flatten().tolist()[-2:] == [5, 6]
+    assert tokenizer.init_kwargs == before
