@@ -94,6 +94,8 @@ def attention_layers(model: HookedModel) -> list[int]:
         _route(model)(model, tokens, lambda attention: seen.append(attention.layer))
         kind = type(model.network).__name__
         if not seen:
+            if _route(model) is _by_products:
+                _ = model.hooked  # says why TransformerLens has no hooks, which would have shown them
             raise ValueError(f"No layer of {kind} showed softmax attention, so there are no heads to score.")
         if seen != sorted(set(seen)) or seen[-1] >= model.n_layers:
             raise ValueError(f"{kind} runs its {model.n_layers} layers in the order {seen}; each once is supported.")

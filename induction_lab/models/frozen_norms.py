@@ -129,12 +129,7 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     W_Q, W_K = _fold_head_norm(model, layer, "q", W_Q), _fold_head_norm(model, layer, "k", W_K)
     W_V, W_O = _fold_head_norm(model, layer, "v", W_V), _fold_head_norm(model, layer, "z", W_O.mT).mT
     W_O = W_O if out is None else out.apply(W_O)
-    widths = {W_Q.shape[-1], W_K.shape[-1], W_V.shape[-1], model.d_head}
-    if len(widths) > 1:
-        raise ValueError(
-            f"Heads of layer {layer} of {model.name} are of several widths, {', '.join(map(str, sorted(widths)))}: "
-            "weights are compared between heads of one width only."
-        )
+    refuse_widths(model, layer, HeadWeights(W_Q, W_K, W_V, W_O))
     return HeadWeights(W_Q, W_K, W_V, W_O * model.anatomy.output_factor)
 
 
@@ -169,6 +164,20 @@ def head_normalised(
         given = norm(x.to(model.dtype)).to(model.wide)
         scale = frozen.scale(x.to(model.wide), given)[..., None]
     return NormalisedHeads(given.view_as(heads), scale[..., None] if together else scale)
+
+
+def refuse_widths(model: HookedModel, layer: int, weights: HeadWeights) -> None:
+    """Weights are compared between heads, so those of all layers must be as wide.
+
+    Raises:
+        ValueError: If a layer's are not as wide as the model's.
+    """
+    widths = {weights.W_Q.shape[-1], weights.W_K.shape[-1], weights.W_V.shape[-1], model.d_head}
+    if len(widths) > 1:
+        raise ValueError(
+            f"Heads of layer {layer} of {model.name} are of several widths, {', '.join(map(str, sorted(widths)))}: "
+            "weights are compared between heads of one width only."
+        )
 
 
 def _fold_head_norm(

@@ -6,6 +6,7 @@ import transformers as hf
 from families import D_VOCAB, FAMILIES, LLAMA_LIKE, random_network
 from torch import nn
 
+from experiments.benchmarks.small_decoders import decoders, small_network
 from induction_lab import HookedModel, capture, find_circuit, ov_copying, repeated_tokens, score_heads
 from induction_lab.internals.reading import read_attention
 from induction_lab.models.head_weights import head_weights
@@ -177,3 +178,15 @@ def test_what_is_not_linear_or_not_added_is_refused_and_looking_still_scored(cas
     for ask in (head_weights, lambda model, _: ov_copying(model), lambda model, _: find_circuit(model, prompts)):
         with pytest.raises(ValueError, match=reason):
             ask(model, 0)
+
+
+@pytest.mark.parametrize("name", ["Gemma4Text", "Gemma4UnifiedText"])
+def test_heads_of_several_widths_are_scored_and_only_what_compares_their_weights_is_left_out(name):
+    config, network = next((config, network) for each, config, network in decoders() if each == name)
+    model = HookedModel(small_network(config, network), name=name)
+    prompts = repeated_tokens(model, n_prompts=2, period=8)
+    scores = score_heads(model, prompts)
+    assert {"prefix_matching", "previous_token"} <= set(scores.scores)
+    assert "several widths" in scores.provenance["left_out"]["ov_copying"]
+    with pytest.raises(ValueError, match="several widths"):
+        score_heads(model, prompts, scores="ov_copying")
