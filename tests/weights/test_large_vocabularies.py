@@ -35,8 +35,8 @@ def test_ties_with_a_token_far_away_in_the_vocabulary_lose(llama, monkeypatch):
     rows[299] = rows[2]
     monkeypatch.setattr(head_statistics, "_TOKENS_A_TIME", 16)
     tokens = torch.tensor([1, 2])
-    assert head_statistics._among_first(rows[tokens], rows, tokens, 1) == 0.5
-    assert head_statistics._among_first(rows[tokens], rows, tokens, 2) == 1
+    assert head_statistics.among_first(rows[tokens], rows, tokens, 1) == 0.5
+    assert head_statistics.among_first(rows[tokens], rows, tokens, 2) == 1
 
 
 def test_the_preference_over_many_tokens_is_that_of_a_sample_unless_all_are_given(llama, monkeypatch):
