@@ -231,7 +231,7 @@ def predictions(ablated: Any, shared: Any) -> str:
         said = f"{token:+.2f} without token-copying heads, {concept:+.2f} without concept-copying heads"
         rows.append((model, "verbatim copying goes with token heads more than with concept heads", said))
     table = as_markdown(pd.DataFrame(rows, columns=["model", "predicted", "came out (nats)"]))
-    return f"## Predictions, written down before the run\n\n{table}\n"
+    return f"## Predictions, written down before the run\n\n{table}\n".replace("+nan", "not known (no such head)")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
