@@ -64,16 +64,27 @@ def has_edits(module: nn.Module) -> bool:
 
 
 def edited(attention: Any, owner: nn.Module | None) -> Any:
-    """What a layer's attention is after the edits of its module; they may be asked more than once."""
-    for edit in (*_lasting.get(owner, ()), *said(owner)) if owner is not None else ():
-        attention = edit(attention)
+    """What a layer's attention is after the edits of its module; they may be asked more than once.
+
+    An edit may run a model itself, to know what heads put out elsewhere: whoever is `reading` does not see that run.
+    """
+    edits = (*_lasting.get(owner, ()), *said(owner)) if owner is not None else ()
+    if edits:
+        with Scope({_READER: None}):
+            for edit in edits:
+                attention = edit(attention)
     return attention
+
+
+def _last(of: str) -> Any:
+    """What the innermost scope says of it; None where none does."""
+    return next(reversed(said(of)), None)
 
 
 def pass_on(attention: AttentionReading, owner: nn.Module | None = None) -> Float[Tensor, "batch head query d_head"]:
     """One layer's output: edited, shown to whoever is `reading`, returned."""
     attention = edited(attention, owner)
-    for reader in said(_READER)[-1:]:
+    if (reader := _last(_READER)) is not None:
         reader(attention)
     return attention.z
 
