@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,21 @@ from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse, cap, score_rows
 
 PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
+
+
+class Mixed(NamedTuple):
+    """Columns that stood beside the values in the same pass (`hooks.reading`).
+
+    Attributes:
+        columns: What they were.
+        means: Their means by attention.
+        lse, v: Those of the attention which they are the means of: an edit may have put others in their place.
+    """
+
+    columns: Float[Tensor, "batch kv_head key column"]
+    means: Float[Tensor, "batch head query column"]
+    lse: Float[Tensor, "batch head query"]
+    v: Float[Tensor, "batch kv_head key d_head"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,7 @@ class Attention:
     mask: Bool[Tensor, "#batch #head query key"] | Float[Tensor, "#batch #head query key"] | None = None
     softcap: float | None = None
     sinks: Float[Tensor, " head"] | None = None
+    mixed: Mixed | None = None
 
     def probabilities(
         self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]

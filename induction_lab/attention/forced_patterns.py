@@ -69,4 +69,4 @@ def show_forced(
         return replace(attention, matrix=matrix)
     if isinstance(attention, ForcedAttention):
         forced = {**attention.forced, **forced}
-    return ForcedAttention(**{**attention.__dict__, "forced": forced})
+    return ForcedAttention(**{**attention.__dict__, "forced": forced, "mixed": None})

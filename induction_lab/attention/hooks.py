@@ -20,11 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from induction_lab.attention.exact import Attention, AttentionReading, LayerAttention
-from induction_lab.attention.kernels import attention_with_lse
+from induction_lab.attention.exact import Attention, AttentionReading, LayerAttention, Mixed
+from induction_lab.attention.kernels import attention_with_lse, with_columns
 from induction_lab.attention.scopes import Scope, said
 
 Reader = Callable[[AttentionReading], None]
+Columns = Callable[[int, Tensor], Tensor]  # of a layer's number and values: what stands beside these
 Edit = Callable[[LayerAttention], LayerAttention]  # one layer's attention in, what goes on in its place out
 
 
@@ -35,14 +36,20 @@ class Enough(Exception):
     """
 
 
-_READER = "reader"
+_READER, _COLUMNS = "reader", "columns"
 _lasting: WeakKeyDictionary[nn.Module, tuple[Edit, ...]] = WeakKeyDictionary()
 
 
 @contextmanager
-def reading(reader: Reader) -> Iterator[None]:
-    """Call `reader` with every layer's attention that `attend` computes inside this context."""
-    with Scope({_READER: reader}):
+def reading(reader: Reader, columns: Columns | None = None) -> Iterator[None]:
+    """Call `reader` with every layer's attention that `attend` computes inside this context.
+
+    Args:
+        reader: What is called.
+        columns: Given a layer's number and its values, a few columns `[batch, kv_head, key, column]`, of which the same
+            pass takes the means by attention: `Attention.mixed`.
+    """
+    with Scope({_READER: reader, _COLUMNS: columns}):
         yield
 
 
@@ -70,7 +77,7 @@ def edited(attention: Any, owner: nn.Module | None) -> Any:
     """
     edits = (*_lasting.get(owner, ()), *said(owner)) if owner is not None else ()
     if edits:
-        with Scope({_READER: None}):
+        with Scope({_READER: None, _COLUMNS: None}):
             for edit in edits:
                 attention = edit(attention)
     return attention
@@ -115,7 +122,14 @@ def attend(
         sinks: One extra score a head that takes probability and gives nothing (gpt-oss).
         owner: The module that attends, by which `editing` knows it.
     """
-    z, lse = attention_with_lse(q, k, v, scale=scale, mask=mask, softcap=softcap, sinks=sinks)
+    how: dict[str, Any] = {"scale": scale, "mask": mask, "softcap": softcap, "sinks": sinks}
     if torch.compiler.is_compiling():  # nobody can look into a compiled network
-        return z
-    return pass_on(Attention(layer, q, k, v, z, lse, scale, mask, softcap, sinks), owner)
+        return attention_with_lse(q, k, v, **how)[0]
+    mixed = None
+    if (beside := _last(_COLUMNS)) is None:
+        z, lse = attention_with_lse(q, k, v, **how)
+    else:
+        columns = beside(layer, v)
+        z, lse, means = with_columns(q, k, v, columns, **how)
+        mixed = Mixed(columns, means, lse, v)
+    return pass_on(Attention(layer, q, k, v, z, lse, **how, mixed=mixed), owner)

@@ -6,6 +6,8 @@ rows by block of rows. Source: Dao et al. (2022), https://arxiv.org/abs/2205.141
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,6 +42,30 @@ def attention_with_lse(
         with_sink = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
         z, lse = z * (lse - with_sink).exp()[..., None].to(z.dtype), with_sink
     return z, lse
+
+
+def with_columns(
+    q: Float[Tensor, "batch head query d_key"],
+    k: Float[Tensor, "batch kv_head key d_key"],
+    v: Float[Tensor, "batch kv_head key d_head"],
+    columns: Float[Tensor, "batch kv_head key column"],
+    **how: Any,
+) -> tuple[
+    Float[Tensor, "batch head query d_head"],
+    Float[Tensor, "batch head query"],
+    Float[Tensor, "batch head query column"],
+]:
+    """`attention_with_lse`, and in the same pass the means, by attention, of columns that stand beside the values.
+
+    A few columns cost little: the kernel's time grows by their share of the width.
+    """
+    d_head, n = v.shape[-1], columns.shape[-1]
+    v = torch.cat([v, columns.to(v.dtype)], -1)
+    if q.shape[-1] == d_head:  # flash kernels want one width, on GPUs a multiple of 8; zeros add nothing to scores
+        width = -(-(d_head + n) // 8) * 8
+        q, k, v = (torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in (q, k, v))
+    z, lse = attention_with_lse(q, k, v, **how)
+    return z[..., :d_head], lse, z[..., d_head : d_head + n]
 
 
 def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from induction_lab.attention.exact import AttentionReading, MaterialisedAttention
-from induction_lab.attention.hooks import Enough, Reader, attend, reading
+from induction_lab.attention.hooks import Columns, Enough, Reader, attend, reading
 from induction_lab.attention.scopes import Scope
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.models.hooked_model import HookedModel
@@ -49,6 +49,7 @@ def read_attention(
     *,
     final: bool = False,
     enter: StreamReader | None = None,
+    columns: Columns | None = None,
 ) -> StreamEnd:
     """Run `model` up to the unembedding and show `reader` each layer's attention, in order.
 
@@ -58,6 +59,7 @@ def read_attention(
         reader: Called once a layer; may raise `Enough` to stop there.
         final: Whether the stream before the last normalisation is wanted too.
         enter: Shown the number of each layer and the residual stream before it, ahead of its attention.
+        columns: What the same pass takes the means of, see `hooks.reading`; where a matrix is handed over, nothing.
 
     Raises:
         ValueError: If the model's attention can be reached on no route or is not causal, or if a layer below the last
@@ -69,7 +71,11 @@ def read_attention(
         seen.append(attention.layer)
         reader(attention)
 
-    stream = _route(model)(model, tokens, counting, final, enter)
+    route = _route(model)
+    if route is _by_engine:
+        stream = _by_engine(model, tokens, counting, final, enter, columns)
+    else:
+        stream = route(model, tokens, counting, final, enter)
     n_layers = model.n_layers if stream.normalised is not None else seen[-1] + 1
     if model.anatomy.calls_engine:  # which shows a layer again where its pattern was hooked
         seen = list(dict.fromkeys(seen))
@@ -170,11 +176,16 @@ def _route(model: HookedModel) -> Callable[..., StreamEnd]:
 
 
 def _by_engine(
-    model: HookedModel, tokens: Tensor, reader: Reader, final: bool = False, enter: StreamReader | None = None
+    model: HookedModel,
+    tokens: Tensor,
+    reader: Reader,
+    final: bool = False,
+    enter: StreamReader | None = None,
+    columns: Columns | None = None,
 ) -> StreamEnd:
     kept: list[Tensor] = []
     normalised = None
-    with Scope() as scope, suppress(Enough), torch.inference_mode(), reading(reader), on_engine(model):
+    with Scope() as scope, suppress(Enough), torch.inference_mode(), reading(reader, columns), on_engine(model):
         if final:
             scope.before(model.final_norm, lambda _, inputs: kept.append(inputs[0]))
         if enter is not None:

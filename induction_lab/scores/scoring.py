@@ -47,7 +47,7 @@ from induction_lab.scores.score import (
     WeightScore,
     checked_values,
 )
-from induction_lab.scores.weighed import ValueSizes, said_of, weigh as weigh_by
+from induction_lab.scores.weighed import ValueSizes, said_of
 
 _Found = tuple[StreamEnd, dict[str, Tensor], EvenAttention | None]  # of a run: its end, values by score, chance
 
@@ -226,7 +226,8 @@ def _jobs(
 ) -> list[Callable[[], _Found]]:
     """A run of each batch of prompts."""
     prompts = [(reading.prompts[batch.rows], batch.targets) for batch in reading.batches]
-    how = {"loss": loss, "sizes": sizes, "weighed": weighed & set(reading.scores)}
+    here = weighed & set(reading.scores)
+    how = {"loss": loss, "sizes": sizes if here else None, "weighed": here}
     return [partial(_read_batch, model, some, targets, reading.scores, **how) for some, targets in prompts]
 
 
@@ -261,7 +262,7 @@ def _read_batch(
             even.see(attention)
             pairs = (there.prompt, there.query, there.key)
             plain = attention.probabilities(*pairs).float()
-            moved = weigh_by(attention, sizes, plain, *pairs) if sizes is not None and weighed else plain
+            moved = plain if sizes is None else sizes.shares(attention, plain, pairs)
             for name, values in attended.items():
                 values[:, attention.layer] = there.score(name, moved if name in weighed else plain).cpu()
         for reader in readers.values():
@@ -270,7 +271,8 @@ def _read_batch(
             raise Enough  # the last layer's MLP is for the loss
 
     tokens = prompts.tokens.to(model.device)
-    stream = read_attention(model, tokens, read, final=needs_end, enter=enter if follow else None)
+    beside = None if sizes is None else sizes.columns
+    stream = read_attention(model, tokens, read, final=needs_end, enter=enter if follow else None, columns=beside)
     return stream, attended | {name: reader.values(stream) for name, reader in readers.items()}, even
 
 

@@ -2,7 +2,7 @@
 
 Attention to a key of which a head writes nothing, such as a sink, no longer counts. Source: Kobayashi et al. (2020),
 https://arxiv.org/abs/2004.10102. No matrix is made: `‖v_s W_O‖` is `‖R v_s‖` with `R` of the QR decomposition of
-`W_O^T`, and a query's sum is one more pass of the same attention kernel, with sizes in place of values.
+`W_O^T`, and a query's sum is made in the pass that is run anyway: sizes stand beside the values (`hooks.reading`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.grouped import by_group, to_query_heads
+from induction_lab.data.occurrences import Pairs
 from induction_lab.models.frozen_norms import output_norm, output_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.score import Score, ScoreWords
@@ -42,42 +43,37 @@ class ValueSizes:
             self._factors[layer] = torch.linalg.qr(W_O.mT, mode="r").R
         return self._factors[layer]
 
-    def of_keys(self, attention: AttentionReading) -> Float[Tensor, "prompt head key"]:
-        """`‖v_s W_O‖` of every key, as each query head writes it."""
-        factor = self._factor(attention.layer)
-        v = to_query_heads(attention.v, self.model.n_heads, dim=1).to(factor.dtype)
-        return (v @ factor.mT).norm(dim=-1)
+    def columns(self, layer: int, v: Float[Tensor, "prompt kv_head key d_head"]) -> Tensor:
+        """`‖v_s W_O‖` of every key `[prompt, kv_head, key, query head of the group]`, as each query head writes it."""
+        factor = self._factor(layer)
+        sizes = (to_query_heads(v, self.model.n_heads, dim=1).to(factor.dtype) @ factor.mT).norm(dim=-1)
+        return by_group(sizes, v.shape[1]).mT
 
+    def shares(
+        self, attention: AttentionReading, probabilities: Float[Tensor, "pair head"], pairs: Pairs
+    ) -> Float[Tensor, "pair head"]:
+        """Attention probabilities at (prompt, query, key) as shares of all that each head moves to the query.
 
-def mean_size(
-    attention: AttentionReading, sizes: Float[Tensor, "prompt head key"]
-) -> Float[Tensor, "prompt head query"]:
-    """`Σ_s A[t, s] sizes[s]` of every query; O(n) memory where the model attends on the engine."""
-    if not isinstance(attention, Attention):
-        return (attention.matrix.to(sizes.dtype) @ sizes[..., None])[..., 0]
-    grouped = by_group(sizes.to(attention.v.dtype), attention.k.shape[1]).mT  # a column for each query head of a group
-    n_columns, width = grouped.shape[-1], attention.q.shape[-1]
-    columns = torch.nn.functional.pad(grouped, (0, max(0, width - n_columns)))  # flash kernels want values as wide
-    mixed = by_group(attention.mix(v=columns)[..., :n_columns], attention.k.shape[1])
-    return mixed.diagonal(dim1=2, dim2=-1).movedim(-1, 2).flatten(1, 2).to(sizes.dtype)
+        0 where a head moves nothing at all.
+        """
+        columns, means = self._moved(attention)
+        prompt, query, key = pairs
+        moved = probabilities * columns.mT.flatten(1, 2)[prompt, :, key].to(probabilities)
+        own = by_group(means, columns.shape[1]).diagonal(dim1=2, dim2=-1)  # a query head's own column of its group's
+        total = own.movedim(-1, 2).flatten(1, 2)[prompt, :, query].to(probabilities)
+        return moved / total.clamp(min=torch.finfo(total.dtype).tiny)
 
-
-def weigh(
-    attention: AttentionReading,
-    sizes: ValueSizes,
-    probabilities: Float[Tensor, "pair head"],
-    prompt: Tensor,
-    query: Tensor,
-    key: Tensor,
-) -> Float[Tensor, "pair head"]:
-    """Attention probabilities at (prompt, query, key) as shares of all that each head moves to the query.
-
-    0 where a head moves nothing at all.
-    """
-    of_keys = sizes.of_keys(attention)
-    total = mean_size(attention, of_keys)[prompt, :, query]
-    moved = probabilities.to(total.dtype) * of_keys[prompt, :, key]
-    return (moved / total.clamp(min=torch.finfo(total.dtype).tiny)).to(probabilities.dtype)
+    def _moved(self, attention: AttentionReading) -> tuple[Tensor, Tensor]:
+        """The columns of a layer, and `Σ_s A[t, s] columns[s]` for every query."""
+        if isinstance(attention, Attention) and attention.mixed is not None:
+            columns, means, lse, v = attention.mixed
+            if lse is attention.lse and v is attention.v:
+                return columns, means
+        columns = self.columns(attention.layer, attention.v)
+        if not isinstance(attention, Attention):
+            group = by_group(attention.matrix.to(columns.dtype), columns.shape[1])
+            return columns, (group @ columns[:, :, None]).flatten(1, 2)
+        return columns, attention.mix(v=columns.to(attention.v.dtype))
 
 
 def said_of(score: Score, *, weighed: bool) -> ScoreWords:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import FAMILIES, random_network
 
-from induction_lab import HookedModel, repeated_tokens, score_heads
+from induction_lab import HookedModel, ablate, repeated_tokens, score_heads, temper
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.internals.reading import read_attention
 from induction_lab.models.attention_only.by_hand import head_gallery
@@ -44,6 +44,23 @@ def test_weighed_scores_are_those_of_the_definition(family):
     assert scores.about("resting").title == "Resting, by values" and scores.provenance["weigh"] == "values"
     plain = score_heads(model, prompts, scores="resting", loss=False)
     assert (plain["resting"] - scores["resting"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("change", ["temper", "temper hard", "mean", "pattern_preserving", "zero"])
+def test_of_a_model_that_is_changed_meanwhile_it_is_the_changed_one_that_is_weighed(family, change):
+    model = HookedModel(random_network(family), name=family)
+    prompts = repeated_tokens(model, n_prompts=3, period=12)
+    heads = ["L0H1", "L1H2"]
+    betas = {"temper": 2.0, "temper hard": float("inf")}
+    context = temper(model, heads, betas[change]) if change in betas else ablate(model, heads, method=change)
+    untouched = score_heads(model, prompts, scores=ATTENTION_SCORES, weigh="values", loss=False)
+    with context:
+        expected = by_definition(model, prompts)
+        scores = score_heads(model, prompts, scores=ATTENTION_SCORES, weigh="values", loss=False)
+    for name in ATTENTION_SCORES:
+        torch.testing.assert_close(scores[name], expected[name], atol=2e-5, rtol=1e-4)
+    assert (scores["previous_token"] - untouched["previous_token"]).abs().max() > 1e-4
 
 
 def test_attention_to_a_sink_that_writes_nothing_disappears():
