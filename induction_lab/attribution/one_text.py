@@ -19,6 +19,7 @@ from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.attribution.logits_by_component import attribute_logits
+from induction_lab.behaviour.losses import losses_on
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens
 from induction_lab.data.vocabulary import token_text
@@ -32,6 +33,7 @@ from induction_lab.scores.scoring import score_heads
 
 REFERENCE = 16  # prompts of random tokens that means are taken over
 FROM_CONTEXT = math.log(2)  # nats lost without the heads: the right token's probability is halved
+DARKEST = 3.0  # nats from which on a token is shaded no darker
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +55,6 @@ class TextActivity(Saved):
     tokens: pd.DataFrame
     heads: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
-    _TABLE = "heads"
 
     def __repr__(self) -> str:
         """How many tokens come from context."""
@@ -61,24 +62,24 @@ class TextActivity(Saved):
         n = int((known >= FROM_CONTEXT).sum())
         return f"TextActivity({self.model!r}: {n} of {len(known)} next tokens from context)"
 
+    @property
+    def predicted(self) -> pd.DataFrame:
+        """Every token beside how it was predicted: `log_p` and the rest of the token before it."""
+        how: Any = self.tokens[["log_p", "log_p_without", "from_context", "awake"]].shift(1)
+        return pd.concat([self.tokens[["position", "token"]], how], axis=1)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a token and head, with all that is known of the token."""
+        return self.heads.merge(self.tokens, on="position")
+
     def _repr_html_(self) -> str:
         """The text, each token shaded by how much of its prediction the heads carry."""
-        spans = []
-        for row in self._shaded():
+        spans, rows = [], self.predicted.fillna({"from_context": 0.0, "awake": ""}).to_dict("records")
+        for row in rows:
             said = f"{row['from_context']:+.2f} nats from context; awake: {row['awake'] or 'none'}"
-            colour = f"rgba(213, 94, 0, {row['shade']:.2f})"
+            colour = f"rgba(213, 94, 0, {min(1.0, max(0.0, row['from_context']) / DARKEST):.2f})"
             spans.append(f'<span title="{said}" style="background:{colour}">{html.escape(row["token"])}</span>')
         return f'<div style="font-family:monospace;white-space:pre-wrap;line-height:1.8">{"".join(spans)}</div>'
-
-    def _shaded(self) -> list[dict[str, Any]]:
-        """Every token with what is known of how it was predicted, at the token before it."""
-        rows: Any = self.tokens.to_dict("records")
-        before = [{"from_context": 0.0, "awake": ""}, *rows[:-1]]
-        shares = [min(1.0, max(0.0, row["from_context"]) / 3) for row in before]
-        return [
-            {"token": row["token"], "shade": share, "from_context": past["from_context"], "awake": past["awake"]}
-            for row, past, share in zip(rows, before, shares, strict=True)
-        ]
 
 
 def induction_activity(
@@ -100,29 +101,27 @@ def induction_activity(
     prompt = _single(model, text)
     chosen = _chosen(model, heads)
     attention, looks_at = _where(model, prompt, chosen)
-    log_p, log_p_without = (
-        _log_probabilities(model, prompt, ablated) for ablated in (None, _replaced(model, prompt, chosen, "mean"))
-    )
+    with torch.no_grad():
+        log_p = -losses_on(model, prompt)[0].double()
+        with _replaced(model, prompt, chosen, "mean"):
+            log_p_without = -losses_on(model, prompt)[0].double()
     added = _added(model, prompt, chosen)
     n_pos = prompt.tokens.shape[1]
-    words = [
-        token_text(model.tokenizer, int(token)) if model.tokenizer else str(int(token)) for token in prompt.tokens[0]
-    ]
+    words = [token_text(model.tokenizer, int(token)) for token in prompt.tokens[0]]
     labels = [str(head) for head in chosen]
     awake = [" ".join(labels[i] for i in (attention[t] >= LOOKS).nonzero()[:, 0].tolist()) for t in range(n_pos)]
-    right = prompt.tokens[0, 1:].cpu()
     known = torch.full((2, n_pos), torch.nan, dtype=torch.float64)
-    known[:, :-1] = torch.stack([each[:-1].gather(-1, right[:, None])[:, 0] for each in (log_p, log_p_without)])
+    known[:, :-1] = torch.stack([log_p, log_p_without])
     tokens = pd.DataFrame(
         {"position": range(n_pos), "token": words, "next_token": [*words[1:], ""], "log_p": known[0].numpy()}
         | {"log_p_without": known[1].numpy(), "from_context": (known[0] - known[1]).numpy(), "awake": awake}
     )
     rows = [
-        (t, words[t], label, float(attention[t, i]), int(looks_at[t, i]), float(added[t, i]))
+        (t, label, float(attention[t, i]), int(looks_at[t, i]), float(added[t, i]))
         for t in range(n_pos)
         for i, label in enumerate(labels)
     ]
-    columns = pd.Index(["position", "token", "label", "attention", "looks_at", "logit"])
+    columns = pd.Index(["position", "label", "attention", "looks_at", "logit"])
     return TextActivity(model.name, tokens, pd.DataFrame(rows, columns=columns), provenance(model, prompt))
 
 
@@ -160,13 +159,14 @@ def compare_predictions(
         raise ValueError(f"`position` must be in [{-n_pos}, {n_pos}), got {position}.")
     if not 1 <= k <= model.d_vocab:
         raise ValueError(f"`k` must be a number of tokens from 1 to {model.d_vocab}, got {k}.")
-    whole = _log_probabilities(model, prompt, None)[position]
-    without = _log_probabilities(model, prompt, _replaced(model, prompt, heads_of(model, heads), method))[position]
+    whole = _log_probabilities(model, prompt, position)
+    with _replaced(model, prompt, heads_of(model, heads), method):
+        without = _log_probabilities(model, prompt, position)
     best = torch.cat([whole.topk(k).indices, without.topk(k).indices]).unique()
     best = best[whole[best].argsort(descending=True)]
     return pd.DataFrame(
         {
-            "token": [token_text(model.tokenizer, int(i)) if model.tokenizer else str(int(i)) for i in best],
+            "token": [token_text(model.tokenizer, int(token)) for token in best],
             "token_id": best.numpy(),
             "probability": whole[best].exp().numpy(),
             "without": without[best].exp().numpy(),
@@ -199,13 +199,9 @@ def _replaced(model: HookedModel, prompt: Prompts, heads: list[Head], method: st
     return ablate(model, heads, method=method, reference=reference)
 
 
-def _log_probabilities(model: HookedModel, prompt: Prompts, ablated: Any) -> Float[Tensor, "pos d_vocab"]:
-    tokens = prompt.tokens.to(model.device)
+def _log_probabilities(model: HookedModel, prompt: Prompts, position: int) -> Float[Tensor, " d_vocab"]:
     with torch.no_grad():
-        if ablated is None:
-            return model.logits(tokens)[0].double().log_softmax(-1).cpu()
-        with ablated:
-            return model.logits(tokens)[0].double().log_softmax(-1).cpu()
+        return model.logits(prompt.tokens.to(model.device))[0, position].double().log_softmax(-1).cpu()
 
 
 def _where(model: HookedModel, prompt: Prompts, heads: list[Head]) -> tuple[Tensor, Tensor]:
@@ -214,16 +210,18 @@ def _where(model: HookedModel, prompt: Prompts, heads: list[Head]) -> tuple[Tens
     n_pos = prompt.tokens.shape[1]
     total = torch.zeros(n_pos, len(heads), dtype=torch.float64)
     best = torch.full((n_pos, len(heads)), -1)
+    at, key = query.cpu(), earlier.cpu() + 1
 
     def look(attention: AttentionReading) -> None:
         here = [i for i, head in enumerate(heads) if head.layer == attention.layer]
-        if not here or not len(query):
+        if not here or not len(at):
             return
         read = attention.probabilities(rows, query, earlier + 1)[:, [heads[i].head for i in here]].double().cpu()
-        for t in query.unique().tolist():
-            of = (query == t).cpu()
-            total[t, here] = read[of].sum(0)
-            best[t, here] = earlier.cpu()[of][read[of].argmax(0)] + 1
+        total[:, here] = total[:, here].index_add(0, at, read)
+        where = at[:, None].expand_as(read)
+        most = torch.zeros(n_pos, len(here), dtype=torch.float64).scatter_reduce(0, where, read, "amax")
+        keys = key[:, None].expand_as(read).masked_fill(read < most[at], -1)
+        best[:, here] = best[:, here].scatter_reduce(0, where, keys, "amax")  # the latest of those attended to most
 
     read_attention(model, prompt.tokens.to(model.device), look)
     return total, best

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from induction_lab.attribution.one_text import FROM_CONTEXT, TextActivity
-from induction_lab.circuits.kinds import BY_NAME, HeadKinds
+from induction_lab.circuits.kinds import BY_NAME, SHARE, HeadKinds
 
 SHOWN = 6  # heads of a kind in one line
 
@@ -38,8 +38,9 @@ def show_kinds(found: HeadKinds) -> None:
             best = [f"[dim]none; the highest is {top['label']} {_with_error(top)}[/dim]"]
         least = BY_NAME[kind].least
         chance = rows["chance"].mean()
+        said = "–" if math.isnan(chance) else f"{chance:.3f}"
         table.add_row(
-            kind, "top 2 %" if least is None else f"{least:g}", f"{chance:.3f}", str(len(named)), ", ".join(best) + more
+            kind, f"top {SHARE:.0%}" if least is None else f"{least:g}", said, str(len(named)), ", ".join(best) + more
         )
     out.print(table)
     shared: Any = found.overlaps()
@@ -58,9 +59,8 @@ def show_kinds(found: HeadKinds) -> None:
 def show_activity(found: TextActivity) -> None:
     """The text, tokens that come from context underlined, and a row for each of them."""
     out = Console(highlight=False)
-    known: Any = found.tokens
-    known = known.assign(given=known["from_context"].shift(1), by=known["awake"].shift(1))
-    copied = known["given"] >= FROM_CONTEXT
+    known: Any = found.predicted
+    copied = known["from_context"] >= FROM_CONTEXT
     text = Text()
     for token, here in zip(known["token"], copied, strict=True):
         text.append(token, style="bold underline" if here else "")
@@ -73,11 +73,10 @@ def show_activity(found: TextActivity) -> None:
     for column in ("probability", "without", "nats"):
         table.add_column(column, justify="right")
     table.add_column("awake")
-    before = known.shift(1)
-    for position in copied[copied].index:
-        row, past = known.loc[position], before.loc[position]
-        with_, without = (f"{math.exp(past[name]):.3f}" for name in ("log_p", "log_p_without"))
-        table.add_row(str(position), escape(row["token"]), with_, without, f"{row['given']:+.2f}", row["by"])
+    for row in known[copied].to_dict("records"):
+        chances = (f"{math.exp(row[name]):.3f}" for name in ("log_p", "log_p_without"))
+        nats = f"{row['from_context']:+.2f}"
+        table.add_row(str(row["position"]), escape(row["token"]), *chances, nats, row["awake"])
     if copied.any():
         out.print()
         out.print(table)

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -64,8 +65,10 @@ def test_a_text_of_words_is_read_and_shown(smollm2):
 
 def test_saved_tables_hold_a_row_a_token_and_head(model, prompt, tmp_path):
     found = induction_activity(model, prompt)
-    assert len(found.to_dataframe()) == prompt.tokens.shape[1]
-    assert found.save(tmp_path / "activity.parquet").is_file()
+    read = pd.read_parquet(found.save(tmp_path / "activity.parquet"))
+    assert len(read) == prompt.tokens.shape[1] and read["label"].eq("L1H0").all()
+    pd.testing.assert_series_equal(read["from_context"], found.tokens["from_context"])
+    assert read.loc[15, "looks_at"] == 4 and read.loc[15, "next_token"] == found.tokens.loc[16, "token"]
 
 
 @pytest.mark.parametrize(
