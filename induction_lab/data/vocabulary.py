@@ -7,7 +7,6 @@ ordered by frequency). Duplicates inside a block would put false targets into ev
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -124,17 +123,3 @@ def check_context(model: Vocabulary, length: int, what: str, beyond: bool) -> No
             f"{what} makes prompts of {length} tokens (BOS included), the model's context holds {model.n_ctx}. "
             f"Choose a shorter period, fewer repeats or a smaller length.{learned}"
         )
-
-
-def as_loaded(tokenizer: Any) -> Any:
-    """A tokenizer as one that was loaded: TransformerLens loads those that it is given anew, by their names.
-
-    One that was built in memory has no name; it is given as a copy that says it puts BOS in front, which makes
-    TransformerLens take it as it is.
-    """
-    known = getattr(tokenizer, "init_kwargs", None)
-    if known is None or known.get("name_or_path"):
-        return tokenizer
-    tokenizer = copy.copy(tokenizer)
-    tokenizer.init_kwargs = {**known, "name_or_path": "", "add_bos_token": True}
-    return tokenizer

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from induction_lab.attention.scopes import alone
-from induction_lab.data.vocabulary import as_loaded
 from induction_lab.models.anatomy import Anatomy, Component
 from induction_lab.models.on_disk.network import fit_bridge
 from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
@@ -84,7 +83,11 @@ class TransformersAnatomy(Anatomy):
         try:
             with quiet_libraries(), torch.random.fork_rng():
                 bridge = build_bridge_from_module(
-                    twin, kind, hf_config=self.network.config, tokenizer=as_loaded(self.tokenizer), model_name=self.name
+                    twin,
+                    kind,
+                    hf_config=self.network.config,
+                    tokenizer=_as_loaded(self.tokenizer),
+                    model_name=self.name,
                 )
                 fit_bridge(self.network, bridge)
                 self._check_bridge(bridge)
@@ -305,3 +308,17 @@ class TransformersAnatomy(Anatomy):
                 "Scores that read where heads look can."
             )
         return part
+
+
+def _as_loaded(tokenizer: Any) -> Any:
+    """A tokenizer as one that was loaded: TransformerLens loads those that it is given anew, by their names.
+
+    One that was built in memory has no name; it is given as a copy that says it puts BOS in front, which makes
+    TransformerLens take it as it is.
+    """
+    known = getattr(tokenizer, "init_kwargs", None)
+    if known is None or known.get("name_or_path"):
+        return tokenizer
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.init_kwargs = {**known, "name_or_path": "", "add_bos_token": True}
+    return tokenizer
