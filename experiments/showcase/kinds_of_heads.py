@@ -5,7 +5,7 @@
 Every head is scored by the definition of each kind (`classify_heads`). Then all heads of a kind are mean-ablated
 together, on the second copy of random tokens (verbatim copying) and on examples of tasks (ten-shot prompts, the right
 answer's first token), each beside five sets of as many heads of no kind, drawn layer by layer from the same layers
-where there are enough of them, else from all. Predictions, written down before the first run:
+where there are enough of them, else from all. What papers predict of larger models:
 
     induction heads carry verbatim copying, more than as many heads of no kind          (Olsson et al. 2022)
     function-vector heads carry the tasks, more than induction heads do                 (Yin & Steinhardt 2025)
@@ -142,7 +142,8 @@ def page(table: Any, ablated: Any, shared: Any) -> str:
         "Induction heads are one kind of head. `classify_heads(model)` and `induction-lab heads MODEL` score every "
         "head by the definitions of the others that the literature names, and say which heads are of which kinds: "
         "those whose score is as large as people ask and above chance, at a false-discovery rate of 5 % over heads. "
-        f"Where nobody has published a value, it is the highest {SHARE:.0%} of all heads that are above chance "
+        f"Where nobody has published a value, it is the highest {SHARE:.0%} of all heads that are above chance, or, of "
+        "copy suppression, half of the tokens "
         "([scores.md](scores.md) has the scores that are measured by default). Each is a score that "
         "`score_heads(model, scores=[...])` takes by name.\n",
         definitions(),
@@ -177,12 +178,14 @@ def best_heads(table: Any) -> str:
     rows = []
     for kind, some in table.groupby("kind", sort=False):
         best: Any = some.sort_values("value", ascending=False).head(SHOWN)
+        digits = 3 if best["value"].max() > 0.05 else 4
         named = ", ".join(
-            f"{'**' if row.is_kind else ''}{row.label}{'**' if row.is_kind else ''} {row.value:.3f}"
-            + (f" ± {row.standard_error:.3f}" if row.standard_error > 0 else "")
+            f"{'**' if row.is_kind else ''}{row.label}{'**' if row.is_kind else ''} {row.value:.{digits}f}"
+            + (f" ± {row.standard_error:.{digits}f}" if row.standard_error > 0 else "")
             for row in best.itertuples()
         )
-        rows.append((kind, f"{some['chance'].mean():.3f}", int(some["is_kind"].sum()), named))
+        chance = "–" if some["chance"].isna().all() else f"{some['chance'].mean():.3f}"
+        rows.append((kind, chance, int(some["is_kind"].sum()), named))
     return as_markdown(pd.DataFrame(rows, columns=["kind", "chance", "heads", "highest (bold: of the kind)"]))
 
 
@@ -208,30 +211,31 @@ def overlaps(shared: Any) -> str:
 
 
 def predictions(ablated: Any, shared: Any) -> str:
-    """What was predicted, and what came out of each model."""
+    """What papers predict, and what came out of each model."""
     effects = ablated.set_index(["model", "behaviour", "kind"])
 
-    def value(model: str, behaviour: str, kind: str, column: str = "effect") -> float:
+    def lost(model: str, behaviour: str, kind: str, column: str = "effect") -> str:
         key = (model, behaviour, kind)
-        return float(effects.loc[key, column]) if key in effects.index else float("nan")
+        return f"{effects.loc[key, column]:+.2f}" if key in effects.index else "not decided (no such head)"
 
     rows = []
     for model in ablated["model"].unique():
         pairs = shared[(shared["model"] == model)].set_index(["kind", "other_kind"])
         both = pairs.loc[("induction", "function-vector")] if ("induction", "function-vector") in pairs.index else None
-        more = value(model, "copying", "induction"), value(model, "copying", "induction", "others_most")
-        rows.append((model, "induction heads carry verbatim copying", f"{more[0]:+.2f}, others at most {more[1]:+.2f}"))
-        tasks = value(model, "tasks", "function-vector"), value(model, "tasks", "induction")
-        said = f"{tasks[0]:+.2f} without function-vector heads, {tasks[1]:+.2f} without induction heads"
+        most = lost(model, "copying", "induction", "others_most")
+        said = f"{lost(model, 'copying', 'induction')}, others at most {most}"
+        rows.append((model, "induction heads carry verbatim copying", said))
+        tasks = [lost(model, "tasks", kind) for kind in ("function-vector", "induction")]
+        said = f"without function-vector heads {tasks[0]}, without induction heads {tasks[1]}"
         rows.append((model, "function-vector heads carry the tasks more than induction heads", said))
         if both is not None:
             n = f"{int(both['n_shared'])} of {int(both['n_heads'])} and {int(both['n_other_heads'])}"
             rows.append((model, "few heads are both induction and function-vector heads", n))
-        token, concept = (value(model, "copying", f"{kind}-copying") for kind in ("token", "concept"))
-        said = f"{token:+.2f} without token-copying heads, {concept:+.2f} without concept-copying heads"
+        routes = [lost(model, "copying", f"{kind}-copying") for kind in ("token", "concept")]
+        said = f"without token-copying heads {routes[0]}, without concept-copying heads {routes[1]}"
         rows.append((model, "verbatim copying goes with token heads more than with concept heads", said))
     table = as_markdown(pd.DataFrame(rows, columns=["model", "predicted", "came out (nats)"]))
-    return f"## Predictions, written down before the run\n\n{table}\n".replace("+nan", "not known (no such head)")
+    return f"## What papers predict of larger models\n\n{table}\n"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

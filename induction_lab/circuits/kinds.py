@@ -2,8 +2,8 @@
 
 A kind is a score, and from which value on people call a head one of that kind. A head is of a kind where its score is
 that large and above chance, at a false-discovery rate over all heads. Scores that look for repeats are tested against
-prompts that repeat nothing; others by a t-test over prompts or tasks against the chance that the score states. Scores
-of weights alone have no error, so there the value decides.
+prompts that repeat nothing; others by a t-test over prompts or tasks against the chance that the score states, or 0
+where it states none. Scores of weights alone have no error, so there the value decides.
 """
 
 from __future__ import annotations
@@ -187,13 +187,13 @@ def _table(scores: HeadScores, kind: Kind) -> pd.DataFrame:
     rows: Any = scores.to_dataframe()
     rows = rows[rows["score"] == kind.score].reset_index(drop=True)
     table = rows[["label", "layer", "head", "score", "value", "standard_error"]].assign(kind=kind.name)
-    table["chance"] = rows["uniform"].fillna(0.0)
+    table["chance"] = rows["uniform"]
     tested = kind.score in scores.provenance["n_values"]
     if kind.score in scores.q_values:
         table["q_value"] = rows["q_value"]
     else:
         table["q_value"] = _q_values(table, scores.provenance["n_values"][kind.score]) if tested else np.nan
-    above = (table["value"] > table["chance"]) & ~(table["q_value"] > RATE)
+    above = ~(table["value"] <= table["chance"]) & ~(table["q_value"] > RATE)
     if kind.least is None:
         n_best = max(1, round(SHARE * len(table)))
         above &= table["value"].rank(ascending=False, method="first") <= n_best
@@ -208,7 +208,7 @@ def _q_values(table: pd.DataFrame, n_values: int) -> np.ndarray:
 
     if n_values < 2:
         return np.ones(len(table))
-    excess, error = (table["value"] - table["chance"]).to_numpy(), table["standard_error"].to_numpy()
+    excess, error = (table["value"] - table["chance"].fillna(0.0)).to_numpy(), table["standard_error"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         p_values = t.sf(np.nan_to_num(excess / error, nan=0.0), n_values - 1)
     return false_discovery_control(p_values, method="bh")

@@ -1,5 +1,7 @@
 """Which head is of which kind: on heads by hand, on noise, and the tables against counting."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,6 +75,17 @@ def test_tables_are_written_and_read(gallery, tmp_path):
         assert read.model == "gallery" and read.kinds == gallery.kinds
         assert [read.of(kind) for kind in read.kinds] == [gallery.of(kind) for kind in gallery.kinds]
     assert "2 induction" in repr(gallery)
+
+
+def test_a_chance_that_is_not_known_is_not_called_0():
+    kind = next(kind for kind in KINDS if kind.name == "retrieval")
+    value = torch.tensor([[0.9, 0.5], [0.05, 0.0]])
+    scores = HeadScores(
+        "m", {kind.score: value}, {kind.score: torch.full_like(value, 0.01)}, {kind.score: math.nan},
+        provenance={"n_values": {kind.score: 20}},
+    )  # fmt: skip
+    table = _table(scores, kind)
+    assert table["chance"].isna().all() and table["is_kind"].tolist() == [True, True, False, False]
 
 
 def test_what_is_no_kind_is_refused(gallery, small):

@@ -21,7 +21,7 @@ def test_tables_maps_and_the_page(tmp_path):
     assert lost["induction"] > 3 and lost["previous-token"] > 3  # of ln 100 nats
     assert (tmp_path / "kinds_of_heads_induction-2l.png").read_bytes()[:4] == b"\x89PNG"
     page = kinds_of_heads.page(table, ablated, shared)
-    assert "**L1H3** 0.989" in page and "## Predictions" in page and "nan" not in page.split("## Predictions")[0]
+    assert "**L1H3** 0.989" in page and "## What papers predict" in page and "nan" not in page and "not decided" in page
 
 
 def test_bystanders_are_of_no_kind_and_of_the_same_layers_where_there_are_enough():
