@@ -29,6 +29,7 @@ Stage = Annotated[str | None, typer.Option(help="Of training, where checkpoints 
 Period = Annotated[
     int | None, typer.Option(help="Tokens of the repeated block; 50, fewer where there is no room.", show_default=False)
 ]
+Seed = Annotated[int, typer.Option(help="Of the random tokens.")]
 Bos = Annotated[bool, typer.Option("--bos/--no-bos", help="Begin prompts with BOS, or with the first token.")]
 Offload = Annotated[
     bool, typer.Option("--offload", help="Leave weights on disk, read block by block: for models larger than memory.")

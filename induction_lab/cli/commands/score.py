@@ -20,6 +20,7 @@ from induction_lab.cli.shared import (
     Offload,
     Period,
     Revision,
+    Seed,
     deliver,
     file_name,
     say,
@@ -43,7 +44,7 @@ def score(
     period: Period = None,
     repeats: Annotated[int, typer.Option(help="Copies of the block.")] = 2,
     gap: Annotated[int, typer.Option(help="Other tokens between two copies.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
+    seed: Seed = 0,
     bos: Bos = True,
     scores: Annotated[
         str, typer.Option(help="Names separated by commas, module:name for one of your own; all by default.")
