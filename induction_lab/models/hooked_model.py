@@ -133,12 +133,6 @@ class HookedModel:
         return rows if self._offloading is None else self._offloading.in_memory(rows)
 
     @property
-    def like_unembedding(self) -> Tensor:
-        """No numbers, but where those of `unembedding` are and of their type."""
-        rows = self.anatomy.unembedding
-        return rows.new_empty(0, dtype=rows.dtype if self._offloading is None else self.dtype)
-
-    @property
     def final_norm(self) -> nn.Module:
         """The network's normalisation before the unembedding."""
         return self.anatomy.final_norm
