@@ -13,7 +13,7 @@ where there are enough of them, else from all. What papers predict of larger mod
     token heads carry verbatim copying more than concept heads do                       (Feucht et al. 2025)
 
 Writes kinds_of_heads.csv, kinds_of_heads_ablated.csv, kinds_of_heads_overlaps.csv and a map a model to figures/, and
-the page docs/kinds.md. About 25 minutes on 2 CPU cores.
+the page docs/kinds.md. About 15 minutes on 2 CPU cores.
 """
 
 from __future__ import annotations
