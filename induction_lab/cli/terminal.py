@@ -34,6 +34,8 @@ def show_scores(scores: HeadScores, *, top: int = 8) -> None:
     out.print(_behaviour(scores))
     out.print(_head_count(scores))
     show_prompts(scores.provenance)
+    if "weigh" in scores.provenance:
+        out.print(f"[dim]attention counts by the size of the {scores.provenance['weigh']} that it moves[/dim]")
     out.print()
     out.print(_ranking(scores))
     for name, reason in scores.provenance.get("left_out", {}).items():

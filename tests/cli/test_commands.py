@@ -289,3 +289,11 @@ def test_help_costs_less_than_a_second_of_processor_time(tmp_path):
     assert run("--help", cwd=tmp_path).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 1.0
+
+
+def test_weighed_scores_say_so_and_have_files_of_their_own(tmp_path):
+    done = run("score", "--weigh", "values", "--prompts", "5", "--no-figures", cwd=tmp_path)
+    assert done.returncode == 0 and "attention counts by the size of the values" in done.stdout
+    assert [path.name for path in (tmp_path / "results").glob("*.csv")] == ["induction-2l_by_values.csv"]
+    refused = run("score", "--weigh", "norms", cwd=tmp_path)
+    assert refused.returncode == 2 and "weighed by 'values', or not at all" in " ".join(refused.stderr.split())
