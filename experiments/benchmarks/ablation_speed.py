@@ -81,7 +81,7 @@ def plain_loop(model: HookedModel, prompts: Prompts) -> Tensor:
 
             handle = block.self_attn.o_proj.register_forward_pre_hook(put_in)
             with torch.inference_mode():
-                logits = model.network(prompts.tokens, use_cache=False).logits
+                logits = model.network(prompts.tokens.to(model.device), use_cache=False).logits
             handle.remove()
             losses[layer, head] = second_copy(logits, prompts)
     return losses
@@ -106,7 +106,7 @@ def left_out_means(model: HookedModel, prompts: Prompts) -> dict[int, Tensor]:
 
 
 def second_copy(logits: Tensor, prompts: Prompts) -> Tensor:
-    return loss_per_token(logits, prompts.tokens)[:, 1 + (prompts.period or 0) :].mean()
+    return loss_per_token(logits, prompts.tokens.to(logits.device))[:, 1 + (prompts.period or 0) :].mean()
 
 
 def paired(

@@ -147,7 +147,7 @@ def ours(recipe: Recipe, batches: list[Tensor]) -> Way:
 def plain(recipe: Recipe, batches: list[Tensor]) -> Way:
     plan: TrainingPlan = recipe.training
     torch.manual_seed(0)
-    model = PlainModel(recipe.model)
+    model = PlainModel(recipe.model).to(batches[0].device)
     rate, decay = plan.peak_rate, plan.weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=BETAS, weight_decay=decay)
 

@@ -13,6 +13,7 @@ from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse, cap, score_rows
 
 PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
+GPU_CHUNK_BYTES = 2**28  # there each chunk costs the start of some kernels
 
 
 class Mixed(NamedTuple):
@@ -63,7 +64,8 @@ class Attention:
         lse = self.lse.transpose(1, 2).reshape(-1, n_kv_heads * group)
         q_row, k_row = prompt * n_queries + query, prompt * n_keys + key
         scores = lse.new_empty(len(prompt), n_kv_heads, group)
-        chunk = max(1, PAIR_CHUNK_BYTES // (n_kv_heads * group * d_key * 4))
+        most = PAIR_CHUNK_BYTES if lse.device.type == "cpu" else GPU_CHUNK_BYTES
+        chunk = max(1, most // (n_kv_heads * group * d_key * 4))
         for some, i, j in zip(scores.split(chunk), q_row.split(chunk), k_row.split(chunk), strict=True):
             product = q.index_select(0, i).to(lse.dtype) * k.index_select(0, j).to(lse.dtype)
             torch.sum(product, -1, out=some)

@@ -6,11 +6,15 @@ rows by block of rows. Source: Dao et al. (2022), https://arxiv.org/abs/2205.141
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn.attention import SDPBackend
 
 from induction_lab.attention.grouped import by_group, to_query_heads
 
@@ -31,13 +35,12 @@ def attention_with_lse(
 
     Rows in which nothing may be attended to have no log-sum-exp; their value is arbitrary and never read.
     """
-    plain = softcap is None and q.shape[2] == k.shape[2] and q.shape[-1] == v.shape[-1]
-    if plain and q.device.type == "cpu":
-        z, lse = _flash_cpu(q, k, v, scale, mask)
-    elif plain and q.device.type == "cuda" and q.dtype != torch.float64:
-        z, lse = _efficient_cuda(q, k, v, scale, mask)
-    else:
+    kernel = _flash_kernel(q) if softcap is None and q.shape[2] == k.shape[2] else None
+    if kernel is None:
         z, lse = _blockwise(q, k, v, scale, mask, softcap)
+    else:
+        z, lse = kernel(*_of_one_width(q, k, v), scale, mask)
+        z = z[..., : v.shape[-1]]
     if sinks is not None:
         with_sink = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
         z, lse = z * (lse - with_sink).exp()[..., None].to(z.dtype), with_sink
@@ -59,13 +62,28 @@ def with_columns(
 
     A few columns cost little: the kernel's time grows by their share of the width.
     """
-    d_head, n = v.shape[-1], columns.shape[-1]
-    v = torch.cat([v, columns.to(v.dtype)], -1)
-    if q.shape[-1] == d_head:  # flash kernels want one width, on GPUs a multiple of 8; zeros add nothing to scores
-        width = -(-(d_head + n) // 8) * 8
-        q, k, v = (torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in (q, k, v))
-    z, lse = attention_with_lse(q, k, v, **how)
-    return z[..., :d_head], lse, z[..., d_head : d_head + n]
+    d_head = v.shape[-1]
+    z, lse = attention_with_lse(q, k, torch.cat([v, columns.to(v.dtype)], -1), **how)
+    return z[..., :d_head], lse, z[..., d_head:]
+
+
+def _flash_kernel(q: Tensor) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """What runs on the device of these queries without a matrix; None where nothing does."""
+    if q.device.type == "cuda":
+        return None if q.dtype == torch.float64 else _on_gpu
+    return _flash_cpu if q.device.type == "cpu" else None
+
+
+def _of_one_width(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values as wide as each other, as flash kernels want them, on GPUs a multiple of 8 wide.
+
+    Zeros beside queries and keys add nothing to scores; those beside values are cut off again.
+    """
+    widths = {x.shape[-1] for x in tensors}
+    if len(widths) > 1 or tensors[0].device.type == "cuda":
+        widths = {-(-max(widths) // 8) * 8}
+    width = max(widths)
+    return tuple(x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1])) for x in tensors)
 
 
 def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -77,18 +95,47 @@ def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | Non
     return z, lse
 
 
-def _efficient_cuda(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    batch, n_heads, n_queries, _ = q.shape
-    k, v = to_query_heads(k, n_heads, dim=1), to_query_heads(v, n_heads, dim=1)  # this kernel knows no groups
-    bias = _additive(mask, q)
-    if bias is not None:  # and a bias for every head whose rows are aligned
-        aligned = -(-bias.shape[-1] // 16) * 16
-        bias = torch.nn.functional.pad(bias, (0, aligned - bias.shape[-1]))[..., : k.shape[2]]
-        bias = bias.expand(batch, n_heads, n_queries, -1)
+def _on_gpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The kernel that PyTorch itself would take for these, asked for its log-sum-exp."""
+    bias = _aligned(_additive(mask, q), q)
+    return _gpu_kernel(q, k, v, scale, bias)(q, k, v, scale, bias)
+
+
+def _gpu_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Callable[..., Any]:
+    if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(q):  # where PyTorch cannot be asked
+        return _flash if bias is None and q.dtype.itemsize == 2 else _efficient
+    chosen = torch.ops.aten._fused_sdp_choice(q, k, v, bias, 0.0, bias is None, scale=scale, enable_gqa=True)
+    return GPU_KERNELS.get(chosen, _efficient)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: None) -> tuple[Tensor, Tensor]:
+    z, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, bias is None, scale=scale)
+    return z, lse[..., : q.shape[2]]
+
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    z, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, bias, True, 0.0, bias is None, scale=scale)
+    return z, lse.view(*q.shape[:3])
+
+
+def _efficient(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    k, v = (to_query_heads(x, q.shape[1], dim=1) for x in (k, v))  # this kernel knows no groups
     z, lse, _, _ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        q, k, v, bias, True, 0.0, mask is None, scale=scale
+        q, k, v, bias, True, 0.0, bias is None, scale=scale
     )
-    return z, lse[..., :n_queries]  # rows are padded to a multiple of 32
+    return z, lse[..., : q.shape[2]]  # rows are padded to a multiple of 32
+
+
+GPU_KERNELS = {SDPBackend.FLASH_ATTENTION.value: _flash, SDPBackend.CUDNN_ATTENTION.value: _cudnn}
+
+
+def _aligned(bias: Tensor | None, q: Tensor) -> Tensor | None:
+    """A bias for every head whose rows start where GPU kernels want them."""
+    if bias is None:
+        return None
+    n_keys = bias.shape[-1]
+    bias = F.pad(bias, (0, -n_keys % 16))[..., :n_keys]
+    return bias.expand(*q.shape[:3], -1)
 
 
 def _blockwise(
