@@ -103,6 +103,7 @@ from .sweeps import (
     SweepSummary as SweepSummary,
     formation as formation,
     induction_counts as induction_counts,
+    kind_counts as kind_counts,
     load_sweep as load_sweep,
     load_sweep_plan as load_sweep_plan,
     sweep as sweep,

@@ -43,6 +43,16 @@ class Kind(NamedTuple):
     score: str
     least: float | None
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether it is known by what changing a head does, at about a forward pass a head and prompt."""
+        return isinstance(EVERY[self.score], CausalScore)
+
+    @property
+    def metric(self) -> str:
+        """What tables that hold other measurements too call its values."""
+        return f"kind_{self.name}"
+
 
 KINDS = (
     Kind("induction", "prefix_matching", LOOKS),
@@ -86,6 +96,12 @@ class HeadKinds(Loadable):
     def kinds(self) -> tuple[str, ...]:
         """The kinds that were looked for."""
         return tuple(self.table["kind"].unique())
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The kinds that were asked for and could not be had, and why."""
+        reasons = self.provenance.get("left_out", {})
+        return {kind.name: reasons[kind.score] for kind in KINDS if kind.score in reasons}
 
     def of(self, kind: str) -> list[Head]:
         """The heads of a kind, the highest first.
@@ -157,29 +173,34 @@ def classify_heads(
         progress: Progress bars on standard error.
 
     Raises:
-        ValueError: If a kind is unknown, or none can be had of this model.
+        ValueError: If a kind is unknown, none can be had of this model, or one prompt alone is given to test kinds on.
     """
-    chosen = [kind for kind in find_kinds(kinds) if causal or not isinstance(EVERY[kind.score], CausalScore)]
+    chosen = find_kinds(kinds, causal=causal)
     given = repeated_tokens(model, n_prompts=16, distinct=True) if prompts is None else as_prompts(model, prompts)
     plan = plan_scores(model, given, [kind.score for kind in chosen])
     if not plan.scores:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in plan.left_out.items()))
+    if plan.main.scores and len(given) < 2:
+        raise ValueError("Whether a head is of a kind is tested over prompts: give 2 or more, got 1.")
     scores = run_plan(model, plan, chance_test=True, loss=False, progress=progress)
     tables = [_table(scores, kind) for kind in chosen if kind.score in scores.scores]
     return HeadKinds(model.name, pd.concat(tables, ignore_index=True), scores.provenance)
 
 
-def find_kinds(asked: str | Sequence[str] | None = None) -> list[Kind]:
-    """Kinds by name; all by default.
+def find_kinds(asked: str | Sequence[str] | None = None, *, causal: bool = True) -> list[Kind]:
+    """Kinds by name; all by default, and of these only what is known without changing heads where not `causal`.
 
     Raises:
-        ValueError: If one is unknown.
+        ValueError: If one is unknown, or none is left.
     """
     names = [asked] if isinstance(asked, str) else list(BY_NAME if asked is None else asked)
     unknown = [name for name in names if name not in BY_NAME]
     if unknown or not names:
         raise ValueError(f"Unknown kinds {unknown}; there are {', '.join(BY_NAME)}.")
-    return [BY_NAME[name] for name in names]
+    found = [BY_NAME[name] for name in names if causal or not BY_NAME[name].is_causal]
+    if not found:
+        raise ValueError(f"{', '.join(names)}: known only by what changing a head does. Ask for that too: causal=True.")
+    return found
 
 
 def _table(scores: HeadScores, kind: Kind) -> pd.DataFrame:

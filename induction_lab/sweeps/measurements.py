@@ -3,6 +3,7 @@
     head_scores   `score_heads`: one row a head and score
     losses        next-token loss in nats, by position and on each copy of a repeated block
     circuit       `find_circuit`: one row an edge and number
+    kinds         `classify_heads`: one row a kind and head
     ablation      what mean ablation of the induction heads, the previous-token head, random heads does to a metric
     function      rows that a function of your own makes of model, prompts and seed
 
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from induction_lab.behaviour.losses import copy_masks, losses_on
 from induction_lab.behaviour.metrics import as_metric
+from induction_lab.circuits.kinds import BY_NAME, classify_heads, find_kinds
 from induction_lab.circuits.search import find_circuit
 from induction_lab.data.prompts import Prompts
 from induction_lab.interventions.ablation_methods import METHODS
@@ -38,6 +40,9 @@ from induction_lab.results.statistics import number_and_error
 from induction_lab.scores.registry import find_scores
 from induction_lab.scores.scoring import score_heads
 
+_FORWARDS = {  # of a kind of heads, about, where it is not known from the prompts as they are
+    "induction": 2.0,
+}
 COLUMNS = ("metric", "label", "layer", "head", "index", "value", "standard_error", "uniform")
 
 
@@ -142,6 +147,43 @@ class CircuitSettings:
 
 
 @dataclass(frozen=True)
+class KindsSettings:
+    """Which heads are of which kinds.
+
+    Rows: `metric` the kind as `kind_induction`, `layer`, `head`, `label`; `index` the head's place among those of the
+    kind, 1 the highest, 0 where it is none; `uniform` the chance that the score states. A kind that could not be had is
+    a row `kind_left_out`, with kind and reason as `label` and no value.
+
+    Attributes:
+        kinds: Names from `circuits.kinds.KINDS`; all by default.
+        causal: Also those that are known by what changing a head does, at about a forward pass a head and prompt.
+    """
+
+    kinds: tuple[str, ...] = ()
+    causal: bool = True
+    repeats_only: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse kinds that there are not."""
+        find_kinds(self.kinds or None, causal=self.causal)
+
+    @property
+    def forwards(self) -> float:
+        """What it costs, in forward passes of a model over 16 prompts of repeats, about."""
+        return sum(_FORWARDS.get(kind.name, 2.0) for kind in find_kinds(self.kinds or None, causal=self.causal))
+
+    def measure(self, model: HookedModel, prompts: Prompts, seed: int) -> pd.DataFrame:
+        """The rows of one model on some prompts."""
+        found = classify_heads(model, prompts, kinds=self.kinds or None, causal=self.causal)
+        rows = found.table.rename(columns={"chance": "uniform"})
+        place: Any = rows[rows["is_kind"]].groupby("kind")["value"].rank(ascending=False, method="first")
+        rows["index"] = place.reindex(rows.index, fill_value=0).astype(int)
+        rows["metric"] = [BY_NAME[kind].metric for kind in rows["kind"]]
+        reasons = [_row("kind_left_out", f"{kind}: {why}", -1, math.nan) for kind, why in found.left_out.items()]
+        return pd.concat([rows, pd.DataFrame(reasons)], ignore_index=True)
+
+
+@dataclass(frozen=True)
 class AblationSettings:
     """What is lost without groups of heads: `induction heads`, `previous-token head`, `random heads`.
 
@@ -223,6 +265,7 @@ MEASUREMENTS: dict[str, type[Any]] = {
     "head_scores": HeadScoresSettings,
     "losses": LossesSettings,
     "circuit": CircuitSettings,
+    "kinds": KindsSettings,
     "ablation": AblationSettings,
     "function": FunctionSettings,
 }

@@ -1,4 +1,4 @@
-"""What a sweep says across models: where heads score, how many are induction heads, when they form.
+"""What a sweep says across models: where heads score, how many are of which kind, when they form.
 
 Each reads the frame of `load_sweep`. Prompts and seeds of one model are repetitions: their mean is given, and how far
 they lie apart.
@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from induction_lab.circuits.kinds import KINDS
 from induction_lab.development.phase_change import onset
 from induction_lab.results.heads import LOOKS
 
@@ -35,6 +36,29 @@ def head_map(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFram
     found: Any = rows.groupby(keys, as_index=False)["value"].mean()
     found["depth"] = found["layer"] / (found["n_layers"] - 1).clip(lower=1)
     return found
+
+
+def kind_counts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each kind of heads, how many there are and which is the highest: one row a cell and kind.
+
+    Columns: model, revision, step, prompts, seed, measurement; `kind`, `n_heads`; `best`, the highest head, with its
+    `value`, `standard_error` and `chance` (NaN where the score states none). Kinds that a model does not allow have no
+    row: their reasons are the labels of the frame's rows `kind_left_out`.
+
+    Raises:
+        ValueError: If kinds were not measured.
+    """
+    names = {kind.metric: kind.name for kind in KINDS}
+    rows: Any = frame[frame["metric"].isin(names)]
+    if rows.empty:
+        raise ValueError("There are no kinds of heads in this sweep: ask for the measurement `kinds`.")
+    cell = ["model", "revision", "step", "prompts", "seed", "measurement", "metric"]
+    each = rows.groupby(cell, dropna=False, sort=False)
+    highest = rows.loc[each["value"].idxmax()].rename(columns={"label": "best", "uniform": "chance"})
+    counts: Any = (rows["index"] > 0).groupby([rows[name] for name in cell], dropna=False, sort=False).sum()
+    found = highest.assign(n_heads=counts.to_numpy(), kind=highest["metric"].map(names))
+    columns = [*cell[:-1], "kind", "n_heads", "best", "value", "standard_error", "chance"]
+    return found[columns].reset_index(drop=True)
 
 
 def last_snapshots(rows: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from families import random_network
 
-from induction_lab import HeadKinds, HookedModel, classify_heads, score_heads
+from induction_lab import HeadKinds, HookedModel, classify_heads, repeated_tokens, score_heads
 from induction_lab.circuits.kinds import BY_NAME, COLUMNS, KINDS, _table
 from induction_lab.models.attention_only.by_hand import head_gallery
 from induction_lab.scores.registry import EVERY
@@ -91,6 +91,10 @@ def test_a_chance_that_is_not_known_is_not_called_0():
 def test_what_is_no_kind_is_refused(gallery, small):
     with pytest.raises(ValueError, match=r"Unknown kinds \['x'\]; there are induction"):
         classify_heads(small, kinds="x")
+    with pytest.raises(ValueError, match="function-vector: known only by what changing a head does"):
+        classify_heads(small, kinds="function-vector", causal=False)
+    with pytest.raises(ValueError, match="give 2 or more, got 1"):
+        classify_heads(small, repeated_tokens(small, period=5, n_prompts=1), kinds="induction")
     with pytest.raises(ValueError, match="There is no kind 'x' here"):
         gallery.of("x")
 
@@ -122,7 +126,12 @@ def test_the_command_gives_a_table_a_file_and_a_map(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--kinds", "x"], "Unknown kinds"), (["--prompts", "1"], "at least 2")]
+    ("arguments", "message"),
+    [
+        (["--kinds", "x"], "Unknown kinds"),
+        (["--kinds", "function-vector", "--no-causal"], "known only by"),
+        (["--prompts", "1"], "at least 2"),
+    ],
 )
 def test_mistakes_on_the_command_line_are_one_message(arguments, message, monkeypatch, capsys):
     from induction_lab.cli.app import main

@@ -57,7 +57,7 @@ def heads(
     from induction_lab.models.loading import load_model
 
     names = [name.strip() for name in kinds.split(",") if name.strip()] or None
-    find_kinds(names)  # before a model is loaded
+    find_kinds(names, causal=causal)  # before a model is loaded
     if prompts < 2:
         raise ValueError(f"--prompts must be at least 2, so that there is a standard error; got {prompts}.")
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
