@@ -34,8 +34,10 @@ from .data import (
 from .development import (
     Trajectory as Trajectory,
     follow_training as follow_training,
+    kinds_over_training as kinds_over_training,
     loss_paths as loss_paths,
     onset as onset,
+    order_of_kinds as order_of_kinds,
     pivot as pivot,
     rise as rise,
     rise_time as rise_time,
@@ -73,6 +75,7 @@ from .plots import (
     plot_head_kinds as plot_head_kinds,
     plot_head_scores as plot_head_scores,
     plot_heads_over_training as plot_heads_over_training,
+    plot_kinds_over_training as plot_kinds_over_training,
     plot_logit_attribution as plot_logit_attribution,
     plot_logit_lens as plot_logit_lens,
     plot_loss as plot_loss,

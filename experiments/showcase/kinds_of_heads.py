@@ -147,6 +147,8 @@ def page(table: Any, ablated: Any, shared: Any) -> str:
         "([scores.md](scores.md) has the scores that are measured by default). Each is a score that "
         "`score_heads(model, scores=[...])` takes by name.\n",
         definitions(),
+        "\nMany at once: the measurement `kinds` of a [sweep](sweeps.md), `induction-lab follow RUN --kinds all` for "
+        "the order in which kinds appear in [training](training.md), and a panel of the [report](report.md).",
         "\nWhat follows was written by `python -m experiments kinds_of_heads`.\n",
     ]
     for model in table["model"].unique():

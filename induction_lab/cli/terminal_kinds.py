@@ -1,17 +1,20 @@
-"""What kinds of heads a model has, and what they do on a text, on a terminal."""
+"""What kinds of heads a model has, when they appear, and what they do on a text, on a terminal."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from induction_lab.attribution.one_text import FROM_CONTEXT, TextActivity
-from induction_lab.circuits.kinds import BY_NAME, SHARE, HeadKinds
+from induction_lab.circuits.kinds import BY_NAME, RATE, SHARE, HeadKinds
+from induction_lab.development.kinds import order_of_kinds
+from induction_lab.development.trajectory import Trajectory
 
 SHOWN = 6  # heads of a kind in one line
 
@@ -54,6 +57,33 @@ def show_kinds(found: HeadKinds) -> None:
             )
     for name, reason in found.provenance.get("left_out", {}).items():
         out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
+
+
+def show_order(trajectory: Trajectory) -> None:
+    """In which order kinds of heads appear over training."""
+    out = Console(highlight=False)
+    steps = trajectory.steps
+    out.print(f"[bold]{escape(trajectory.runs[0])}[/bold], kinds of heads in the order in which they appear:\n")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("", justify="right")
+    table.add_column("kind", no_wrap=True)
+    for column in ("after step", "by step", "head", f"heads at {steps[-1]:,}"):
+        table.add_column(column, justify="left" if column == "head" else "right")
+    for row in order_of_kinds(trajectory).to_dict("records"):
+        after, step, first = (None if pd.isna(row[name]) else f"{row[name]:,}" for name in ("after", "step", "first"))
+        head = "–" if first is None else f"– (at step {first} alone)"
+        if step is not None:
+            head = f"{row['head']} {_with_error(row)}"
+        place = "" if pd.isna(row["order"]) else str(row["order"])
+        table.add_row(place, row["kind"], after or "–", step or "–", head, str(row["n_heads"]))
+    out.print(table)
+    out.print(
+        "\n[dim]Those with one number appear between the same checkpoints. By chance a kind without heads has one at "
+        f"up to {RATE:.0%} of checkpoints: it counts from the first of two in a row.[/dim]"
+    )
+    for what, at in trajectory.provenance.get("left_out", {}).items():
+        out.print(f"[dim]left out at {len(at)} of {len(steps)} checkpoints: {escape(what)}[/dim]")
+    out.print()
 
 
 def show_activity(found: TextActivity) -> None:

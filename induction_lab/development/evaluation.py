@@ -7,6 +7,7 @@ By the column `prompts` of the table:
     texts                `loss` in nats and `loss_derivative` (index: of the token, BOS is 0), `mean_loss`, `icl_score`,
                          and `token_loss`, one fixed random token of each text (index: of the text), for `loss_paths`
     weights              `ov_copying` and the probes (`induction_lab.weights.probes_over_training`)
+    kinds                where asked for, which heads are of which kinds (`induction_lab.development.kinds`)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from induction_lab.behaviour.losses import loss_derivative, losses_on
 from induction_lab.behaviour.metrics import Metric, icl_score
 from induction_lab.data.prompts import Prompts, ordinary_tokens, repeated_tokens
+from induction_lab.development.kinds import ON, measure_kinds
 from induction_lab.development.rows import Rows
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import DEFINITIONS_VERSION, about_prompts
@@ -33,7 +35,7 @@ from induction_lab.scores.score import Score
 from induction_lab.scores.scoring import run_plan, score_heads
 from induction_lab.weights.probes_over_training import PROBES, weight_probes
 
-_RESERVED = {score.measured_on for score in SCORES.values() if score.measured_on} | {"weights", "texts"}
+_RESERVED = {score.measured_on for score in SCORES.values() if score.measured_on} | {"weights", "texts", ON}
 
 
 def default_prompts(model: HookedModel) -> dict[str, Prompts]:
@@ -134,6 +136,7 @@ class Evaluation:
         texts: Texts to measure losses on.
         scores: Names from `SCORES`, and scores of your own.
         probes: Names from `PROBES`.
+        kinds: Names of kinds of heads.
 
     Raises:
         ValueError: If a score or probe is unknown, or prompts are called what other rows are.
@@ -143,6 +146,7 @@ class Evaluation:
     texts: TextLosses | None = None
     scores: Sequence[str | Score] = tuple(SCORES)
     probes: Sequence[str] = PROBES
+    kinds: Sequence[str] = ()
     _scores: dict[str, Score] = field(default_factory=dict, init=False, repr=False, compare=False)
     _plans: dict[str, ScorePlan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -167,6 +171,7 @@ class Evaluation:
             "texts": None if self.texts is None else self.texts.facts(),
             "scores": list(self._scores),
             "probes": list(self.probes),
+            "kinds": list(self.kinds) or None,
             **({"words": own} if own else {}),
         }
 
@@ -184,6 +189,8 @@ class Evaluation:
             self.texts.measure(model, rows)
         if self.probes:
             self._probed(model, previous, rows)
+        if self.kinds:
+            measure_kinds(model, self.kinds, rows)
         return rows
 
     def _scored(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from induction_lab.circuits.kinds import find_kinds
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.development.evaluation import Evaluation, TextLosses, default_prompts
 from induction_lab.development.rows import Rows, empty_table
@@ -34,6 +35,7 @@ def follow_training(
     texts: PromptsLike | None = None,
     scores: Sequence[str | Score] = tuple(SCORES),
     probes: Sequence[str] = PROBES,
+    kinds: str | Sequence[str] = (),
     early: int | None = None,
     late: int | None = None,
     window: int | None = None,
@@ -56,6 +58,9 @@ def follow_training(
         scores: Names from `SCORES`, and scores of your own (`Score`); those that a model or prompts do not have are
             left out, with the reason.
         probes: Names from `PROBES`, the same; none: ().
+        kinds: Kinds of heads, names from `circuits.kinds.KINDS`, with prompts of their own (`classify_heads`). Some
+            are dear: those known by what changing a head does want a forward pass a head and prompt. See
+            `kinds_over_training` and `order_of_kinds`.
         early: Index of `icl_score`'s early token. By default Olsson's 50 and 500 on texts of more than 500 tokens,
             on shorter ones n // 8 and 7 n // 8, each the mean over n // 16 tokens on either side.
         late: Index of the late token.
@@ -68,9 +73,10 @@ def follow_training(
         progress: A progress bar on standard error.
 
     Raises:
-        ValueError: If a step, score or probe is unknown, texts are too short for the indices, a checkpoint cannot be
-            loaded, or the file holds another run or other settings.
+        ValueError: If a step, score, probe or kind is unknown, no kind can be had, texts are too short for the indices,
+            a checkpoint cannot be loaded, or the file holds another run or other settings.
     """
+    kinds = [kind.name for kind in find_kinds(kinds)] if kinds else ()
     wanted = _wanted(checkpoints, steps)
     path = None if path is None else Path(path)
     before = _before(path)
@@ -81,7 +87,7 @@ def follow_training(
     named = default_prompts(model) if prompts is None else {n: as_prompts(model, p) for n, p in prompts.items()}
     choice = {"early": early, "late": late, "window": window, "n_token_losses": n_token_losses, "seed": seed}
     losses = None if texts is None else TextLosses.of(as_prompts(model, texts), **choice)
-    evaluation = Evaluation(named, losses, scores, probes)
+    evaluation = Evaluation(named, losses, scores, probes, kinds)
     facts = {"run": checkpoints.name, **_shape(model), **evaluation.facts()}
     _check_same(before, facts, model, at_hand, path)
     result = before if done else Trajectory(before.table, facts)

@@ -17,7 +17,7 @@ from .heads import (
     plot_pattern as plot_pattern,
     plot_score_by_layer as plot_score_by_layer,
 )
-from .kinds import plot_head_kinds as plot_head_kinds
+from .kinds import plot_head_kinds as plot_head_kinds, plot_kinds_over_training as plot_kinds_over_training
 from .training import (
     plot_heads_over_training as plot_heads_over_training,
     plot_loss_derivative as plot_loss_derivative,

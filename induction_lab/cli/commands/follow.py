@@ -18,6 +18,7 @@ TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are n
 @commands.command(
     epilog="Examples:  [bold]induction-lab follow runs/minute[/bold]   ·   "
     "[bold]induction-lab follow runs/minute-seed* --no-animation[/bold]   ·   "
+    "[bold]induction-lab follow runs/minute --kinds all[/bold]   ·   "
     "[bold]induction-lab follow out/my-gpt2[/bold]   ·   "
     "[bold]induction-lab follow EleutherAI/pythia-70m --steps 0,512,1000,143000 --text essay.txt[/bold]   ·   "
     "[bold]induction-lab follow allenai/OLMo-2-0425-1B --n 12[/bold]"
@@ -34,12 +35,18 @@ def follow(
     texts: Annotated[int, typer.Option(help="Texts to measure losses on, drawn as the run's own data.")] = 128,
     text: Annotated[Path | None, typer.Option(help="Measure losses on this text file instead.")] = None,
     probes: Annotated[bool, typer.Option(help="Measure what weights alone say, too.")] = True,
+    kinds: Annotated[
+        str, typer.Option(help="Also in which order kinds of heads appear: all, or names separated by commas.")
+    ] = "",
+    causal: Annotated[
+        bool, typer.Option(help="Of these also the kinds known by what changing a head does: dear, at each checkpoint.")
+    ] = True,
     animation: Annotated[bool, typer.Option(help="Animate all heads (GIF).")] = True,
     device: Annotated[str | None, typer.Option(help="Of a Hugging Face model: cpu, cuda, ….")] = None,
 ) -> None:
     """Measure every checkpoint of training runs alike: when did induction heads form?
 
-    The table is kept in the folder; what it holds is not measured again.
+    The tables are kept in the folder; what they hold is not measured again.
     """
     say("loading libraries …")
     from induction_lab.cli.terminal import show_files, show_trajectory
@@ -53,10 +60,10 @@ def follow(
         raise ValueError(f"There is no score {score!r} here; there are {', '.join(there)}.")
     if texts < 2:
         raise ValueError(f"--texts must be at least 2, got {texts}.")
-    asked = whole_numbers(steps, "--steps")
+    asked, of_kinds = whole_numbers(steps, "--steps"), _kinds(kinds, causal)
     sources = [_checkpoints(name, asked, n, stage, device) for name in runs]
     places = _places(sources, out)
-    found = []
+    found, drawn = [], []
     for source, place in zip(sources, places, strict=True):
         say(f"{source.name}: drawing texts …")
         given = _texts(source, texts, text)
@@ -66,7 +73,9 @@ def follow(
         followed = follow_training(source, **measured, path=place, progress=sys.stderr.isatty())
         found.append(followed)
         show_trajectory(followed, score)
-    written = list(places)
+        if of_kinds:
+            drawn += _follow_kinds(source, of_kinds, chosen, place)
+    written = [*places, *drawn]
     say("drawing …")
     for followed, place in zip(found, places, strict=True):
         written += _draw(followed, found, place, score, animation)
@@ -94,6 +103,32 @@ def _checkpoints(name: str, steps: list[int], n: int | None, stage: str | None, 
         f"{name} has {len(there)} checkpoints: {steps_in_words(there)}. Say which: induction-lab follow {name} "
         f"--steps {there[0]},{there[-1]}; or how many, evenly through them: --n {min(12, len(there))}."
     )
+
+
+def _kinds(asked: str, causal: bool) -> list[str]:
+    """Names of the kinds of heads to follow; none where it was not asked for.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    from induction_lab.circuits.kinds import find_kinds
+
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    wanted = find_kinds(None if names == ["all"] else names, causal=causal) if names else []
+    return [kind.name for kind in wanted]
+
+
+def _follow_kinds(source: Any, kinds: list[str], steps: list[int], place: Path) -> list[Path]:
+    """Measure kinds of heads at the checkpoints, in a table of its own, and draw them."""
+    from induction_lab.cli.terminal_kinds import show_order
+    from induction_lab.development.following import follow_training
+    from induction_lab.plots.kinds import plot_kinds_over_training
+
+    path = place.with_name(place.name.replace("_training.parquet", "_kinds.parquet"))
+    how: Any = {"prompts": {}, "scores": (), "probes": (), "kinds": kinds, "steps": steps or None}
+    followed = follow_training(source, **how, path=path, progress=sys.stderr.isatty())
+    show_order(followed)
+    return [path, save_figure(plot_kinds_over_training(followed), path.with_suffix(".png"))]
 
 
 def _places(sources: list[Any], out: Path) -> list[Path]:
