@@ -76,6 +76,11 @@ def input_shares(
     """
     _refuse_mixed_inputs(model)
     (head,), _ = find_receivers(model, receiver, component)
+    if model.anatomy.latents(head.layer) is not None:
+        raise ValueError(
+            f"{head} of {model.name} makes its {component} of latents, whose norm divides a part of it anew at every "
+            "token, so that what it reads has no shares by weights: use patch_paths."
+        )
     senders = find_senders(model, None, [head])
     check_patchable(model, method)
     weights = getattr(folded_weights(model, head.layer), f"W_{component.upper()}")
@@ -142,7 +147,7 @@ def _score_shares(
     """On one prompt, the last part being the bias; none where no target is in sight."""
     model, written = streams.model, torch.cat([part for _, part in written_by(streams, senders)])
     attention, query, key = streams.attention[head.layer], query.to(model.device), key.to(model.device)
-    weights = folded_weights(model, head.layer).W_K
+    weights = folded_weights(model, head.layer).W_K[..., : attention.k.shape[-1]]
     shared = key_head(head.head, model.n_heads, len(weights))
     with torch.inference_mode():
         sight = attention.scores(heads=torch.tensor([head.head], device=model.device), queries=query)[0, 0] > _UNSEEN
@@ -151,7 +156,8 @@ def _score_shares(
         query, key, sight = query[kept], key[kept], sight[kept]
         if not len(query):
             return []
-        R = relative_rotations(model, range(written.shape[1]))[head.layer]
+        width = attention.k.shape[-1]
+        R = relative_rotations(model, range(written.shape[1]))[head.layer][:, :width, :width]
         own = attention.k[:, shared].to(model.wide)  # rotated, biases in
         scale = attention_scale(model, head.layer, streams.before[head.layer])
         read = written.to(model.wide) / scale[0] @ weights[shared] / _key_scale(streams, head.layer, shared, own)

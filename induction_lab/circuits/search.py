@@ -10,6 +10,7 @@ Source: Elhage et al. (2021), "Induction heads", https://transformer-circuits.pu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,7 @@ from induction_lab.results.saved import Loadable
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
-from induction_lab.weights.composition import composition_baseline, composition_scores, pair_composition
+from induction_lab.weights.composition import composition_scores, pair_baseline, pair_composition
 from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.head_statistics import ov_copying, qk_matching
 
@@ -48,7 +49,8 @@ class InductionCircuit(Loadable):
             below its baseline), `previous_token` of the first and `prefix_matching` of the second, `K`, `Q`, `V`
             (composition less its baseline), `K_rank` (of the first among all earlier heads that the second's keys could
             read, 1 the best), and `qk_matching`, `ov_copying` of the second.
-        baseline, baseline_error: What Gaussian matrices score in composition, and the standard error of that.
+        baseline, baseline_error: What Gaussian matrices as wide as the first edge's heads score in composition, and the
+            standard error of that.
         provenance: Model, prompts, seed, versions.
     """
 
@@ -109,8 +111,8 @@ def find_circuit(
         ValueError: If the model has one layer, so that no head can feed another, or its weights are not to be had.
     """
     refuse_on_disk(model, "find_circuit", model.n_layers)
-    if model.n_layers < 2:
-        raise ValueError(f"{model.name} has {model.n_layers} layer: no head can feed another.")
+    if (n_layers := len(model.anatomy.attending)) < 2:
+        raise ValueError(f"{model.name} has {n_layers} layer that attends: no head can feed another.")
     if n < 1:
         raise ValueError(f"`n` must be at least 1, got {n}.")
     prompts = repeated_tokens(model) if prompts is None else as_repeats(model, prompts)
@@ -141,7 +143,8 @@ def find_circuit(
     edges["Q"], edges["V"] = others["Q"].tolist(), others["V"].tolist()
     edges["qk_matching"] = [float(matching[b]) for _, b in pairs]
     edges["ov_copying"] = [float(copying[b]) for _, b in pairs]
-    baseline = composition_baseline(model.d_model, model.d_head)
+    first, second = pairs[0]
+    baseline = pair_baseline(model, "K", first.layer, second.layer)
     facts = provenance(model, prompts)
     return InductionCircuit(model.name, model.n_layers, model.n_heads, edges, *baseline, provenance=facts)
 
@@ -159,7 +162,8 @@ def _candidates(
     K = pair_composition(folded, "K", likely).clamp(min=0)
     found = torch.stack([looks[*a, *b] for a, b in likely]) * K
     enough = 0.999 * found.topk(n).values[-1] if len(likely) >= n else 0.0  # K of pairs and of all differ in rounding
-    most = 1 - composition_baseline(folded.model.d_model, folded.model.d_head)[0]
+    layers = combinations(folded.model.anatomy.attending, 2)
+    most = 1 - min(pair_baseline(folded.model, "K", *pair)[0] for pair in layers)
     possible = (looks.amax((0, 1)) * most >= enough).nonzero().tolist()
     return [Head(layer, head) for layer, head in possible if layer > 0]
 

@@ -22,7 +22,7 @@ from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.internals.module_hooks import MODULE_NAMES, read_modules
 from induction_lab.internals.reading import heads_of, read_attention
-from induction_lab.models.head_weights import head_weights
+from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike
 
@@ -211,7 +211,7 @@ def _keeper(model: HookedModel, key: Key, cut: _Cut, found: dict[Key, Tensor]) -
     def keep_result(z: Tensor, hook: Any) -> None:
         assert isinstance(key, tuple)
         kept = cut(("z", key[1]), z)
-        W_O = head_weights(model, key[1]).W_O
+        W_O = output_weight(model, key[1])
         W_O = W_O[[head.head for head in cut.heads[key[1]]]] if cut.heads else W_O
         found[key] = torch.einsum("bpnh,nhd->bpnd", kept, W_O)
 

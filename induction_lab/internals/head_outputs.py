@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.models.frozen_norms import head_normalised, output_norm, output_weights, refuse_gates
-from induction_lab.models.head_weights import head_weights
+from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -98,7 +98,7 @@ def written_by_heads(
     refuse_gates(model, layer)
     factor = model.anatomy.output_factor
     if adds_linearly(model, layer):
-        return z @ head_weights(model, layer).W_O * factor
+        return z @ output_weight(model, layer) * factor
     norm, scale = output_norm(model, layer), head_normalised(model, layer, "z", at.transpose(1, 2)).scale
     by_head = (z.to(model.wide) / scale.transpose(1, 2)) @ output_weights(model, layer) * factor
     if norm is None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from induction_lab.attention.scopes import alone
 from induction_lab.models.on_disk.network import fit_copy
+from induction_lab.models.wiring.latents import Latents
 
 Component = Literal["q", "k", "v", "z"]
 
@@ -192,6 +193,26 @@ class Anatomy(ABC):
         """What is added beside `head_weights`, see `projection`."""
         b_Q, b_K, b_V, b_O = (self.projection(layer, component)[1] for component in ("q", "k", "v", "o"))
         return HeadBiases(b_Q, b_K, b_V, b_O)
+
+    def latents(self, layer: int) -> Latents | None:
+        """What makes a layer's queries, keys and values where a `projection` does not; None where it does.
+
+        Such are latents with a norm of their own (DeepSeek's multi-head latent attention).
+
+        Raises:
+            ValueError: If what the layer reads or writes cannot be followed.
+        """
+        return None
+
+    def head_widths(self, layer: int) -> tuple[int, int]:
+        """How wide a layer's queries and keys are, and its values."""
+        return self.shape.d_head, self.shape.d_head
+
+    @property
+    def head_width(self) -> int:
+        """The widest that heads of any layer are: weights of heads are compared at that width, zeros filling it."""
+        layers = set(self.attending) & set(self.representatives)
+        return max(max(self.head_widths(layer)) for layer in layers)
 
     @abstractmethod
     def maker(self, layer: int, component: Literal["q", "k"]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:

@@ -14,66 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from induction_lab.models.anatomy import Component, HeadWeights
-from induction_lab.models.head_weights import head_weights
+from induction_lab.models.head_weights import head_weights, output_weight
 from induction_lab.models.hooked_model import HookedModel
-
-
-class FrozenNorm(NamedTuple):
-    """A normalisation at frozen scale: `x -> gain * (x - mean(x) if centred else x) / scale + bias`."""
-
-    gain: Float[Tensor, " d_model"]
-    bias: Float[Tensor, " d_model"]
-    centred: bool
-
-    def fold(self, readers: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """Directions `r'` with `x @ r' = (norm(x) * scale) @ r`, bias left out."""
-        folded = readers * self.gain
-        return folded - folded.mean(-1, keepdim=True) if self.centred else folded
-
-    def apply(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """`norm(x) * scale`, bias left out."""
-        return (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain
-
-    def scale(
-        self, x: Float[Tensor, "*batch d_model"], normalised: Float[Tensor, "*batch d_model"]
-    ) -> Float[Tensor, "*batch"]:
-        """By what each row of `x` was divided to give `normalised`; 1 where nothing is done or there is nothing."""
-        inner = self.apply(x)
-        size = inner.square().sum(-1)
-        return torch.where(size == 0, 1.0, size / (inner * (normalised - self.bias)).sum(-1))
-
-
-def frozen_norm(norm: nn.Module | None, d_model: int, *, like: Tensor) -> FrozenNorm:
-    """Find a normalisation's gain, bias and centring by what it does to a few vectors, whatever it is called.
-
-    An alternating vector of +1 and -1 has mean 0 and root mean square 1, so a norm only multiplies it by its gain;
-    LayerNorm sends a constant vector to its bias.
-
-    Raises:
-        ValueError: If it does neither what LayerNorm nor what RMSNorm does.
-    """
-    zeros = torch.zeros(d_model, device=like.device, dtype=like.dtype)
-    if norm is None or isinstance(norm, nn.Identity):
-        zeros = zeros.to(torch.promote_types(like.dtype, torch.float32))
-        return FrozenNorm(zeros + 1, zeros, False)
-    signs = (1 - 2 * (torch.arange(d_model, device=like.device) % 2)).to(like.dtype)
-    signs = signs - signs.mean() if d_model % 2 else signs
-    large = 1e3  # so that epsilon vanishes
-    with torch.inference_mode():
-        try:
-            bias = norm(zeros)
-        except TypeError as error:
-            raise ValueError(f"{type(norm).__name__} reads more than a vector, so it cannot be folded.") from error
-        gain = (norm(large * signs) - norm(-large * signs)) / 2 / signs * signs.square().mean().sqrt()
-        constant = norm(large * (zeros + 1)) - bias
-    if not gain.isfinite().all():
-        raise ValueError(f"{type(norm).__name__} has weights that are not finite: has the training diverged?")
-    tolerance = 1e-2 * float(gain.abs().max())
-    centred = bool(constant.abs().max() < tolerance)
-    if not centred and not torch.allclose(constant, gain, atol=tolerance):
-        raise ValueError(f"{type(norm).__name__} is neither a LayerNorm nor an RMSNorm, so it cannot be folded.")
-    wide = torch.promote_types(like.dtype, torch.float32)
-    return FrozenNorm(gain.clone().to(wide), bias.clone().to(wide), centred)
+from induction_lab.models.wiring.norms import FrozenNorm, frozen_norm
 
 
 def attention_norm(model: HookedModel, layer: int) -> FrozenNorm:
@@ -118,19 +61,28 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
 
     Those are the norm before the heads (`x @ W_Q` stands for `norm(x) * scale @ W_Q`), a norm of queries or keys (Qwen
     3, Gemma 3, OLMo-2), one of what the heads put out (BitNet), and a norm of the heads' sum before it is added to the
-    stream (Gemma 2 and 3, OLMo-2) or a factor in its place (Granite).
+    stream (Gemma 2 and 3, OLMo-2) or a factor in its place (Granite). Norms of latents that keys and values are made of
+    (DeepSeek) are held at the scale of a stream of independent directions (`models.wiring.latents`). Heads that are
+    narrower than others of the model, or make narrower values than keys, have zeros behind their dimensions.
 
     Raises:
         ValueError: If the weights by head cannot be had, or a norm is none that can be folded.
     """
     into, out = attention_norm(model, layer), output_norm(model, layer)
-    W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
-    W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
-    W_Q, W_K = _fold_head_norm(model, layer, "q", W_Q), _fold_head_norm(model, layer, "k", W_K)
-    W_V, W_O = _fold_head_norm(model, layer, "v", W_V), _fold_head_norm(model, layer, "z", W_O.mT).mT
-    W_O = W_O if out is None else out.apply(W_O)
-    refuse_widths(model, layer, HeadWeights(W_Q, W_K, W_V, W_O))
-    return HeadWeights(W_Q, W_K, W_V, W_O * model.anatomy.output_factor)
+    latents = model.anatomy.latents(layer)
+    if latents is None:
+        W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
+        W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
+        W_Q, W_K = _fold_head_norm(model, layer, "q", W_Q), _fold_head_norm(model, layer, "k", W_K)
+        W_V = _fold_head_norm(model, layer, "v", W_V)
+    else:
+        directions = into.apply(torch.eye(model.d_model, device=model.device, dtype=model.wide)).to(model.dtype)
+        W_Q, W_K, W_V = (heads.to(model.wide).movedim(0, 1) for heads in latents.linear(directions))
+        W_O = output_weight(model, layer).to(model.wide)
+    W_O = _fold_head_norm(model, layer, "z", W_O.mT).mT
+    W_O = (W_O if out is None else out.apply(W_O)) * model.anatomy.output_factor
+    W_Q, W_K, W_V, written = (as_wide(model, weights) for weights in (W_Q, W_K, W_V, W_O.mT))
+    return HeadWeights(W_Q, W_K, W_V, written.mT)
 
 
 class NormalisedHeads(NamedTuple):
@@ -166,18 +118,10 @@ def head_normalised(
     return NormalisedHeads(given.view_as(heads), scale[..., None] if together else scale)
 
 
-def refuse_widths(model: HookedModel, layer: int, weights: HeadWeights) -> None:
-    """Weights are compared between heads, so those of all layers must be as wide.
-
-    Raises:
-        ValueError: If a layer's are not as wide as the model's.
-    """
-    widths = {weights.W_Q.shape[-1], weights.W_K.shape[-1], weights.W_V.shape[-1], model.d_head}
-    if len(widths) > 1:
-        raise ValueError(
-            f"Heads of layer {layer} of {model.name} are of several widths, {', '.join(map(str, sorted(widths)))}: "
-            "weights are compared between heads of one width only."
-        )
+def as_wide(model: HookedModel, heads: Float[Tensor, "*place width"]) -> Float[Tensor, "*place d_head"]:
+    """Vectors of heads as wide as the model's widest, zeros behind them: what is made of all heads has one width."""
+    short = model.anatomy.head_width - heads.shape[-1]
+    return torch.nn.functional.pad(heads, (0, short)) if short else heads
 
 
 def _fold_head_norm(

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from induction_lab.attention.scopes import alone
 from induction_lab.models.anatomy import Anatomy, Component
-from induction_lab.models.on_disk.network import fit_bridge
 from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
-from induction_lab.models.store import quiet_libraries
 from induction_lab.models.wiring.block_by_block import BlockByBlock, block_by_block
+from induction_lab.models.wiring.bridge import bridge_of
+from induction_lab.models.wiring.latents import Latents
 from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
 from induction_lab.models.wiring.positions import position_module
 from induction_lab.models.wiring.projections import LayerParts
 from induction_lab.models.wiring.sizes import shape_of
-from induction_lab.models.wiring.watching import evaluating, watch
+from induction_lab.models.wiring.watching import watch
 
 _DRAWN, _PROBES = 64, 4  # tokens by which parts are found: drawn, and run
 
@@ -73,39 +73,7 @@ class TransformersAnatomy(Anatomy):
         Raises:
             ValueError: If TransformerLens has none for this architecture.
         """
-        from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-        # The bridge takes modules apart in place: give it a twin that shares every parameter and buffer.
-        tensors = [*self.network.parameters(), *self.network.buffers()]
-        with alone(self.network):
-            twin = copy.deepcopy(self.network, memo={id(tensor): tensor for tensor in tensors}).eval()
-        kind = type(self.network).__name__
-        try:
-            with quiet_libraries(), torch.random.fork_rng():
-                bridge = build_bridge_from_module(
-                    twin,
-                    kind,
-                    hf_config=self.network.config,
-                    tokenizer=_as_loaded(self.tokenizer),
-                    model_name=self.name,
-                )
-                fit_bridge(self.network, bridge)
-                self._check_bridge(bridge)
-                return bridge
-        except Exception as error:  # whatever its adapter trips over, the user needs to know the same
-            raise ValueError(
-                f"TransformerLens cannot hook {kind}: {error}. What needs its hooks cannot be had of this model."
-            ) from error
-
-    def _check_bridge(self, bridge: Any) -> None:
-        """On two tokens: not every adapter heeds every choice of a configuration (GPT-2's `scale_attn_weights`)."""
-        first = self.shape.bos_token_id
-        tokens = torch.tensor([[first, (first + 1) % self.shape.d_vocab]], device=self.like.device)
-        with torch.inference_mode(), evaluating(self.network):
-            theirs, own = bridge(tokens), self.logits(tokens)
-        tolerance = max(1e-4, 8 * torch.finfo(own.dtype).eps) * float(own.abs().max())
-        if not torch.allclose(theirs.to(own), own, rtol=0, atol=tolerance, equal_nan=True):
-            raise ValueError(f"its logits would differ by {float((theirs - own).abs().max()):.2g}")
+        return bridge_of(self.network, self.name, self.tokenizer, self._two_tokens, list(self.attention_configs))
 
     @property
     def _wiring(self) -> Wiring | BlockByBlock:
@@ -207,6 +175,8 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def output_factor(self) -> float:
+        if depth := getattr(self._config, "scale_depth", None):  # MiniCPM
+            return depth / self.shape.n_layers**0.5
         return getattr(self._config, "residual_multiplier", None) or 1.0
 
     @property
@@ -301,6 +271,26 @@ class TransformersAnatomy(Anatomy):
             return W.mT.unflatten(0, (self.shape.n_heads, -1)), b
         return layout.cut(W).mT, None if b is None else layout.cut(b)
 
+    def latents(self, layer: int) -> Latents | None:
+        parts = self._layer(layer)
+        missing = any(isinstance(parts.projections[component], ValueError) for component in "qkv")
+        if not (missing and self.goes_through_interface):
+            return None
+        for needed in (parts.norm_before, parts.apart, parts.projections["o"]):
+            self._had(layer, needed)
+        in_memory(self.network, self.blocks[layer])
+        attention, configs = self._wiring.attending[layer], list(self.attention_configs)
+        name = f"Layer {layer} of {self.name}"
+        return Latents(self.network, self.hidden, attention, configs, self._two_tokens, name)
+
+    def head_widths(self, layer: int) -> tuple[int, int]:
+        return self._layer(layer).widths
+
+    @property
+    def _two_tokens(self) -> Int[Tensor, "1 2"]:
+        first = self.shape.bos_token_id
+        return torch.tensor([[first, (first + 1) % self.shape.d_vocab]], device=self.like.device)
+
     def _had(self, layer: int, part: Any) -> Any:
         if isinstance(part, ValueError):
             raise ValueError(
@@ -308,17 +298,3 @@ class TransformersAnatomy(Anatomy):
                 "Scores that read where heads look can."
             )
         return part
-
-
-def _as_loaded(tokenizer: Any) -> Any:
-    """A tokenizer as one that was loaded: TransformerLens loads those that it is given anew, by their names.
-
-    One that was built in memory has no name; it is given as a copy that says it puts BOS in front, which makes
-    TransformerLens take it as it is.
-    """
-    known = getattr(tokenizer, "init_kwargs", None)
-    if known is None or known.get("name_or_path"):
-        return tokenizer
-    tokenizer = copy.copy(tokenizer)
-    tokenizer.init_kwargs = {**known, "name_or_path": "", "add_bos_token": True}
-    return tokenizer

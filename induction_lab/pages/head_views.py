@@ -14,7 +14,7 @@ from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.activations import capture
-from induction_lab.models.head_weights import head_weights
+from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head
 from induction_lab.scores.results import HeadScores
@@ -74,7 +74,7 @@ def head_views(
         acts = capture(model, several[:1], ["pattern", "v"], heads=list(heads))
         for layer, chosen in acts.heads.items():
             v = acts["v", layer][0].float()
-            W_O = head_weights(model, layer).W_O.float()[[head.head for head in chosen]]
+            W_O = output_weight(model, layer).float()[[head.head for head in chosen]]
             written = torch.einsum("phn,hnd->hpd", v, W_O).norm(dim=-1).cpu()
             patterns = acts["pattern", layer][0].float().cpu()
             for row, head in enumerate(chosen):

@@ -162,7 +162,7 @@ def measure(
         {head: views.get(head, {}) for head in shown},
         eigenvalues,
         composition,
-        composition_baseline(model.d_model, model.d_head)[0],
+        composition_baseline(model.d_model, *reversed(model.anatomy.head_widths(model.anatomy.attending[0])))[0],
         circuit,
         ablation,
         explanation,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
-from induction_lab.models.frozen_norms import refuse_widths
+from induction_lab.models.frozen_norms import folded_weights
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.logit_attribution import why_no_readers
@@ -38,7 +38,7 @@ def why_no_circuits(model: HookedModel) -> str | None:
     """Why heads' output circuits cannot be had, by their weights or by the way from there to the logits; None if."""
     try:
         for layer in set(model.anatomy.representatives) & set(model.anatomy.attending):
-            refuse_widths(model, layer, head_weights(model, layer))
+            folded_weights(model, layer) if model.anatomy.latents(layer) else head_weights(model, layer)
     except ValueError as error:
         return str(error)
     return why_no_readers(model)

@@ -76,7 +76,10 @@ def composition_scores(
             scores[:, :, layers, heads] = 0.0
             scores[: len(earlier), :, layers, heads] = ratios.unflatten(0, (-1, n_heads)).cpu().float()
     if subtract_baseline:
-        scores -= composition_baseline(model.d_model, model.d_head)[0]
+        for layer in model.anatomy.attending[1:]:
+            for earlier in range(layer):
+                if earlier in model.anatomy.attending:
+                    scores[earlier, :, layer] -= pair_baseline(model, kind, earlier, layer)[0]
     can_read = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
     scores = torch.where(can_read[:, None, :, None] | scores.isnan(), scores, 0.0)
     absent = sorted(set(range(n_layers)) - set(model.anatomy.attending))
@@ -91,27 +94,41 @@ def pair_composition(folded: FoldedWeights, kind: Kind, pairs: Sequence[tuple[He
     later = list(dict.fromkeys(second for _, second in pairs))
     readers = dict(zip(later, _readers(folded, kind, later), strict=True))
     products = [writers[first] @ readers[second].mT for first, second in pairs]
-    return (
-        torch.stack([product.norm() for product in products]).cpu()
-        - composition_baseline(model.d_model, model.d_head)[0]
-    )
+    baselines = [pair_baseline(model, kind, first.layer, second.layer)[0] for first, second in pairs]
+    return torch.stack([product.norm() for product in products]).cpu() - torch.tensor(baselines)
+
+
+def pair_baseline(model: HookedModel, kind: str, earlier: int, later: int) -> tuple[float, float]:
+    """`composition_baseline` of heads as wide as those of an earlier and a later layer are."""
+    keys, values = model.anatomy.head_widths(later)
+    read = values if kind == "V" else keys
+    return composition_baseline(model.d_model, model.anatomy.head_widths(earlier)[1], read)
 
 
 @cache
-def composition_baseline(d_model: int, d_head: int, *, n_samples: int = 64, seed: int = 0) -> tuple[float, float]:
+def composition_baseline(
+    d_model: int, d_head: int, d_later: int | None = None, *, n_samples: int = 64, seed: int = 0
+) -> tuple[float, float]:
     """What Gaussian matrices of these shapes score in composition, and the standard error of that mean.
 
-    About `1 / sqrt(d_model)`; the same for Q, K and V, whose products have the same shapes.
+    About `1 / sqrt(d_model)`; the same for Q, K and V where their products have the same shapes.
+
+    Args:
+        d_model: Of the stream.
+        d_head: Of what the earlier head writes.
+        d_later: Of what the later head reads, `d_head` by default: widths differ in multi-head latent attention.
+        n_samples: How many.
+        seed: Of the matrices.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def factors() -> tuple[Tensor, Tensor]:
+    def factors(d_head: int) -> tuple[Tensor, Tensor]:
         left, right = torch.randn(2, d_model, d_head, generator=generator, dtype=torch.float32, device="cpu")
         return torch.linalg.qr(left, mode="r").R, right
 
     ratios = []
     for _ in range(n_samples):
-        (R_V, W_O), (R_Q, W_K) = factors(), factors()
+        (R_V, W_O), (R_Q, W_K) = factors(d_head), factors(d_later or d_head)
         written, read = R_V @ W_O.T, W_K @ R_Q.T
         ratios.append((written @ read).norm() / written.norm() / read.norm())
     drawn = torch.stack(ratios)
@@ -135,8 +152,8 @@ def _readers(folded: FoldedWeights, kind: str, heads: Sequence[Head]) -> Float[T
     for layer in {head.layer for head in heads}:
         places = [place for place, head in enumerate(heads) if head.layer == layer]
         query = torch.tensor([heads[place].head for place in places], device=model.device)
-        key = key_head(query, model.n_heads, model.n_kv_heads)
         W_Q, W_K, W_V, W_O = folded.layer(layer)
+        key = key_head(query, model.n_heads, len(W_K))
         if kind == "V":
             inner, other = _narrow(W_O[query].mT), W_V[key]
         else:
@@ -146,7 +163,7 @@ def _readers(folded: FoldedWeights, kind: str, heads: Sequence[Head]) -> Float[T
 
 
 def _no_factors(model: HookedModel, *size: int) -> Float[Tensor, "*size d_head d_model"]:
-    return torch.zeros(*size, model.d_head, model.d_model, dtype=model.wide, device=model.device)
+    return torch.zeros(*size, model.anatomy.head_width, model.d_model, dtype=model.wide, device=model.device)
 
 
 def _of_norm_one(factors: Float[Tensor, "*size d_head d_model"]) -> Float[Tensor, "*size d_head d_model"]:

@@ -155,7 +155,7 @@ def ov_self_copying(
         for layer in model.anatomy.attending:
             _, _, W_V, W_O = folded.layer(layer)
             for head in range(model.n_heads):
-                written = asked @ W_V[key_head(head, model.n_heads, model.n_kv_heads)] @ W_O[head]
+                written = asked @ W_V[key_head(head, model.n_heads, len(W_V))] @ W_O[head]
                 result[layer, head] = among_first(written, readers, tokens, k)
             tick(1)
     return result
@@ -187,9 +187,7 @@ def qk_diagonal(
         for layer, W_Q, W_K, written in _query_sides(folded, previous_token):
             to_keys = (W_K if previous_token is None else written @ W_K).mT
             for head in range(model.n_heads):
-                looked_for = (
-                    rows[tokens] @ W_Q[head] @ R[layer] @ to_keys[key_head(head, model.n_heads, model.n_kv_heads)]
-                )
+                looked_for = rows[tokens] @ W_Q[head] @ R[layer] @ to_keys[key_head(head, model.n_heads, len(to_keys))]
                 result[layer, head] = among_first(looked_for, rows, tokens, k)
             tick(1)
     return result
@@ -202,7 +200,7 @@ def _eigenvalues(
 
     NaN too for matrices that are not finite, at which LAPACK may crash: those of models that diverged.
     """
-    found = torch.full((model.n_layers, model.n_heads, model.d_head), torch.nan, dtype=torch.complex128)
+    found = torch.full((model.n_layers, model.n_heads, model.anatomy.head_width), torch.nan, dtype=torch.complex128)
     for layer, of_layer in circuits:
         matrices = of_layer[chosen[layer]]
         finite = matrices.isfinite().all(-1).all(-1)

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformer_lens.FactoredMatrix import FactoredMatrix
 
 from induction_lab.attention.grouped import key_head
+from induction_lab.models.frozen_norms import as_wide
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.weights.folded import FoldedWeights, Offset
@@ -52,7 +53,7 @@ def ov_circuit(
     layer, number = _head(model, head)
     folded = FoldedWeights.of(model, folded)
     _, _, W_V, W_O = folded.layer(layer)
-    into = W_V[key_head(number, model.n_heads, model.n_kv_heads)]
+    into = W_V[key_head(number, model.n_heads, len(W_V))]
     return FactoredMatrix(side_rows(folded, source) @ into, W_O[number] @ folded.readers.mT)
 
 
@@ -90,13 +91,12 @@ def qk_circuit(
     folded = FoldedWeights.of(model, folded)
     R = folded.rotations(offset)[layer]
     rows = (side_rows(folded, query), side_rows(folded, key))
-    kv_index = key_head(number, model.n_heads, model.n_kv_heads)
     if exact:
         all_q, all_k = queries_and_keys(model, layer, *rows)
-        q, k = all_q[number], all_k[kv_index]
+        q, k = (as_wide(model, x) for x in (all_q[number], all_k[key_head(number, model.n_heads, len(all_k))]))
     else:
         W_Q, W_K, _, _ = folded.layer(layer)
-        q, k = rows[0] @ W_Q[number], rows[1] @ W_K[kv_index]
+        q, k = rows[0] @ W_Q[number], rows[1] @ W_K[key_head(number, model.n_heads, len(W_K))]
     return FactoredMatrix(q @ R, k.mT)
 
 
@@ -118,7 +118,7 @@ def side_rows(folded: FoldedWeights, side: Side) -> Float[Tensor, "row d_model"]
     except ValueError as error:
         raise ValueError(f"Rows are {', '.join(get_args(Source))}, a head, or vectors: {error}") from error
     _, _, W_V, W_O = folded.layer(layer)
-    return folded.rows() @ W_V[key_head(number, model.n_heads, model.n_kv_heads)] @ W_O[number]
+    return folded.rows() @ W_V[key_head(number, model.n_heads, len(W_V))] @ W_O[number]
 
 
 def _head(model: HookedModel, head: HeadLike) -> Head:

@@ -14,6 +14,7 @@ from induction_lab.attention.grouped import to_query_heads
 from induction_lab.attention.hooks import Enough
 from induction_lab.internals.activations import capture
 from induction_lab.internals.reading import read_attention
+from induction_lab.models.frozen_norms import as_wide
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.rotary import relative_rotations
@@ -53,6 +54,10 @@ def read_from_stream(
     The model's own norm, weights, biases and norm of queries or keys; fewer heads for keys and values of
     grouped-query models. `behind_norm` is added where the norm has been run: positions of some shortformers.
     """
+    latents = model.anatomy.latents(layer)
+    if latents is not None:
+        read = model.anatomy.norm_before(layer)(rows[None].to(model.dtype))[0] + behind_norm
+        return getattr(latents.given(read.detach()), component).movedim(0, 1).to(model.wide)
     W, bias = model.anatomy.projection(layer, component)
     with torch.no_grad():
         read = model.anatomy.norm_before(layer)(rows[None].to(model.dtype))[0] + behind_norm
@@ -113,6 +118,7 @@ def preference_and_parts(
         k = torch.stack([read_from_stream(model, layer, "k", part).mean(1) for part in parts])
         k = to_query_heads(k, model.n_heads, dim=1)
         q, k = (torch.cat([torch.einsum("p,phi->hi", weights, x)[None], x]) for x in (q, k))
+        q, k = as_wide(model, q), as_wide(model, k)
         found.append(torch.stack([torch.einsum("hi,oij,hj->oh", a, R[layer], b) for a, b in zip(q, k, strict=True)]))
     return torch.stack(found, 2).cpu()
 

@@ -39,18 +39,20 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
     offsets = list(offsets)
     if not offsets or min(offsets) < 0 or (model.n_ctx is not None and max(offsets) >= model.n_ctx):
         raise ValueError(f"Offsets must lie in 0 … {(model.n_ctx or 0) - 1} (query less key position), got {offsets}.")
-    eye = torch.eye(model.d_head, dtype=model.wide, device=model.device)
+    far = samples = None
+    if model.anatomy.is_rotary and model.anatomy.rotate is None and any(offsets):  # first, for it says what is amiss
+        # Variants for long contexts turn by other angles once a far position is in sight: so that is another run.
+        far = _turned_samples(model, [int(_FAR * ((model.n_ctx or 4096) - 1))])
+        samples = _turned_samples(model, offsets)
+    eye = torch.eye(model.anatomy.head_width, dtype=model.wide, device=model.device)
     if not model.anatomy.is_rotary:
         return eye.expand(model.n_layers, len(offsets), -1, -1)
     if model.anatomy.rotate is not None:
         rows = eye[:, None, None].expand(-1, max(offsets) + 1, 1, -1)
         turned = model.anatomy.rotate(rows)[:, offsets, 0].transpose(0, 1)  # [offset, d_head, d_head]
         return turned.expand(model.n_layers, -1, -1, -1)
-    if not any(offsets):
+    if samples is None or far is None:
         return eye.expand(model.n_layers, len(offsets), -1, -1)
-    # Variants for long contexts turn by other angles once a far position is in sight: so that is another run.
-    far = _turned_samples(model, [int(_FAR * ((model.n_ctx or 4096) - 1))])
-    samples = _turned_samples(model, offsets)
     noise = 8 * torch.finfo(model.dtype).eps
     found, pairs = [], None
     for layer in range(model.n_layers):
@@ -59,9 +61,9 @@ def relative_rotations(model: HookedModel, offsets: Sequence[int]) -> Float[Tens
             continue
         pairs = _pairs(far[layer], noise, first_guess=pairs)
         found.append(_matrix(samples[layer], *pairs)[0])
-    widths = sorted({rotation.shape[-1] for rotation in found})
-    if len(widths) > 1:
-        raise ValueError(f"Heads of {model.name} are of several widths, {widths}, so their rotations are not alike.")
+    for layer, rotation in enumerate(found):  # dimensions that narrower heads lack
+        found[layer] = eye.expand(len(offsets), -1, -1).clone()
+        found[layer][:, : rotation.shape[1], : rotation.shape[2]] = rotation
     return torch.stack(found)
 
 
@@ -107,13 +109,16 @@ def _pairs(
     *,
     first_guess: tuple[Int[Tensor, " guess"], Int[Tensor, " guess"]] | None,
 ) -> Pairs:
-    """Which dimensions turn together: halves or neighbours among the first of them, as many as explain the samples."""
+    """Which dimensions turn together: halves or neighbours, of as many of the first or last as explain the samples."""
     d_head = samples.shape[-1]
     none = torch.arange(0, device=samples.device)
     guesses = [] if first_guess is None else [first_guess]
     guesses.append((none, none))
     for n in range(d_head - d_head % 2, 0, -2):
         turning = torch.arange(n, device=samples.device)
+        guesses += [(turning[: n // 2], turning[n // 2 :]), (turning[::2], turning[1::2])]
+    for n in range(2, d_head, 2):  # behind what does not turn (DeepSeek)
+        turning = torch.arange(d_head - n, d_head, device=samples.device)
         guesses += [(turning[: n // 2], turning[n // 2 :]), (turning[::2], turning[1::2])]
     for guess in guesses:
         if _matrix(samples, *guess)[1] < max(noise, 1e-4):

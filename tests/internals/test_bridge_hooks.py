@@ -59,6 +59,30 @@ def test_a_bridge_that_does_not_compute_what_the_network_does_is_refused_and_the
     assert ov_copying(model).isfinite().all()
 
 
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_bridge_that_shows_other_patterns_is_refused_though_its_logits_agree(spoilt, monkeypatch):
+    from transformer_lens.model_bridge import sources
+
+    network, build = network_of(hf.GPT2Config(**SMALL)), sources.build_bridge_from_module
+
+    def spoil(*args, **kwargs):
+        bridge = build(*args, **kwargs)
+        if spoilt:
+            bridge.blocks[1].attn.hook_pattern.register_forward_hook(lambda _, __, output: output.flip(1))
+        return bridge
+
+    with torch.no_grad():  # so that patterns of layer 1 change nothing
+        network.transformer.h[1].attn.c_proj.weight.zero_()
+    monkeypatch.setattr(sources, "build_bridge_from_module", spoil)
+    model = HookedModel(network)
+    if not spoilt:
+        assert model.hooked is not model.network
+        return
+    with pytest.raises(ValueError, match="cannot hook GPT2LMHeadModel: its pattern in layer 1 would differ by"):
+        _ = model.hooked
+    assert capture(model, TOKENS, "pattern")["pattern", 1].isfinite().all()
+
+
 BETWEEN = {  # what stands between what heads put out and their projection
     "norm": hf.BitNetConfig(**LLAMA_LIKE),
     "gate": hf.AfmoeConfig(

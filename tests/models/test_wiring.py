@@ -6,7 +6,6 @@ import transformers as hf
 from families import D_VOCAB, FAMILIES, LLAMA_LIKE, random_network
 from torch import nn
 
-from experiments.benchmarks.small_decoders import decoders, small_network
 from induction_lab import HookedModel, capture, find_circuit, ov_copying, repeated_tokens, score_heads
 from induction_lab.internals.reading import read_attention
 from induction_lab.models.head_weights import head_weights
@@ -153,16 +152,10 @@ def test_other_number_formats_show_the_same_parts(family, dtype):
 
 
 def refused():
-    latent = dict(
-        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
-        vocab_size=D_VOCAB, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=12,
-        n_routed_experts=4, num_experts_per_tok=1, n_group=1, topk_group=1, moe_intermediate_size=32, head_dim=4,
-    )  # fmt: skip
     post = dict(vocab_size=D_VOCAB, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, ffn_dim=96)
     post |= dict(max_position_embeddings=256, word_embed_proj_dim=48, do_layer_norm_before=False)
     shared = dict(LLAMA_LIKE, head_dim=12)
     return {
-        "low rank": (hf.DeepseekV3Config(**latent), "not one linear map"),
         "norms after the sum": (hf.OPTConfig(**post), "a residual stream that goes on as it is"),
         "a rescaled stream": (hf.DogeConfig(**shared), "a residual stream that goes on as it is"),
     }
@@ -178,15 +171,3 @@ def test_what_is_not_linear_or_not_added_is_refused_and_looking_still_scored(cas
     for ask in (head_weights, lambda model, _: ov_copying(model), lambda model, _: find_circuit(model, prompts)):
         with pytest.raises(ValueError, match=reason):
             ask(model, 0)
-
-
-@pytest.mark.parametrize("name", ["Gemma4Text", "Gemma4UnifiedText"])
-def test_heads_of_several_widths_are_scored_and_only_what_compares_their_weights_is_left_out(name):
-    config, network = next((config, network) for each, config, network in decoders() if each == name)
-    model = HookedModel(small_network(config, network), name=name)
-    prompts = repeated_tokens(model, n_prompts=2, period=8)
-    scores = score_heads(model, prompts)
-    assert {"prefix_matching", "previous_token"} <= set(scores.scores)
-    assert "several widths" in scores.provenance["left_out"]["ov_copying"]
-    with pytest.raises(ValueError, match="several widths"):
-        score_heads(model, prompts, scores="ov_copying")

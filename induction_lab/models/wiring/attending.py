@@ -38,6 +38,16 @@ def attending(
         yield
 
 
+@contextmanager
+def by_eager(configs: Iterable[Any]) -> Iterator[None]:
+    """Inside, modules with these configurations multiply their matrices out, so that they can give their patterns."""
+    configs = list(configs)
+    if configs:
+        _ask_scopes()
+    with Scope({("attends by", id(config)): "eager" for config in configs}):
+        yield
+
+
 def refuse_own_attention(configs: Iterable[Any], name: str) -> None:
     """Refuse a network, called `name`, that attends by somebody's own function, which nothing here can look into.
 

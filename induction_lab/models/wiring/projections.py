@@ -51,6 +51,7 @@ class LayerParts(NamedTuple):
         has_mlp: Whether the block writes anything beside what its heads write.
         gated: Whether the output projection reads the heads' outputs times something that depends on the stream.
         width: Of what the output projection reads.
+        widths: Of queries and keys, and of values.
         apart: Why what the heads write cannot be followed through a residual stream, if so.
     """
 
@@ -61,6 +62,7 @@ class LayerParts(NamedTuple):
     has_mlp: bool
     gated: bool
     width: int
+    widths: tuple[int, int]
     apart: ValueError | None
 
 
@@ -80,7 +82,7 @@ def layer_parts(
     whole = _once(watched, block)
     if block not in whole or attention not in whole:
         reason = ValueError("is not run once on each token of one residual stream")
-        return LayerParts(dict.fromkeys(("o", "q", "k", "v"), reason), {}, reason, None, True, False, 0, reason)
+        return LayerParts(dict.fromkeys(("o", "q", "k", "v"), reason), {}, reason, None, True, False, 0, (0, 0), reason)
     around: Flow = {m: passed for m, passed in whole.items() if m not in set(attention.modules())}
     call = _grouped(watched.calls[attention][0], n_kv_heads)
     read, stream = whole[attention].read, whole[block].read
@@ -115,7 +117,8 @@ def layer_parts(
     before = _norm_before(around, stream, read)
     has_mlp = stream.shape != added.shape or not same(whole[block].gave, stream + added * factor)
     width = 0 if isinstance(found_o, ValueError) else whole[found_o].read.shape[1]
-    return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width, apart)
+    widths = call.q.shape[-1], call.v.shape[-1]
+    return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width, widths, apart)
 
 
 def _once(watched: Watched, within: nn.Module) -> Flow:
@@ -252,6 +255,9 @@ def _adds_up(block: Passed, around: Flow, added: Tensor, factor: float) -> Value
     inner = [passed for passed in around.values() if passed is not block and not same(passed.gave, passed.read)]
     explained = alike(block.gave, middle) or any(alike(p.gave * factor, rest, scale=middle) for p in inner)
     read_between = any(alike(passed.read, middle) for passed in inner)
+    for passed in inner:  # what another mixer wrote beside the heads is read too (Falcon-H1)
+        beside = passed.read - middle if passed.read.shape == middle.shape else middle
+        read_between |= any(alike(p.gave * factor, beside, scale=middle) for p in inner)
     rewritten = any(same(passed.gave, block.gave) for passed in inner)
     if explained or (read_between and not rewritten):
         return None

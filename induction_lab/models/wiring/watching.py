@@ -84,6 +84,19 @@ def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> 
     )
 
 
+@contextmanager
+def attention_calls(network: nn.Module, configs: list[Any]) -> Iterator[dict[nn.Module, list[AttentionCall]]]:
+    """What modules attend with for the last token of each prompt, as they run inside, every token attending to itself.
+
+    Args:
+        network: Which runs inside, and goes through the attention interface.
+        configs: Configurations in which its modules look up how to attend.
+    """
+    calls: dict[nn.Module, list[AttentionCall]] = {}
+    with Scope({_WATCH: calls}), torch.inference_mode(), evaluating(network), _attending(configs):
+        yield calls
+
+
 class _Products(TorchFunctionMode):
     """Sees what modules that attend by themselves multiply: a query with a key, and a probability with a value."""
 
@@ -151,7 +164,7 @@ def _attending(configs: list[Any]) -> Iterator[None]:
 def _attend_to_itself(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
     """What a token alone attends to: each query head's value."""
     for calls in said(_WATCH):
-        q, k, v = (x[:, :, 0].detach().clone() for x in (query, key, value))
+        q, k, v = (x[:, :, -1].detach().clone() for x in (query, key, value))
         calls.setdefault(module, []).append(AttentionCall(q, k, v))
     return value.repeat_interleave(query.shape[1] // value.shape[1], 1).transpose(1, 2).contiguous(), None
 

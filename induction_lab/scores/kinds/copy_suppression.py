@@ -59,7 +59,7 @@ class CopySuppression(WeightScore):
             _, _, W_V, W_O = folded.layer(layer)
             vectors = above if layer else first
             for head in range(model.n_heads):
-                lowered = -vectors @ W_V[key_head(head, model.n_heads, model.n_kv_heads)] @ W_O[head]
+                lowered = -vectors @ W_V[key_head(head, model.n_heads, len(W_V))] @ W_O[head]
                 found[layer, head] = among_first(lowered, readers, tokens, int(LOWEST * n_real))
         return found
 

@@ -1,0 +1,94 @@
+"""The TransformerLens bridge of a network: the same parameters, hooked, and shown on two tokens to do as it does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from induction_lab.attention.scopes import alone
+from induction_lab.models.on_disk.network import fit_bridge
+from induction_lab.models.store import quiet_libraries
+from induction_lab.models.wiring.attending import by_eager
+from induction_lab.models.wiring.watching import evaluating
+
+_LEAST = 1e-4  # by how much rounding may let them differ
+
+
+def bridge_of(
+    network: Any, name: str, tokenizer: Any | None, tokens: Int[Tensor, "1 2"], configs: list[Any]
+) -> nn.Module:
+    """Build it.
+
+    Args:
+        network: A causal language model of transformers.
+        name: How to call it.
+        tokenizer: Its tokenizer, if there is one.
+        tokens: On which the two are compared.
+        configs: In which its modules look up how to attend.
+
+    Raises:
+        ValueError: If TransformerLens has none for this architecture, or it would compute something else.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    # The bridge takes modules apart in place: give it a twin that shares every parameter and buffer.
+    tensors = [*network.parameters(), *network.buffers()]
+    with alone(network):
+        twin = copy.deepcopy(network, memo={id(tensor): tensor for tensor in tensors}).eval()
+    kind = type(network).__name__
+    try:
+        with quiet_libraries(), torch.random.fork_rng():
+            bridge = build_bridge_from_module(
+                twin, kind, hf_config=network.config, tokenizer=_as_loaded(tokenizer), model_name=name
+            )
+            fit_bridge(network, bridge)
+            _compare(network, bridge, tokens, configs)
+            return bridge
+    except Exception as error:  # whatever its adapter trips over, the user needs to know the same
+        raise ValueError(
+            f"TransformerLens cannot hook {kind}: {error}. What needs its hooks cannot be had of this model."
+        ) from error
+
+
+def _compare(network: Any, bridge: Any, tokens: Int[Tensor, "1 2"], configs: list[Any]) -> None:
+    """Not every adapter heeds every choice of a configuration (GPT-2's `scale_attn_weights`).
+
+    Logits are always compared; patterns, which a difference far below may leave the logits as they are, where the
+    network gives those of as many layers as the bridge shows.
+    """
+    with torch.inference_mode(), evaluating(network):
+        logits, seen = bridge.run_with_cache(tokens, names_filter=lambda name: name.endswith("attn.hook_pattern"))
+        own = network(tokens, use_cache=False).logits
+        with by_eager(configs):
+            patterns = network(tokens, use_cache=False, output_attentions=True).attentions
+    tolerance = max(_LEAST, 8 * torch.finfo(own.dtype).eps)
+    if not torch.allclose(logits.to(own), own, rtol=0, atol=tolerance * float(own.abs().max()), equal_nan=True):
+        raise ValueError(f"its logits would differ by {float((logits - own).abs().max()):.2g}")
+    given = [pattern for pattern in patterns or () if pattern is not None]
+    if len(given) != len(seen):
+        return
+    for (name, theirs), pattern in zip(seen.items(), given, strict=True):
+        rows = [x / x.sum(-1, keepdim=True) for x in (theirs.to(pattern), pattern)]  # some leave out attention sinks
+        if not torch.allclose(*rows, rtol=0, atol=tolerance, equal_nan=True):
+            layer = name.split(".")[1]
+            raise ValueError(
+                f"its pattern in layer {layer} would differ by {float((rows[0] - rows[1]).abs().max()):.2g}"
+            )
+
+
+def _as_loaded(tokenizer: Any) -> Any:
+    """A tokenizer as one that was loaded: TransformerLens loads those that it is given anew, by their names.
+
+    One that was built in memory has no name; it is given as a copy that says it puts BOS in front, which makes
+    TransformerLens take it as it is.
+    """
+    known = getattr(tokenizer, "init_kwargs", None)
+    if known is None or known.get("name_or_path"):
+        return tokenizer
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.init_kwargs = {**known, "name_or_path": "", "add_bos_token": True}
+    return tokenizer
