@@ -26,6 +26,8 @@ SHORT = {
     "holds": "holds",
     "holds with a caveat": "with a caveat",
     "does not hold here": "does not",
+    "not decided": "not decided",
+    "true by construction, checked": "by construction",
     "not tested": "not tested",
 }
 
@@ -41,12 +43,13 @@ class Experiment(NamedTuple):
 
     @property
     def verdicts(self) -> str:
-        """How many of its claims hold, as last written to figures/; empty where it tests none."""
+        """How many of its claims hold, each class of models counted; as last written to figures/, if it tests any."""
         path = FIGURES / f"{self.name}.json"
         entries = json.loads(path.read_text()) if path.exists() else {}
         if not isinstance(entries, list):
             return ""
-        counts = Counter(entry["outcome"] for entry in entries)
+        classes = (entry.get("classes") or {"": entry} for entry in entries)
+        counts = Counter(each["outcome"] for found in classes for each in found.values())
         return ", ".join(f"{counts[outcome]} {short}" for outcome, short in SHORT.items() if counts[outcome])
 
 

@@ -3,6 +3,7 @@
     python -m experiments verdicts   # writes experiments/README.md from figures/*.json
 
 A script that tests a claim writes `figures/NAME.json` through `save_verdicts`; the page is built from these alone.
+How an outcome is reached from what was measured: `experiments.judging`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.harness import FIGURES, ROOT
+from experiments.judging import DIFFERS, OUTCOMES, outcome
 
-OUTCOMES = ("holds", "holds with a caveat", "does not hold here", "not tested")
+__all__ = ["OUTCOMES", "Verdict", "outcome", "save_verdicts"]
 
 
 class Verdict(NamedTuple):
-    """One claim, tested."""
+    """One claim, tested.
+
+    `beforehand` is claimed explicitly, and only where the criterion was fixed before any of the numbers was seen.
+    `classes`: by class of models what `judge` or `votes` found; `outcome` is what they have in common.
+    """
 
     claim: str
     source: str
@@ -28,6 +34,14 @@ class Verdict(NamedTuple):
     outcome: str
     caveat: str = ""
     measured: str = ""  # what was run and read, where the criterion does not say it
+    beforehand: bool = False
+    would_change: str = ""  # what would have changed the verdict
+    classes: dict[str, dict[str, Any]] = {}
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """By class of models; of all that was measured where they are not told apart."""
+        return {kind: each["outcome"] for kind, each in self.classes.items()} or {"": self.outcome}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,21 +53,14 @@ def main(argv: list[str] | None = None) -> None:
 def save_verdicts(verdicts: list[Verdict], path: Path) -> Path:
     """Write the verdicts of one script."""
     for verdict in verdicts:
-        if verdict.outcome not in OUTCOMES:
-            raise ValueError(f"An outcome is one of {', '.join(OUTCOMES)}, got {verdict.outcome!r}.")
+        for found in verdict.outcomes.values():
+            if found not in OUTCOMES:
+                raise ValueError(f"An outcome is one of {', '.join(OUTCOMES)}, got {found!r}.")
+        if verdict.outcome not in {*verdict.outcomes.values(), DIFFERS}:
+            raise ValueError(f"The outcome is what the classes have in common or {DIFFERS!r}, got {verdict.outcome!r}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([verdict._asdict() for verdict in verdicts], indent=1, ensure_ascii=False) + "\n")
     return path
-
-
-def outcome(passed: dict[str, bool]) -> dict[str, str]:
-    """Holds if every seed or model passes, with a caveat if more than half do, else not; failures are named."""
-    if not passed:
-        return {"outcome": OUTCOMES[3], "caveat": "No model here has what the claim is about."}
-    failed = [name for name, ok in passed.items() if not ok]
-    which = OUTCOMES[0] if not failed else OUTCOMES[1] if len(failed) < len(passed) / 2 else OUTCOMES[2]
-    named = "each of them" if len(failed) == len(passed) else ", ".join(failed)
-    return {"outcome": which, "caveat": f"Fails for {named}." if failed else ""}
 
 
 def page(figures: Path) -> str:
@@ -86,21 +93,42 @@ def _of_the_essay(verdicts: list[Verdict]) -> bool:
 
 def _overview(found: dict[str, list[Verdict]]) -> str:
     rows = [
-        f"| [{name}](#{name}) | {verdict.claim} | {verdict.source} | {verdict.outcome} |"
+        f"| [{name}](#{name}) | {verdict.claim} | {verdict.source} | {_short(verdict)} |"
         for name, verdicts in found.items()
         for verdict in verdicts
     ]
     return "\n".join(["| experiment | claim | source | verdict |", "|---|---|---|---|", *rows])
 
 
+def _short(verdict: Verdict) -> str:
+    return "; ".join(f"{kind}: {found}" if kind else found for kind, found in verdict.outcomes.items())
+
+
 def _told(verdict: Verdict) -> list[str]:
     rows = "\n".join(f"| {name} | {text} |" for name, text in verdict.numbers.items())
+    when = "fixed beforehand" if verdict.beforehand else "not fixed beforehand: it and the numbers came together"
     told = [
         f"**{verdict.claim}** ({verdict.source})",
-        f"Measured: {verdict.measured}",
-        f"Criterion, fixed beforehand: {verdict.criterion}",
+        f"Measured: {verdict.measured}" if verdict.measured else "",
+        f"Criterion ({when}): {verdict.criterion}",
         f"| | |\n|---|---|\n{rows}",
         f"Control: {verdict.control}",
-        f"**{verdict.outcome.capitalize()}.**" + (f" {verdict.caveat}" if verdict.caveat else ""),
+        *(_of_class(kind, each) for kind, each in verdict.classes.items()),
+        "" if verdict.classes and not verdict.caveat else _bold(verdict.outcome.capitalize(), verdict.caveat),
+        f"What would have changed it: {verdict.would_change}" if verdict.would_change else "",
     ]
-    return told if verdict.measured else [told[0], *told[2:]]
+    return [part for part in told if part]
+
+
+def _of_class(kind: str, found: dict[str, Any]) -> str:
+    """The outcome in one class of models, and the interval that it comes from."""
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    bounds = f"90 % interval {low:.3g} … {high:.3g}" if low is not None and high is not None else "nothing bounds it"
+    unit, models = f" {found['unit']}" if found["unit"] else "", f"{found['models']} model{'s' * (found['models'] > 1)}"
+    needed = f"{'below' if found['at_most'] else 'above'} {found['needed']:.3g} is wanted"
+    told = _bold(f"{kind.capitalize()}: {found['outcome']}", found["caveat"])
+    return f"{told} ({value:.3g}{unit}, {bounds}, {models}; {needed})"
+
+
+def _bold(said: str, more: str) -> str:
+    return f"**{said}.** {more}".strip()

@@ -27,8 +27,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.harness import begin, common_arguments, show_files
+from experiments.judging import Effect, by_construction, judge
 from experiments.subjects.induction_models import Subject, subject
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Head, HookedModel, Prompts, capture, input_shares, load_model, score_shares
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.weights.queries_keys import read_from_stream
@@ -37,7 +38,6 @@ from induction_lab.weights.rotary import relative_rotations
 EXACT = 1e-4  # the largest relative error that rounding to float32 is allowed
 WRONG = 1e-2  # the least that a wrong stream must be off by
 NO_INDUCTION = 0.1  # prefix matching of a head that is called no induction head
-ERRORS = 2.0  # standard errors
 CONTROLS = 4  # heads that are no induction heads
 PARTS = {"k": "keys", "q": "queries", "v": "values", "score": "attention score at its targets"}
 COLOURS = {"k": "#d1495b", "q": "#2a6f97", "v": "#8d99ae", "score": "#e09f3e"}
@@ -186,7 +186,7 @@ def verdict_sum(errors: Any) -> Verdict:
         numbers=numbers,
         control="with the one earlier output left out that matters least there, median over positions, least and "
         "greatest of the layers: " + "; ".join(control),
-        **outcome(passed),
+        **by_construction(passed),
     )
 
 
@@ -208,12 +208,12 @@ def verdict_read(errors: Any) -> Verdict:
         f"best of Q, K and V is above {WRONG}",
         numbers=numbers,
         control="from the stream of the layer before and after, the least error of all layers: " + "; ".join(control),
-        **outcome(passed),
+        **by_construction(passed),
     )
 
 
 def verdict_shares(found: dict[str, Subject], shares: Any) -> Verdict:
-    numbers, passed, control = {}, {}, []
+    numbers, effects, control = {}, {}, []
     for name, one in found.items():
         rows, head, previous = shares[shares["model"] == name], str(one.induction[0]), str(one.previous)
         own = {part: rows[(rows["receiver"] == head) & (rows["of"] == part)] for part in PARTS}
@@ -222,7 +222,15 @@ def verdict_shares(found: dict[str, Subject], shares: Any) -> Verdict:
         others = rows[(rows["receiver"] != head) & (rows["sender"] == previous)]
         others = others.dropna(subset=["share"])  # keys that read nothing at all
         less = [at["q"], at["v"], *(row for _, row in others.iterrows())]
-        passed[name] = ranks["k"] == ranks["score"] == 1 and all(clear(at["k"], row) for row in less)
+        rivals = [table[(table["head"] >= 0) & (table["sender"] != previous)] for table in (own["k"], own["score"])]
+        pairs = [(at["k"], row) for row in less]
+        pairs += [
+            (at[part], rows.loc[rows["share"].idxmax()])
+            for part, rows in zip(("k", "score"), rivals, strict=True)
+            if len(rows)
+        ]
+        margins = [margin(more, other, len(one.prompts)) for more, other in pairs]
+        effects[name] = min(margins, key=lambda each: each.value)
         told = ", ".join(f"{PARTS[part]} {said(row)} (head {ranks[part]})" for part, row in at.items())
         first = {part: table[table["head"] >= 0].iloc[0] for part, table in own.items() if ranks[part] > 1}
         more = ", ".join(f"{PARTS[part]} {row['sender']} {said(row)}" for part, row in first.items())
@@ -236,17 +244,17 @@ def verdict_shares(found: dict[str, Subject], shares: Any) -> Verdict:
         "and value when all are replaced by their mean over other prompts, and in its score at the induction targets "
         "above its other keys; repeated random tokens, standard errors over prompts.",
         criterion="of all earlier attention heads the best previous-token head has the largest share of the keys and "
-        f"of the score, and its share of the keys is greater, by {ERRORS:.0f} standard errors of the difference, than "
-        "that of the queries, of the values, and of the keys of each control head",
+        "of the score, and its share of the keys is greater than that of the queries, of the values, and of the keys "
+        "of each control head: the least of these margins is above 0",
         numbers=numbers,
         control="; ".join(control),
-        **outcome(passed),
+        **judge(effects, 0.0, unit="of the change"),
     )
 
 
-def clear(more: Any, less: Any) -> bool:
-    error = np.hypot(more["standard_error"], less["standard_error"])
-    return bool(more["share"] - less["share"] > ERRORS * error)
+def margin(more: Any, less: Any, n_prompts: int) -> Effect:
+    error = float(np.hypot(more["standard_error"], less["standard_error"]))
+    return Effect(float(more["share"] - less["share"]), error, n_prompts)
 
 
 def rank(table: Any, sender: str) -> int:

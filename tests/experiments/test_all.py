@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 import torch
-from scripts import EXPERIMENTS, script, verdicts_of
+from scripts import script, verdicts_of
 
 from induction_lab import HeadScores, HookedModel, load_model, repeated_tokens, score_heads
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
@@ -51,7 +51,7 @@ def test_composition_writes_every_pair_a_verdict_and_pictures(tmp_path):
     }  # fmt: skip
     table = pd.read_csv(tmp_path / "composition.csv")
     assert list(table["previous"]) == ["L0H3"] * 4 and set(table["induction"]) == {"L1H0", "L1H1", "L1H2", "L1H3"}
-    assert verdicts_of(tmp_path / "composition.json")[0]["outcome"] == "holds"
+    assert verdicts_of(tmp_path / "composition.json")[0]["outcome"] == "holds with a caveat"  # one model
 
 
 def test_a_verdict_on_composition_fails_where_values_compose(tmp_path):
@@ -59,7 +59,7 @@ def test_a_verdict_on_composition_fails_where_values_compose(tmp_path):
     model = load_model()
     scores = module.looks(model)
     table = module.read_pairs(model, scores)
-    assert module.verdict(table, {}).outcome == "holds"
+    assert module.verdict(table, {}).outcome == "holds with a caveat"
     swapped = module.verdict(table.assign(V=table["K"]), {"another": scores})
     assert swapped.outcome == "does not hold here" and "not read" in swapped.numbers["another"]
 
@@ -68,8 +68,9 @@ def test_ov_eigenvalues_writes_every_head_verdicts_and_pictures(tmp_path):
     script("claims.framework.ov_eigenvalues").main(["--models", "induction-2l", "--seeds", "0", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "ov_eigenvalues.csv")
     assert len(table[table["model"] == "induction-2l"]) == 8
-    corner, match = verdicts_of(tmp_path / "ov_eigenvalues.json")
-    assert corner["outcome"] == "holds" and "random weights" not in corner["numbers"]
+    found = verdicts_of(tmp_path / "ov_eigenvalues.json")
+    assert len(found) == 3 and found[1]["outcome"] == "holds with a caveat"
+    assert "random weights" not in found[0]["numbers"]
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
@@ -86,7 +87,7 @@ def test_a_verdict_on_paths_passes_on_the_circuit_by_hand_and_fails_with_keys_an
     one = script("subjects.induction_models").subject(circuit, n_prompts=3)
     paths = {part: module.patch_paths(circuit, one.prompts, one.induction, part) for part in "kqv"}
     shares = {"circuit": module.input_shares(circuit, one.prompts, one.induction[0], "k")}
-    assert module.verdict({"circuit": one}, {"circuit": paths}, shares, {}).outcome == "holds"
+    assert module.verdict({"circuit": one}, {"circuit": paths}, shares, {}).outcome == "holds with a caveat"
     exchanged = {"circuit": {**paths, "k": paths["q"], "q": paths["k"]}}
     assert module.verdict({"circuit": one}, exchanged, shares, {}).outcome == "does not hold here"
 
@@ -99,7 +100,7 @@ def test_idealised_patterns_give_the_bundled_model_back_what_ablation_took(tmp_p
     assert table.loc[("previous", "ideal_previous_token"), "given_back"] > 0.9
     assert table.loc[("previous", "ideal_induction"), "given_back"] < 0.5  # the wrong pattern
     outcomes = [verdict["outcome"] for verdict in verdicts_of(tmp_path / "idealised_patterns.json")]
-    assert outcomes == ["holds", "holds"]
+    assert outcomes == ["holds with a caveat"] * 2  # one model
 
 
 def test_term_importance_writes_orders_a_verdict_and_a_picture(tmp_path):
@@ -121,8 +122,8 @@ def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
     groups = pd.read_csv(tmp_path / "ablate_heads_groups.csv").set_index("label")
     assert groups.loc["induction top 4", "effect"] > 5 > groups.loc["induction top 1", "effect"]
     destroyed, spared, bottleneck, keys, way = verdicts_of(tmp_path / "ablate_heads.json")
-    assert destroyed["outcome"] == "holds" and spared["outcome"] == "not tested"
-    assert keys["outcome"] == "holds" and "L0H3" in bottleneck["numbers"]["induction-2l"]
+    assert destroyed["outcome"] == "holds with a caveat" and spared["outcome"] == "not tested"
+    assert keys["outcome"] == "holds with a caveat" and "L0H3" in bottleneck["numbers"]["induction-2l"]
     assert way["outcome"] == "not tested" and len(list(tmp_path.glob("*.png"))) == 3
 
 
@@ -145,7 +146,7 @@ def test_skip_trigrams_reads_models_of_no_one_and_two_layers(tmp_path, monkeypat
     assert set(table["head"]) == {f"L0H{head}" for head in range(8)} and table["text"].str.contains(" → ").all()
     bigrams, _, paths = verdicts_of(tmp_path / "skip_trigrams.json")
     assert bigrams["outcome"] == "does not hold here"  # after 20 steps
-    assert paths["outcome"] == "holds" and len(list(tmp_path.glob("*.png"))) == 3
+    assert paths["outcome"] == "true by construction, checked" and len(list(tmp_path.glob("*.png"))) == 3
 
 
 def test_a_small_model_is_trained_once_and_kept(tmp_path, monkeypatch):
@@ -157,38 +158,3 @@ def test_a_small_model_is_trained_once_and_kept(tmp_path, monkeypatch):
     assert torch.equal(module.scattered_model(0, steps=2).network.W_Q, first)
     assert (folder / "resume.safetensors").stat().st_mtime_ns == written
     assert not torch.equal(module.scattered_model(1, steps=2).network.W_Q, first)
-
-
-def test_the_page_of_verdicts_is_built_from_the_files_and_is_what_is_committed(tmp_path):
-    module = script("verdicts")
-    claims = [module.Verdict("It rains", "a proverb", "drops > 3", {"today": "5 drops"}, "a roof: 0", "holds")]
-    module.save_verdicts(claims, tmp_path / "weather.json")
-    page = module.page(tmp_path)
-    assert "## `weather`" in page and "| today | 5 drops |" in page and "**Holds.**" in page
-    assert "Measured:" not in page and "The essay" not in page
-    assert (EXPERIMENTS / "README.md").read_text() == module.page(EXPERIMENTS.parent / "figures")
-    with pytest.raises(ValueError, match="An outcome is one of"):
-        module.save_verdicts([claims[0]._replace(outcome="maybe")], tmp_path / "weather.json")
-
-
-def test_the_page_begins_with_the_essay_by_section(tmp_path):
-    module = script("verdicts")
-    for name, source in {"a": "Olsson et al. 2022", "b": "essay §4", "c": "essay §2.1"}.items():
-        claim = module.Verdict(f"claim of {name}", source, "n > 3", {"now": "5"}, "none", "holds", measured="by eye")
-        module.save_verdicts([claim], tmp_path / f"{name}.json")
-    page = module.page(tmp_path)
-    assert [page.index(f"### `{name}`") for name in "cba"] == sorted(page.index(f"### `{name}`") for name in "abc")
-    assert "| [b](#b) | claim of b | essay §4 | holds |" in page and "Measured: by eye" in page
-
-
-@pytest.mark.parametrize(
-    ("passed", "expected", "caveat"),
-    [
-        ({}, "not tested", "No model here has what the claim is about."),
-        ({"a": True}, "holds", ""),
-        ({"a": True, "b": True, "c": False}, "holds with a caveat", "Fails for c."),
-        ({"a": True, "b": False}, "does not hold here", "Fails for b."),
-    ],
-)
-def test_an_outcome_says_how_many_passed_and_names_the_rest(passed, expected, caveat):
-    assert script("verdicts").outcome(passed) == {"outcome": expected, "caveat": caveat}

@@ -147,10 +147,11 @@ def test_random_heads_stand_in_the_same_layers(model):
 
 def test_verdicts_can_come_out_either_way():
     place = {"kind": "it", "question": "question", "pairs": 9, "model": "m", "members": "", "standard_error": 0.01}
-    rows = [("difference at it", "", 0.5), ("difference at word", "", 1.0), ("attention from it", "best", 0.3)]
+    rows = [("difference at it", "", 0.0), ("difference at word", "", 1.0), ("attention from it", "best", 0.0)]
     table = pd.DataFrame([place | dict(zip(("quantity", "heads", "value"), row, strict=True)) for row in rows])
-    assert context_fusion.at_it(table).outcome == "holds"
-    assert context_fusion.at_it(table.assign(value=0.0)).outcome == "does not hold here"
+    assert context_fusion.at_it(table).outcome == "true by construction, checked"
+    assert context_fusion.at_it(table.assign(value=0.0)).outcome == "does not hold here"  # nothing differs anywhere
+    assert context_fusion.at_it(table.assign(value=0.5)).outcome == "does not hold here"
     rows = [("lead", "", 1.0), ("share carried", "top 8", 0.5), ("share carried", "random 0", 0.1)]
     rows += [("attention to the word", name, 0.1) for name in ("carriers", "random 0")]
     rows += [("attention from end", "carriers", 0.0)]
@@ -169,7 +170,7 @@ def test_it_writes_table_verdicts_and_pictures(folder, model, tmp_path):
     rows = table[(table["kind"] == "adjective") & (table["question"] == "named")].set_index("quantity")
     assert rows.loc["accuracy", "value"] == pytest.approx(float((lead > 0).float().mean()), abs=1e-4)
     assert rows.loc["lead", "value"] == pytest.approx(float(lead.mean()), abs=1e-4)
-    assert verdicts_of(tmp_path / "context_fusion.json")[0]["outcome"] == "does not hold here"
+    assert verdicts_of(tmp_path / "context_fusion.json")[0]["outcome"] == "true by construction, checked"
     assert len(list(tmp_path.glob("context_fusion*.png"))) == 2
 
 

@@ -21,7 +21,7 @@ def test_phase_change_writes_runs_verdicts_and_pictures(few):
     table = pd.read_csv(out / "phase_change.csv")
     assert set(table["variant"]) == set(script("subjects.phase_runs").VARIANTS) and table["onset"].isna().all()
     outcomes = [each["outcome"] for each in verdicts_of(out / "phase_change.json")]
-    assert len(outcomes) == 8 and outcomes[:2] == ["does not hold here"] * 2  # after 30 steps
+    assert len(outcomes) == 8 and outcomes[:2] == ["not decided"] * 2  # of one seed
     assert len(list(out.glob("*.png"))) == 4 and len(list(out.glob("*.gif"))) == 1
 
 
@@ -29,8 +29,9 @@ def test_one_layer_and_smeared_keys_write_verdicts_and_pictures(few):
     arguments, out = few
     script("claims.formation.one_layer_cannot").main(arguments)
     script("claims.formation.smeared_keys").main(arguments)
-    assert verdicts_of(out / "one_layer_cannot.json")[0]["outcome"] == "holds"
-    assert [each["outcome"] for each in verdicts_of(out / "smeared_keys.json")] == ["does not hold here"] * 2
+    found = [*verdicts_of(out / "one_layer_cannot.json"), *verdicts_of(out / "smeared_keys.json")]
+    assert [each["outcome"] for each in found] == ["not decided"] * 3  # of one seed
+    assert [each["classes"]["small models"]["value"] for each in found] == [1, 0, 0]  # and how many pass
     assert {path.stem for path in out.glob("*.png")} == {"one_layer_cannot", "smeared_keys"}
 
 
@@ -52,7 +53,7 @@ def test_markov_chains_start_far_from_both_strategies(few, monkeypatch, tmp_path
 
 
 def summary(*, large=None, **changes) -> pd.DataFrame:
-    """Two seeds of each variant as they should come out, but for the changes to two layers."""
+    """Five seeds of each variant as they should come out, but for the changes to two layers."""
     large = large or {}
     good = {
         "induction_stripe": 0.9, "prefix_matching": 0.9, "previous_token": 0.9, "second_copy_loss": 0.03,
@@ -72,7 +73,7 @@ def summary(*, large=None, **changes) -> pd.DataFrame:
         "two-layers-smeared": good | smeared,
         "large-start": good | {"onset": 600.0} | large,
     }
-    return pd.DataFrame([{"variant": kind, "seed": seed, **row} for kind, row in kinds.items() for seed in (0, 1)])
+    return pd.DataFrame([{"variant": kind, "seed": seed, **row} for kind, row in kinds.items() for seed in range(5)])
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,8 @@ def test_the_order_of_solutions_is_read_off_the_divergences():
     module = script("claims.formation.markov_chains")
 
     def rows(kind: str, unigram: list[float], bigram: list[float]) -> pd.DataFrame:
-        some = {"run": kind, "seed": 0, "step": range(0, 100, 25), "unigram": unigram, "bigram": bigram}
-        return pd.DataFrame(some)
+        some = {"run": kind, "step": range(0, 100, 25), "unigram": unigram, "bigram": bigram}
+        return pd.concat([pd.DataFrame(some).assign(seed=seed) for seed in range(5)])
 
     first_unigrams = rows("two layers", [0.3, 0.01, 0.2, 0.3], [0.4, 0.3, 0.1, 0.01])
     at_once = rows("two layers, doubly stochastic", [0.3, 0.3, 0.3, 0.3], [0.4, 0.1, 0.05, 0.01])
@@ -121,7 +122,7 @@ def test_the_order_of_solutions_is_read_off_the_divergences():
 def test_lag_profile_of_the_bundled_model_peaks_at_one_by_its_induction_heads(tmp_path):
     script("claims.causes.lag_profile").main(["--models", "induction-2l", "--out", str(tmp_path)])
     (verdict,) = verdicts_of(tmp_path / "lag_profile.json")
-    assert verdict["outcome"] == "holds" and "lag +1" in verdict["numbers"]["induction-2l"]
+    assert verdict["outcome"] == "holds with a caveat" and "lag +1" in verdict["numbers"]["induction-2l"]
     assert (tmp_path / "lag_profile.png").exists()
 
 

@@ -104,14 +104,14 @@ def test_in_the_circuit_by_hand_keys_read_the_previous_token_head_alone(module, 
     own = shares[shares["receiver"] == str(one.induction[0])]
     by = own.pivot(index="sender", columns="of", values="share")
     assert by.loc["L0H0", "score"] > 0.95 and by.loc["L0H0", "k"] > 0.9 and by.loc["L0H0", ["q", "v"]].max() < 0.1
-    assert module.verdict_shares({"circuit": one}, shares).outcome == "holds"
+    assert module.verdict_shares({"circuit": one}, shares).outcome == "holds with a caveat"  # one model
     exchanged = shares.assign(of=shares["of"].replace({"k": "q", "q": "k"}))
     assert module.verdict_shares({"circuit": one}, exchanged).outcome == "does not hold here"
 
 
 def test_verdicts_fail_where_the_sum_or_the_stream_is_wrong(module, llama):
     errors = module.errors_by_layer(llama, prompts_of(llama)).assign(model="llama")
-    assert module.verdict_sum(errors).outcome == module.verdict_read(errors).outcome == "holds"
+    assert module.verdict_sum(errors).outcome == module.verdict_read(errors).outcome == "true by construction, checked"
     wrong = errors.assign(error=errors["error"].where(~errors["measure"].isin(["sum", "swapped"]), 0.02))
     assert module.verdict_sum(wrong).outcome == module.verdict_read(wrong).outcome == "does not hold here"
 
@@ -125,7 +125,7 @@ def test_residual_stream_writes_tables_verdicts_and_pictures(module, tmp_path):
     shares = pd.read_csv(tmp_path / "residual_stream_shares.csv")
     assert shares.groupby(["receiver", "of"])["share"].sum().to_numpy() == pytest.approx(1, abs=1e-3)
     outcomes = [verdict["outcome"] for verdict in verdicts_of(tmp_path / "residual_stream.json")]
-    assert outcomes[:2] == ["holds", "holds"]
+    assert outcomes[:2] == ["true by construction, checked"] * 2
 
 
 def test_a_users_mistakes_are_told(module, tmp_path):

@@ -31,7 +31,7 @@ def test_it_writes_a_table_verdicts_and_a_picture(written):
     assert set(table["part"]) == {"formula", "spread", "position", "temper", "table"}
     found = verdicts_of(written / "soft_addressing.json")
     assert [verdict["source"] for verdict in found] == ["essay §1"] * 5
-    assert found[0]["outcome"] == "holds"
+    assert found[0]["outcome"] == "true by construction, checked"
 
 
 @pytest.mark.parametrize("family", ["llama", "bundled"])

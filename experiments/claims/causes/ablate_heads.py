@@ -25,9 +25,10 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
+from experiments.judging import Effect, effect, judge
 from experiments.subjects.induction_models import Subject, arguments, subject, subjects
 from experiments.subjects.small_models import SEEDS, repeats_snapshots
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     Effects,
     Head,
@@ -41,8 +42,8 @@ from induction_lab import (
     text_prompts,
 )
 
-DESTROYED = 0.5  # of the fall of the loss: small models
-LARGE, SMALL = 5.0, 0.3  # nats, SmolLM2: top 8 heads, 8 random heads
+DESTROYED = 0.5  # of the fall of the loss
+SPARED = 0.5  # of what induction heads do: at most without as many others
 BOTTLENECK = 4.0  # nats, SmolLM2's previous-token head
 FULL, PRESERVED = 0.1, 0.1  # nats at least in full; share of it at most with patterns preserved
 TEXT_TOKENS, TEXT_PROMPTS, WINDOW = 513, 32, 12
@@ -108,27 +109,25 @@ def random_sets(one: Subject, n_random: int) -> dict[str, list[Head]]:
 
 
 def destroys(found: dict[str, Subject], groups: dict[str, Effects], left_out: dict[str, str]) -> Verdict:
-    numbers, passed = {}, {}
+    numbers, effects = {}, {}
     for name, one in found.items():
         row = groups[name].of(f"induction top {len(one.induction)}")
-        needed = LARGE if name == REAL else DESTROYED * one.fall
-        passed[name] = row["effect"] >= needed
-        text = f"{len(one.induction)} induction heads: {said(row)} (needed +{needed:.2f})"
-        numbers[name] = f"{text}: {'passes' if passed[name] else 'fails'}"
+        effects[name] = Effect(row["effect"] / one.fall, row["standard_error"] / one.fall, len(one.prompts))
+        numbers[name] = f"{len(one.induction)} induction heads: {said(row)}, {effects[name].value:.0%} of the fall"
     return Verdict(
         claim="Mean-ablating the induction heads together destroys in-context copying",
         source="Olsson et al. 2022",
-        criterion=f"rise of the second copy's loss: SmolLM2's 8 best prefix-matching heads at least {LARGE} nats, "
-        f"small models' induction heads at least {DESTROYED:.0%} of the fall from first to second copy",
+        criterion="without the induction heads (at most 8, the best prefix-matching ones) the second copy's loss rises "
+        f"by more than {DESTROYED:.0%} of the fall from first to second copy",
         numbers=numbers | left_out,
         control="the next claim",
-        **outcome(passed),
+        **judge(effects, DESTROYED, unit="of the fall"),
     )
 
 
 def spares(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
     """The other half of the claim: only induction heads do."""
-    numbers, passed = {}, {}
+    numbers, effects = {}, {}
     for name, one in found.items():
         row: Any = groups[name].of(f"induction top {len(one.induction)}")
         table: Any = groups[name].table
@@ -136,31 +135,30 @@ def spares(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
         if not others:
             numbers[name] = "has not as many other heads: not counted"
             continue
-        allowed = SMALL if name == REAL else row["effect"] / 2
-        passed[name] = max(others) <= allowed
+        effects[name] = effect([other / row["effect"] for other in others])
         text = f"{len(others)} sets of {len(one.induction)}: {min(others):+.2f} … {max(others):+.2f} nats"
-        numbers[name] = f"{text} (allowed +{allowed:.2f}): {'passes' if passed[name] else 'fails'}"
+        numbers[name] = f"{text}, in the mean {effects[name].value:.0%} of what induction heads do"
     return Verdict(
         claim="Mean-ablating as many other heads leaves in-context copying alone",
         source="Olsson et al. 2022",
         criterion="random sets of heads with neither prefix_matching nor previous_token above 0.4 raise the second "
-        f"copy's loss by at most {SMALL} nats in SmolLM2, in small models by at most half of what induction heads do",
+        f"copy's loss, in the mean over sets, by less than {SPARED:.0%} of what as many induction heads do",
         numbers=numbers,
         control="the claim before",
-        **outcome(passed),
+        **judge(effects, SPARED, at_most=True, unit="of what induction heads do"),
     )
 
 
 def bottleneck(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
-    numbers, passed, controls = {}, {}, []
+    numbers, effects, controls = {}, {}, []
     for name, one in found.items():
         row = groups[name].of("previous")
         numbers[name] = f"{one.previous}: {said(row)}"
         if name == REAL:
-            passed[name] = str(one.previous) == "L16H0" and row["effect"] >= BOTTLENECK
-            numbers[name] += f" (needed +{BOTTLENECK:.2f}): {'passes' if passed[name] else 'fails'}"
+            effects[name] = Effect(row["effect"], row["standard_error"], row["n_prompts"])
             best = groups[name].of("induction top 1")
             controls.append(f"its best induction head, {one.induction[0]}, alone: {said(best)}")
+    same = REAL not in found or str(found[REAL].previous) == "L16H0"
     return Verdict(
         claim="Copying hangs on one previous-token head",
         source="measured for this project beforehand, L16H0 of SmolLM2-135M",
@@ -168,30 +166,34 @@ def bottleneck(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict
         "the small models are listed beside it",
         numbers=numbers,
         control="; ".join(controls) or "SmolLM2 was not run",
-        **outcome(passed),
+        **judge(effects, BOTTLENECK, unit="nats", undecided="" if same else "Its best previous-token head is another."),
     )
 
 
 def composes_through_keys(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict:
-    numbers, passed = {}, {}
+    numbers, effects = {}, {}
     for name, one in found.items():
         full, kept = groups[name].of("previous, zero"), groups[name].of("previous, pattern_preserving")
-        passed[name] = full["effect"] >= FULL and kept["effect"] <= PRESERVED * full["effect"]
         text = f"{one.previous}: in full {full['effect']:+.2f}, patterns preserved {kept['effect']:+.3f}"
-        numbers[name] = f"{text} ± {kept['standard_error']:.3f}: {'passes' if passed[name] else 'fails'}"
+        numbers[name] = f"{text} ± {kept['standard_error']:.3f}"
+        if full["effect"] < FULL:
+            numbers[name] += ": the head itself does too little to tell"
+            continue
+        share, error = (kept[part] / full["effect"] for part in ("effect", "standard_error"))
+        effects[name] = Effect(share, error, kept["n_prompts"])
     return Verdict(
         claim="A previous-token head matters for where later heads look (K-composition), not for what they read",
         source="Olsson et al. 2022",
-        criterion=f"zero-ablating it in full raises the second copy's loss by at least {FULL} nats, and with the "
-        f"patterns of all heads preserved by at most {PRESERVED:.0%} of that",
+        criterion=f"where zero-ablating it in full raises the second copy's loss by {FULL} nats or more, it raises it "
+        f"with the patterns of all heads preserved by less than {PRESERVED:.0%} of that",
         numbers=numbers,
         control="the two runs differ in nothing but the patterns",
-        **outcome(passed),
+        **judge(effects, PRESERVED, at_most=True, unit="of the effect in full"),
     )
 
 
 def learns_from_text(found: dict[str, Subject], *, n_random: int) -> Verdict:
-    numbers, passed = {}, {}
+    numbers, effects = {}, {}
     metric = icl_score(50, 500, window=WINDOW)
     for name, one in found.items():
         if one.model.tokenizer is None or (one.model.n_ctx or 0) < TEXT_TOKENS:
@@ -203,27 +205,28 @@ def learns_from_text(found: dict[str, Subject], *, n_random: int) -> Verdict:
         wanted = {"induction": one.induction, **sets}
         swept = ablation_sweep(one.model, prompts, heads=wanted, metric=metric, progress=sys.stderr.isatty())
         row, others = swept.of("induction"), [swept.of(label)["effect"] for label in sets]
-        passed[name] = row["clean"] < 0 and row["effect"] > max(2 * row["standard_error"], *others)
+        if row["clean"] < 0:
+            effects[name] = Effect(row["effect"] - max(0.0, *others), row["standard_error"], row["n_prompts"])
         numbers[name] = (
             f"score {row['clean']:+.2f}; without {size} induction heads {said(row)}, without random ones "
-            f"{min(others):+.3f} … {max(others):+.3f}: {'passes' if passed[name] else 'fails'}"
+            f"{min(others):+.3f} … {max(others):+.3f}"
         )
     return Verdict(
         claim="Later tokens of a text are easier to predict, and induction heads have the largest share in that",
         source="Olsson et al. 2022",
         criterion=f"loss at token 500 less loss at token 50 (each the mean of {2 * WINDOW + 1} tokens around it) is "
-        "negative, and ablating the 8 best prefix-matching heads raises it, by 2 standard errors, more than any random "
-        "set of as many bystanders",
+        "negative, and ablating the 8 best prefix-matching heads raises it, and more than any random set of as many "
+        "bystanders does: by how much more than the worst of them",
         numbers=numbers or {"–": "no model here reads text of that length"},
         control=f"{n_random} random sets of as many bystanders; the text: {TEXT_PROMPTS} files of Python's standard "
         "library",
-        **outcome(passed),
+        **judge(effects, 0.0, unit="nats"),
     )
 
 
 def along_the_way(seeds: tuple[int, ...]) -> Verdict:
     """Snapshots before and after the loss on the second copy falls most."""
-    numbers, passed, controls = {}, {}, []
+    numbers, effects, controls = {}, {}, []
     for seed in seeds:
         snapshots = repeats_snapshots(seed)
         steps = sorted(snapshots)
@@ -239,9 +242,8 @@ def along_the_way(seeds: tuple[int, ...]) -> Verdict:
         wanted |= {str(head): [head] for head in one.bystanders}
         swept = ablation_sweep(one.model, one.prompts, heads=wanted, metric=metric, reference=one.reference)
         name, row = f"repeats-1500-seed{seed}", swept.of("induction")
-        passed[name] = row["effect"] + 2 * row["standard_error"] < 0
-        text = f"steps {first} → {last}: {len(one.induction)} induction heads {said(row, 'projected nats')}"
-        numbers[name] = f"{text}: {'passes' if passed[name] else 'fails'}"
+        effects[name] = Effect(row["effect"], row["standard_error"], row["n_prompts"])
+        numbers[name] = f"steps {first} → {last}: {len(one.induction)} induction heads {said(row, 'projected nats')}"
         others = [swept.of(str(head))["effect"] for head in one.bystanders]
         controls.append(
             f"seed {seed}: {one.previous} {swept.of('previous')['effect']:+.1f}, other heads "
@@ -251,10 +253,10 @@ def along_the_way(seeds: tuple[int, ...]) -> Verdict:
         claim="Ablating the induction heads undoes what the phase change did to the losses",
         source="Olsson et al. 2022, before-and-after ablation attribution",
         criterion="the change of all token losses on their ablation, projected on the way that the losses went over "
-        "the phase change (the steepest 100 steps and the snapshots around it), is negative by 2 standard errors",
+        "the phase change (the steepest 100 steps and the snapshots around it), is negative",
         numbers=numbers or {"–": "no snapshots were read"},
         control="; ".join(controls) or "none",
-        **outcome(passed),
+        **judge(effects, 0.0, at_most=True, unit="projected nats"),
     )
 
 

@@ -19,8 +19,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
+from experiments.judging import Effect, judge
 from experiments.subjects.induction_models import Subject, arguments, subjects
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import ablation_sweep
 
 PREVIOUS, INDUCTION = 0.9, 0.5  # of the cost of ablation that must be given back
@@ -69,7 +70,7 @@ def substituted(one: Subject) -> pd.DataFrame:
 
 def verdict(found: dict[str, Subject], table: Any, left_out: dict[str, str], group: str) -> Verdict:
     method, needed, what = KINDS[group]
-    numbers, passed, controls = {}, {}, []
+    numbers, effects, controls = {}, {}, []
     wrong = "ideal_induction" if method == "ideal_previous_token" else "ideal_previous_token"
     for name, one in found.items():
         rows = table[(table["model"] == name) & (table["label"] == group)].set_index("method")
@@ -81,8 +82,8 @@ def verdict(found: dict[str, Subject], table: Any, left_out: dict[str, str], gro
         if cost["effect"] < LEAST:
             numbers[name] = f"{text}: ablation costs too little to tell"
             continue
-        passed[name] = bool(row["given_back"] >= needed)
-        numbers[name] = f"{text}, {row['given_back']:.0%} given back: {'passes' if passed[name] else 'fails'}"
+        effects[name] = Effect(row["given_back"], row["standard_error"] / cost["effect"], len(one.prompts))
+        numbers[name] = f"{text}, {row['given_back']:.0%} given back"
         controls.append(f"{name} {rows.loc[wrong, 'given_back']:.0%}")
     return Verdict(
         claim=f"{what} at least {needed:.0%} of what ablation takes away",
@@ -91,7 +92,7 @@ def verdict(found: dict[str, Subject], table: Any, left_out: dict[str, str], gro
         f"where that rise is below {LEAST} nats nothing is concluded",
         numbers=numbers | left_out,
         control="the other ideal pattern in the same heads gives back " + (", ".join(controls) or "–"),
-        **outcome(passed),
+        **judge(effects, needed, unit="of the cost given back"),
     )
 
 

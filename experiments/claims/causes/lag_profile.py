@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import random
 import sys
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
+from experiments.judging import Effect, judge
 from experiments.subjects.induction_models import REFERENCE, Subject, arguments, subject
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import ablate, lag_profile, load_model, repeated_tokens
 
 LOWERED, SPARED = 0.5, 0.8  # of the probability at lag +1: at most without the heads, at least without others
@@ -57,8 +59,9 @@ def profiles(one: Subject) -> pd.DataFrame:
 
 
 def verdict(table: pd.DataFrame) -> Verdict:
-    numbers, passed, control = {}, {}, []
-    for name, rows in table.groupby("model", sort=False):
+    numbers, effects, control, failed = {}, {}, [], []
+    by_model: Any = table.groupby("model", sort=False)
+    for name, rows in by_model:
         wide = rows.pivot(index="lag", columns="heads", values="probability")
         own, ablated = wide["as it is"], next(column for column in wide if "induction" in str(column))
         others = wide[[column for column in wide if "other" in str(column)]].loc[1] / own[1]
@@ -67,9 +70,11 @@ def verdict(table: pd.DataFrame) -> Verdict:
             f"peak at lag {own.idxmax():+d}: {own.max():.3f} (next: {second.max():.4f} at {second.idxmax():+d}); "
             f"{ablated}: {wide.loc[1, ablated]:.4f}"
         )
-        passed[str(name)] = own.idxmax() == 1 and wide.loc[1, ablated] < LOWERED * own[1]
+        at_one = rows[rows["lag"] == 1].set_index("heads")
+        effects[str(name)] = Effect(wide.loc[1, ablated] / own[1], at_one.loc[ablated, "standard_error"] / own[1])
+        failed += [] if own.idxmax() == 1 else [f"The profile of {name} does not peak at lag +1."]
         if len(others):
-            passed[str(name)] &= float(others.min()) > SPARED
+            failed += [] if float(others.min()) > SPARED else [f"Other heads matter as well in {name}."]
             control.append(f"{name}: {others.min():.2f} to {others.max():.2f} of it")
     return Verdict(
         claim="After a repeated token the next one is expected at lag +1, and that is the induction heads' doing",
@@ -78,7 +83,7 @@ def verdict(table: pd.DataFrame) -> Verdict:
         f"is left, without as many other heads more than {SPARED}",
         numbers=numbers,
         control="without as many random other heads: " + ("; ".join(control) or "no model has as many"),
-        **outcome(passed),
+        **judge(effects, LOWERED, at_most=True, unit="of the probability left", undecided=" ".join(failed)),
     )
 
 

@@ -21,13 +21,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
+from experiments.judging import Effect, judge
 from experiments.subjects.induction_models import Subject, arguments, subjects
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Effects, Head, input_shares, patch_paths
 from induction_lab.interventions.senders import Component
 
 COMPONENTS: dict[Component, str] = {"k": "#d1495b", "q": "#2a6f97", "v": "#8d99ae"}
-ERRORS = 2.0  # standard errors by which the path to keys must exceed those to queries and values
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,23 +66,20 @@ def verdict(
     shares: dict[str, pd.DataFrame],
     left_out: dict[str, str],
 ) -> Verdict:
-    numbers, passed, controls = {}, {}, []
+    numbers, effects, controls = {}, {}, []
     for name, one in found.items():
         rows = {component: effects.of(str(one.previous)) for component, effects in paths[name].items()}
         keys = rows["k"]
         heads: Any = paths[name]["k"].table
         heads = heads[heads["n_heads"] == 1].sort_values("effect", ascending=False)
         rank = heads["label"].tolist().index(str(one.previous)) + 1
-        clear = all(
-            keys["effect"] - rows[other]["effect"] > ERRORS * (keys["standard_error"] + rows[other]["standard_error"])
-            for other in ("q", "v")
-        )
-        passed[name] = clear and rank == 1
         said = ", ".join(f"{c} {row['effect']:+.3f} ± {row['standard_error']:.3f}" for c, row in rows.items())
         to = " ".join(map(str, receivers(one)))
         numbers[name] = f"{one.previous} → {to}: {said}; to keys rank {rank} of {len(heads)} heads"
-        numbers[name] += f": {'passes' if passed[name] else 'fails'}"
         second = heads[heads["label"] != str(one.previous)].iloc[0]
+        most = max(rows["q"], rows["v"], second, key=lambda row: row["effect"])
+        error = float(np.hypot(keys["standard_error"], most["standard_error"]))
+        effects[name] = Effect(keys["effect"] - most["effect"], error, keys["n_prompts"])
         share = shares[name].set_index("sender")["share"]
         controls.append(
             f"{name}: next head to keys {second['label']} {second['effect']:+.3f}, {one.previous} is "
@@ -93,11 +90,11 @@ def verdict(
         "tells them as much",
         source="Elhage et al. 2021; for SmolLM2's L16H0 a prediction made before it was looked at",
         criterion="cutting the direct path from the best previous-token head to the induction heads' keys (those of "
-        f"their first two layers) raises the second copy's loss by more than {ERRORS:.0f} standard errors over that to "
-        "queries and over that to values, and most of all heads",
+        "their first two layers) raises the second copy's loss more than cutting that to queries, that to "
+        "values, or that from any other head to the keys: by how much more than the greatest of these",
         numbers=numbers | left_out,
         control="; ".join(controls),
-        **outcome(passed),
+        **judge(effects, 0.0, unit="nats"),
     )
 
 

@@ -18,8 +18,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from experiments.harness import begin, show_files
+from experiments.judging import votes
 from experiments.subjects.phase_runs import EVERY, RUNS, UNSEEN, arguments, follow, number, recipe, runs
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Trajectory, onset, plot_over_training, train_runs
 
 CLAMPS = {
@@ -83,7 +84,7 @@ def keys_verdict(table: pd.DataFrame) -> Verdict:
         },
         control="the same pattern clamped in layer 1, where no later head can use it: "
         + ", ".join(number(each["induction_forms"]) for each in wrong.values()),
-        **outcome(
+        **votes(
             {
                 f"seed {seed}": late(clamped[seed]["induction_forms"]) < late(plain[seed]["induction_forms"])
                 for seed in plain
@@ -108,7 +109,7 @@ def free_verdict(table: pd.DataFrame) -> Verdict:
             for seed in plain
         },
         control=f"the free runs; evaluations are {EVERY} steps apart",
-        **outcome(
+        **votes(
             {
                 f"seed {seed}": late(clamped[seed]["loss_halved"]) <= late(plain[seed]["loss_halved"]) / 2
                 for seed in plain

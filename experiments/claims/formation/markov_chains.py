@@ -22,7 +22,8 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.harness import RUNS_FOLDER, begin, common_arguments, show_files
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.judging import votes
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import AttentionOnlyConfig, Recipe, Run, TrainingPlan, train_runs
 from induction_lab.data.markov import in_context_bigrams, in_context_unigrams
 from induction_lab.data.training_streams import MarkovChains
@@ -113,7 +114,7 @@ def order_verdict(table: pd.DataFrame) -> Verdict:
         + ", ".join(f"{each['last_bigram']:.3f}" for each in one)
         + "; from unigrams "
         + ", ".join(f"{each['last_unigram']:.3f}" for each in one),
-        **outcome(
+        **votes(
             {
                 f"seed {seed}": each["nearest_unigram"] < min(each["bigram_then"], 0.5 * each["first_unigram"])
                 and each["dip"] < each["crossed"] < np.inf
@@ -137,7 +138,7 @@ def plateau_verdict(table: pd.DataFrame) -> Verdict:
             for seed in seeds
         },
         control="the chains on which unigrams help; same seeds, same shape",
-        **outcome({f"seed {seed}": doubly[seed]["crossed"] < flat[seed]["crossed"] for seed in seeds}),
+        **votes({f"seed {seed}": doubly[seed]["crossed"] < flat[seed]["crossed"] for seed in seeds}),
     )
 
 

@@ -15,8 +15,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from experiments.harness import begin, show_files
+from experiments.judging import votes
 from experiments.subjects.phase_runs import UNSEEN, arguments, followed, of, spread, summary
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import plot_over_training
 
 NONE = 0.15  # prefix matching below which there is no induction head
@@ -56,7 +57,7 @@ def verdict(table: pd.DataFrame) -> Verdict:
         },
         control=f"two layers on the same data: {spread(two['prefix_matching'])}, second copy "
         f"{spread(two['second_copy_loss'])} nats",
-        **outcome({f"seed {each['seed']}": each["highest_prefix_matching"] < NONE for each in one.to_dict("records")}),
+        **votes({f"seed {each['seed']}": each["highest_prefix_matching"] < NONE for each in one.to_dict("records")}),
     )
 
 

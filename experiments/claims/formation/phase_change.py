@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
+from experiments.judging import CAVEAT, HOLDS, Effect, judge, votes
 from experiments.subjects.phase_runs import (
     EVERY,
     HIGH,
@@ -34,7 +35,7 @@ from experiments.subjects.phase_runs import (
     spread,
     summary,
 )
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     Trajectory,
     ablation_sweep,
@@ -57,6 +58,7 @@ APART, RISEN = 2, 0.3  # claim 4: evaluation intervals; prefix matching at least
 FLAT = 0.1  # claim 17: nats per unit of ln index
 CORRELATED, EXCHANGES = 0.5, 200  # claim 19
 TURN = 45.0  # claim 15: degrees
+LENGTHLESS = "An angle is the wrong statistic: it does not say how far the path goes after the turn."
 LEFT_OUT = ("fixed-period", "large-start")  # of the plane of per-token losses
 
 
@@ -105,7 +107,7 @@ def formed_verdict(table: pd.DataFrame) -> Verdict:
         },
         control="trained on blocks of 31 tokens alone, seen on 20: stripe "
         f"{spread(fixed['induction_stripe'])}, second copy {spread(fixed['second_copy_loss'])} nats (ln 63 = 4.14)",
-        **outcome(
+        **votes(
             {
                 f"seed {each['seed']}": each["induction_stripe"] >= FORMED and each["second_copy_loss"] < COPIED
                 for each in two.to_dict("records")
@@ -129,7 +131,7 @@ def start_verdict(table: pd.DataFrame) -> Verdict:
             for each in large
         },
         control="the recipe itself, same seeds and batches",
-        **outcome(
+        **votes(
             {
                 f"seed {each['seed']}": (each["onset"] if each["onset"] == each["onset"] else late)
                 > steps[each["seed"]]
@@ -148,7 +150,7 @@ def abrupt_verdict(table: pd.DataFrame) -> Verdict:
         criterion=f"the best stripe score goes from below {LOW} to above {HIGH} within {WITHIN} steps",
         numbers={f"seed {each['seed']}": f"{number(each['rise_time'])} steps" for each in two},
         control=f"one layer: in {one['rise_time'].notna().sum()} of {len(one)} runs",
-        **outcome({f"seed {each['seed']}": each["rise_time"] <= WITHIN for each in two}),
+        **votes({f"seed {each['seed']}": each["rise_time"] <= WITHIN for each in two}),
     )
 
 
@@ -168,7 +170,7 @@ def together_verdict(table: pd.DataFrame) -> Verdict:
         },
         control=f"one layer: no rise (prefix matching at most {one['prefix_matching'].max():.2f}), gain steepest at "
         f"{spread(one['steepest_icl'], 0)}",
-        **outcome(
+        **votes(
             {
                 f"seed {each['seed']}": each["prefix_matching"] >= RISEN and gaps[f"seed {each['seed']}"] <= APART
                 for each in two
@@ -201,7 +203,7 @@ def pivot_verdict(paths: pd.DataFrame, found: dict[str, dict[int, Trajectory]]) 
         "steepest; one-layer runs turn less",
         numbers=numbers,
         control=f"one layer: {min(control):.0f}° to {max(control):.0f}°",
-        **outcome({name: ok and max(control) <= TURN for name, ok in passed.items()}),
+        **votes({name: ok and max(control) <= TURN for name, ok in passed.items()}, undecided=LENGTHLESS),
     )
 
 
@@ -215,12 +217,12 @@ def derivative_verdict(found: dict[str, dict[int, Trajectory]]) -> Verdict:
         numbers[f"seed {seed}"] = f"before {before:+.2f}, after {after:+.2f} nats per unit of ln index"
         passed[f"seed {seed}"] = abs(before) <= FLAT and after < -FLAT
     one = [late_slope(each, each.steps[-1]) for each in found["one-layer"].values()]
-    found_so = outcome(passed)
-    if found_so["outcome"] == "holds" and min(one) < -FLAT:
-        words = (
-            "One layer's loss ends falling with the index, too, if much less: the size tells them apart, not the sign."
-        )
-        found_so = {"outcome": "holds with a caveat", "caveat": words}
+    found_so = votes(passed)
+    for each in found_so.get("classes", {}).values():
+        if each["outcome"] == HOLDS and min(one) < -FLAT:
+            words = "One layer's loss ends falling with the index, too: the size tells them apart, not the sign."
+            each |= {"outcome": CAVEAT, "caveat": words}
+            found_so["outcome"] = CAVEAT
     return Verdict(
         claim="Late in the context the loss falls with the index only after the phase change",
         source="Olsson et al. 2022",
@@ -249,7 +251,7 @@ def correlation_verdicts(found: dict[int, Trajectory]) -> list[Verdict]:
     }
     verdicts = []
     for seen, weights, words in pairs.values():
-        numbers, passed = {}, {}
+        numbers, effects = {}, {}
         for seed, trajectory in found.items():
             x, y = together(trajectory, seen, weights)
             r = float(np.corrcoef(x, y)[0, 1])
@@ -257,15 +259,15 @@ def correlation_verdicts(found: dict[int, Trajectory]) -> list[Verdict]:
             exchanged = [abs(np.corrcoef(draw.permutation(x), y)[0, 1]) for _ in range(EXCHANGES)]
             chance = np.quantile(exchanged, 0.95)
             numbers[f"seed {seed}"] = f"r = {r:.2f} over {len(x)} heads and snapshots (by chance: {chance:.2f})"
-            passed[f"seed {seed}"] = r > CORRELATED
+            effects[f"seed {seed}"] = Effect(r)
         verdicts.append(
             Verdict(
                 claim=f"Over heads and snapshots they go together: {words}",
                 source="Olsson et al. 2022; Elhage et al. 2021",
-                criterion=f"correlation above {CORRELATED} in every seed",
+                criterion=f"correlation above {CORRELATED}",
                 numbers=numbers,
                 control="in brackets: what 95 % of exchanges of one of the two among heads and snapshots stay below",
-                **outcome(passed),
+                **judge(effects, CORRELATED),
             )
         )
     return verdicts

@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 
 from experiments.harness import begin, show_files
+from experiments.judging import votes
 from experiments.subjects.phase_runs import UNSEEN, arguments, followed, number, of, runs, spread, summary
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Trajectory, plot_small_multiples
 from induction_lab.training.runs import Run
 
@@ -73,7 +74,7 @@ def one_layer_verdict(table: pd.DataFrame) -> Verdict:
         },
         control=f"one layer without: halved in {plain['loss_halved'].notna().sum()} of {len(plain)} runs, at the end "
         f"{spread(plain['second_copy_loss'])} nats",
-        **outcome(
+        **votes(
             {
                 f"seed {a['seed']}": a["loss_halved"] == a["loss_halved"] and b["loss_halved"] != b["loss_halved"]
                 for a, b in zip(smeared.to_dict("records"), plain.to_dict("records"), strict=True)
@@ -97,7 +98,7 @@ def two_layer_verdict(table: pd.DataFrame) -> Verdict:
             for a, b in pairs
         },
         control=f"layer 0 without smearing: stripe at most {plain['layer_0_stripe'].max():.2f}",
-        **outcome(
+        **votes(
             {
                 f"seed {a['seed']}": first(a["loss_halved"], late) < first(b["loss_halved"], late)
                 and a["layer_0_stripe"] > 0.4

@@ -23,7 +23,8 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.harness import RUNS_FOLDER, begin, common_arguments, show_files
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.judging import votes
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     Recipe,
     Run,
@@ -168,7 +169,7 @@ def formed_verdict(table: pd.DataFrame) -> Verdict:
         },
         control=f"one layer: prefix matching {one['prefix_matching'].max():.2f}, second copy "
         f"{one['second_copy'].min():.2f} nats",
-        **outcome(
+        **votes(
             {
                 f"seed {each['seed']}": each["prefix_matching"] >= FORMED and each["rise_time"] <= 0.2 * each["steps"]
                 for each in two
@@ -191,7 +192,7 @@ def gain_verdict(table: pd.DataFrame) -> Verdict:
         },
         control=f"one layer: {one['icl_score']:+.3f} ± {one['icl_error']:.3f} nats, steepest in "
         f"{interval(one['steepest_icl'])}",
-        **outcome(
+        **votes(
             {
                 f"seed {each['seed']}": each["icl_score"] < one["icl_score"] - GAIN
                 and touch(each["steepest_prefix"], each["steepest_icl"])
@@ -214,7 +215,7 @@ def derivative_verdict(table: pd.DataFrame) -> Verdict:
             for each in two
         },
         control=f"one layer: {one['late_slope_early']:+.2f}, then {one['late_slope_end']:+.2f}",
-        **outcome(
+        **votes(
             {
                 f"seed {each['seed']}": abs(each["late_slope_early"]) <= FLAT and each["late_slope_end"] < -FLAT
                 for each in two

@@ -19,8 +19,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
+from experiments.judging import effect, judge
 from experiments.subjects.small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, tiled_model
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     HeadScores,
     HookedModel,
@@ -92,15 +93,14 @@ def read_pairs(model: HookedModel, scores: HeadScores) -> pd.DataFrame:
 
 def verdict(table: pd.DataFrame, without: dict[str, HeadScores]) -> Verdict:
     """K-composition only; models in which no induction head formed say nothing about it, and are named."""
-    numbers, passed = {}, {}
+    numbers, effects = {}, {}
     for name, rows in table.groupby("model", sort=False):
-        limit = SPREADS * rows["spread"].iloc[0]
-        ok = bool((rows["K"] > limit).all() and (rows["Q"].mean() < limit) and (rows["V"].mean() < limit))
-        passed[str(name)] = ok
+        spread = rows["spread"].iloc[0]
+        effects[str(name)] = effect(((rows["K"] - rows[["Q", "V"]].max(axis=1)) / spread).tolist())
         spans = ", ".join(f"{kind} {rows[kind].min():+.3f} … {rows[kind].max():+.3f}" for kind in "KQV")
         ranks = f"K rank 1 of {rows['n_earlier'].iloc[0]} earlier heads in {(rows['K_rank'] == 1).sum()} of {len(rows)}"
-        text = f"{rows['previous'].iloc[0]} → {len(rows)} induction heads: {spans} (limit ±{limit:.3f}); {ranks}"
-        numbers[str(name)] = f"{text}: {'passes' if ok else 'fails'}"
+        text = f"{rows['previous'].iloc[0]} → {len(rows)} induction heads: {spans} (a random pair ±{spread:.3f})"
+        numbers[str(name)] = f"{text}; {ranks}"
     for name, scores in without.items():
         best, loss = scores.top("prefix_matching", 1)[0][1], scores.loss_by_copy[1]
         facts = f"best prefix_matching {best:.2f}, loss on the second copy {loss:.2f}"
@@ -110,11 +110,11 @@ def verdict(table: pd.DataFrame, without: dict[str, HeadScores]) -> Verdict:
         claim="An induction head composes with the previous-token head through its keys, not its queries or values",
         source="Elhage et al. 2021",
         criterion="of the best earlier previous-token head and every head with prefix_matching above "
-        f"{INDUCTION}: K more than {SPREADS:.0f} standard deviations of a random pair above the Gaussian baseline, "
-        "mean Q and mean V not",
+        f"{INDUCTION}: K exceeds the greater of Q and V, in the mean over heads, by more than {SPREADS:.0f} standard "
+        "deviations of a random pair",
         numbers=numbers,
         control=f"the median over all earlier heads that the same induction heads could read: {medians}",
-        **outcome(passed),
+        **judge(effects, SPREADS, unit="standard deviations of a random pair"),
     )
 
 

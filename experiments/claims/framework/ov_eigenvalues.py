@@ -21,8 +21,9 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
+from experiments.judging import Effect, effect, judge
 from experiments.subjects.small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, tiled_model
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     AttentionOnlyConfig,
     AttentionOnlyTransformer,
@@ -42,6 +43,11 @@ from induction_lab.plots.circuits import plot_eigenvalue_grid
 
 INDUCTION = 0.4  # prefix matching from which a head counts as an induction head
 CORNER = 0.9  # of the claims
+CLAIMS = {
+    "ov_copying": "The OV circuits of induction heads copy: their eigenvalues are positive",
+    "qk_matching": "Through the previous-token heads the QK circuits of induction heads match: so are theirs",
+    "qk_diagonal": "Through the previous-token heads an induction head's query is matched best by its own token",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,46 +97,41 @@ def read_heads(model: HookedModel) -> pd.DataFrame:
 
 
 def verdicts(table: pd.DataFrame) -> list[Verdict]:
-    """The extreme corner, and each token matched best by itself."""
+    """Copying values, matching keys, and each token matched best by itself."""
     heads = table[table["prefix_matching"] > INDUCTION]
     others = table[(table["prefix_matching"] <= INDUCTION) & (table["model"] != "random weights")]
     random = table[table["model"] == "random weights"]
-    corner, match, passed_corner, passed_match = {}, {}, {}, {}
+    told: dict[str, dict[str, str]] = {name: {} for name in CLAIMS}
+    effects: dict[str, dict[str, Effect]] = {name: {} for name in CLAIMS}
     without = [name for name in dict.fromkeys(others["model"]) if name not in set(heads["model"])]
     for name, rows in heads.groupby("model", sort=False):
-        in_corner = (rows["ov_copying"] > CORNER) & (rows["qk_matching"] > CORNER)
-        ov = f"ov_copying {rows['ov_copying'].min():.2f} … {rows['ov_copying'].max():.2f}"
-        qk = f"qk_matching {rows['qk_matching'].min():.2f} … {rows['qk_matching'].max():.2f}"
-        corner[str(name)] = f"{in_corner.sum()} of {len(rows)} induction heads in the corner: {ov}, {qk}"
-        passed_corner[str(name)] = bool(in_corner.all())
-        best = rows["qk_diagonal"]
-        match[str(name)] = f"{len(rows)} induction heads: {best.min():.2f} … {best.max():.2f} of tokens"
-        passed_match[str(name)] = bool((best > CORNER).all())
+        for column in CLAIMS:
+            values = rows[column]
+            told[column][str(name)] = (
+                f"{(values > CORNER).sum()} of {len(rows)} induction heads above {CORNER}: {values.min():.2f} … "
+                f"{values.max():.2f}"
+            )
+            effects[column][str(name)] = effect(values.tolist())
     best = {name: rows["prefix_matching"].max() for name, rows in others.groupby("model")}
     missing = {str(name): f"no induction head (best prefix_matching {best[name]:.2f}): not read" for name in without}
     return [
         Verdict(
-            claim="Induction heads sit in the extreme corner: their OV circuits copy, their QK circuits match prefixes",
+            claim=claim,
             source="Elhage et al. 2021",
-            criterion=f"ov_copying and qk_matching above {CORNER} for every head with prefix_matching > {INDUCTION}",
-            numbers=corner | missing,
+            criterion=f"{column} of the heads with prefix_matching > {INDUCTION}, in the mean of a model, is above "
+            f"{CORNER}",
+            numbers=told[column] | missing,
             control=f"means of other heads: {_means(others)}; of random weights: {_means(random)}",
-            **outcome(passed_corner),
-        ),
-        Verdict(
-            claim="Through the previous-token heads an induction head's query is matched best by its own token",
-            source="Elhage et al. 2021",
-            criterion=f"for more than {CORNER} of tokens, for every head with prefix_matching > {INDUCTION}",
-            numbers=match | missing,
-            control=f"random weights: {random['qk_diagonal'].mean():.3f} of tokens",
-            **outcome(passed_match),
-        ),
+            **judge(effects[column], CORNER),
+        )
+        for column, claim in CLAIMS.items()
     ]
 
 
 def _means(rows: Any) -> str:
     read = rows[rows["qk_matching"] != 0]
-    return f"ov_copying {rows['ov_copying'].mean():+.2f}, qk_matching {read['qk_matching'].mean():+.2f}"
+    means = f"ov_copying {rows['ov_copying'].mean():+.2f}, qk_matching {read['qk_matching'].mean():+.2f}"
+    return f"{means}, qk_diagonal {read['qk_diagonal'].mean():.3f}"
 
 
 def draw_corner(table: pd.DataFrame) -> Figure:

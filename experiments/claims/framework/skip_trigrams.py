@@ -21,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files, show_line
+from experiments.judging import by_construction, effect, judge
 from experiments.subjects.small_models import TEXT_VOCABULARY, text_model
 from experiments.verdicts import Verdict, outcome, save_verdicts
 from induction_lab import (
@@ -124,7 +125,7 @@ def trigram_verdict(table: pd.DataFrame) -> Verdict:
             f"median ×{np.exp(np.median(lift)):.1f}"
         },
         control=f"the same with outs exchanged among them: {control:.0%}; median ×{np.exp(np.median(exchanged)):.2f}",
-        outcome=outcome({"all": share > 0.9})["outcome"],
+        **judge({"text-1l": effect((lift > 0).tolist())}, 0.9, unit="of skip-trigrams lifted"),
         caveat="The commonest tokens were chosen after a first look at all, whose strongest pairs hardly ever meet. "
         "One head is one part of what the model says: other heads and the direct path can outweigh it.",
     )
@@ -147,7 +148,7 @@ def path_verdict(models: list[HookedModel]) -> Verdict:
         criterion="with patterns and norms held, the paths add up to the logits within 1e-5 of the largest",
         numbers=numbers,
         control=f"leaving out the weakest path moves a logit by, of the largest: {', '.join(left_out)}",
-        **outcome(passed),
+        **by_construction(passed),
     )
 
 

@@ -17,8 +17,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
+from experiments.judging import Effect, judge
 from experiments.subjects.induction_models import Subject, arguments, subjects
-from experiments.verdicts import Verdict, outcome, save_verdicts
+from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Head, ablation_sweep, plot_term_importance, term_importance
 
 INTACT, DESTROYED = 0.05, 2.0  # nats: without layer 0's outputs at most, without layer 1's at least
@@ -57,7 +58,7 @@ def layers_removed(one: Subject, prompts) -> dict[int, dict]:
 
 
 def verdict(tables: dict, kept: dict, left_out: dict[str, str]) -> Verdict:
-    numbers, passed, controls = {}, {}, []
+    numbers, effects, weak, controls = {}, {}, [], []
     for name, by_norm in tables.items():
         values = {frozen: table.set_index("order")["value"] for frozen, table in by_norm.items()}
         terms = ", ".join(f"{order}: {value:.2f}" for order, value in values[True].items())
@@ -65,11 +66,11 @@ def verdict(tables: dict, kept: dict, left_out: dict[str, str]) -> Verdict:
             numbers[name] = f"loss with paths through at most n heads, {terms}: not a two-layer model, listed only"
             continue
         first, second = kept[name][0], kept[name][1]
-        passed[name] = abs(first["effect"]) <= INTACT and second["effect"] >= DESTROYED
+        effects[name] = Effect(abs(first["effect"]), first["standard_error"])
+        weak += [] if second["effect"] >= DESTROYED else [name]
         numbers[name] = (
             f"patterns preserved, without layer 0 {first['effect']:+.3f} ± {first['standard_error']:.3f}, without "
-            f"layer 1 {second['effect']:+.2f}; loss with paths through at most n heads, {terms}: "
-            f"{'passes' if passed[name] else 'fails'}"
+            f"layer 1 {second['effect']:+.2f}; loss with paths through at most n heads, {terms}"
         )
         own = ", ".join(f"{order}: {value:.2f}" for order, value in values[False].items())
         controls.append(f"{name} {own}")
@@ -82,8 +83,12 @@ def verdict(tables: dict, kept: dict, left_out: dict[str, str]) -> Verdict:
         numbers=numbers | left_out,
         control="the same sums with norms run on each pass's own stream, which scale up a stream that lacks a part: "
         + ("; ".join(controls) or "–"),
-        **outcome(passed),
+        **judge(effects, INTACT, at_most=True, unit="nats", undecided=control_failed(weak)),
     )
+
+
+def control_failed(weak: list[str]) -> str:
+    return f"Without layer 1 too little is lost in {', '.join(weak)} to tell." if weak else ""
 
 
 def draw(tables: dict) -> Figure:

@@ -38,6 +38,7 @@ from experiments.essay.context_fusion.minimal_pairs import (
 )
 from experiments.essay.passages import arguments, group_size, read_data, reading_model, same_layers
 from experiments.harness import begin, show_files
+from experiments.judging import by_construction
 from experiments.verdicts import Verdict, outcome, save_verdicts
 from induction_lab import Head, HookedModel
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
@@ -164,22 +165,20 @@ def at_it(table: Any) -> Verdict:
     rows = table[table["kind"] == "it"].set_index("quantity")
     apart, word = rows.loc["difference at it"], rows.loc["difference at word"]
     looking = _by_heads(table, "attention from it").loc["best"]
-    passed = apart["value"] > SEEN and looking["value"] > 2 * looking["standard_error"]
-    verdict = outcome({table["model"][0]: bool(passed)})
-    if not passed:
-        verdict["caveat"] = 'A model that reads left to right has not seen "tired" when it is at "it".'
+    same = apart["value"] <= SEEN and looking["value"] <= SEEN
     return Verdict(
-        claim='When the model processes "it", attention picks the noun that "tired" goes with and fuses it into "it"',
+        claim='A model that reads left to right cannot fuse into "it" the noun that "tired" goes with: it has not read '
+        '"tired" yet',
         source=ESSAY,
         measured='the residual stream and the attention at "it" in two sentences that differ only in a later word',
-        criterion=f'the streams at "it" of the two sentences differ by more than {SEEN:g} of their size, and attention '
-        "from there prefers the right noun by 2 standard errors",
+        criterion=f'the streams at "it" of the two sentences differ by at most {SEEN:g} of their size, attention from '
+        f"there prefers the right noun by no more, and at the word itself the streams differ by more than {SEEN:g}",
         numbers={
             'difference of the streams at "it"': f"{apart['value']:.2g} of their size, mean of {apart['pairs']} pairs",
             'attention from "it", right less wrong noun': f"{_told(looking)} (the {HEADS} best heads)",
         },
         control=f"at the word itself the streams differ by {word['value']:.2f} ± {word['standard_error']:.2f}",
-        **verdict,
+        **by_construction({table["model"][0]: bool(same and word["value"] > SEEN)}),
     )
 
 

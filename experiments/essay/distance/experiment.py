@@ -35,6 +35,7 @@ from experiments.essay.distance.reading import (
     measure_small,
 )
 from experiments.harness import begin, common_arguments, show_files
+from experiments.judging import votes
 from experiments.verdicts import OUTCOMES, Verdict, outcome, save_verdicts
 from induction_lab import HookedModel, load_model
 
@@ -94,7 +95,7 @@ def attention_verdict(table: pd.DataFrame) -> Verdict:
         f"at {NEAR} ({LEARNT} times chance)",
         numbers={name: told(rows, FAR) for name, rows in runs(table, "attention")},
         control=control(table, "attention"),
-        **outcome({name: ok for name, ok in kept.items() if ok is not None}),
+        **votes({name: ok for name, ok in kept.items() if ok is not None}),
     )
 
 
@@ -109,7 +110,7 @@ def past_verdict(table: pd.DataFrame) -> Verdict:
         criterion=f"accuracy at a gap of {far} tokens at least {KEPT:g} of that at {NEAR}, in every seed",
         numbers={name: told(rows, far) for name, rows in runs(table, "attention")},
         control=control(table, "attention", beyond=True),
-        **outcome({name: ok for name, ok in kept.items() if ok is not None}),
+        **votes({name: ok for name, ok in kept.items() if ok is not None}),
     )
 
 
@@ -128,7 +129,7 @@ def recurrent_verdict(table: pd.DataFrame, sizes: dict[str, int]) -> Verdict:
             side_by_side = moved(table, kind).get(FAR + SHORTEST, float("nan"))
             if side_by_side < near / 2:
                 fails.append(f"{kind} {side_by_side:.3f}")
-    found = outcome(passed)
+    found: Any = outcome(passed)
     if found["outcome"] == OUTCOMES[0] and fails:
         found = {
             "outcome": OUTCOMES[1],

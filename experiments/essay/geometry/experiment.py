@@ -210,7 +210,7 @@ def verdict_turned(model: HookedModel, layers: Any) -> Verdict:
     turned = [at(layers, middle, f"angle to {what}")[0] > TURNED for what in ("static embedding", "the neutral word")]
     shown = [name for name in names if name.startswith("angle") and "less" not in name]
     own = "angle of the neutral word to static embedding"
-    result = outcome({model.name: all(turned) and more > ERRORS * error})
+    result: Any = outcome({model.name: all(turned) and more > ERRORS * error})
     if result["outcome"] == OUTCOMES[0] and at(layers, middle, own)[0] > TURNED:  # the control does it too
         result = {
             "outcome": OUTCOMES[1],
@@ -268,7 +268,7 @@ def verdict_pull(model: HookedModel, heads: Any, parts: dict[str, float], best: 
     top = heads.nlargest(5, "pull")
     first = ", ".join(f"{row['head']} {row['pull']:.3f} ± {row['standard_error']:.3f}" for _, row in top.iterrows())
     beyond = (heads["pull"] - heads["shuffled"]) / heads["standard_error"]  # labels that know nothing do not pull by 0
-    result = outcome({model.name: bool(pulling.mean() > MOST)})
+    result: Any = outcome({model.name: bool(pulling.mean() > MOST)})
     if result["outcome"] == OUTCOMES[0] and not pulling.all():  # the essay says every head
         told = f"Not every head does: {(~pulling).sum()} of {len(heads)} do not pass."
         result = {"outcome": OUTCOMES[1], "caveat": told}

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from experiments.judging import by_construction
 from experiments.verdicts import Verdict, outcome
 from induction_lab import HookedModel
 
@@ -39,7 +40,7 @@ def _formula(model: HookedModel, table: Any) -> Verdict:
         criterion=f"at most {EXACT:g} in every layer, and every wrong formula at least {WRONG} in the median layer",
         numbers={"the formula": f"at most {own['max']:.1e}, median layer {own['median']:.1e}"},
         control="median layer " + ", ".join(f"{name} {value:.2f}" for name, value in wrong.items()),
-        **outcome({model.name: bool(own["max"] <= EXACT and wrong.min() >= WRONG)}),
+        **by_construction({model.name: bool(own["max"] <= EXACT and wrong.min() >= WRONG)}),
     )
 
 

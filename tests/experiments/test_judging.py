@@ -1,0 +1,142 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from scripts import script
+
+judging = script("judging")
+Effect, judge, pooled, votes = judging.Effect, judging.judge, judging.pooled, judging.votes
+
+
+def outcome_of(found, kind="small models"):
+    return found["classes"][kind]["outcome"]
+
+
+def test_an_effect_is_a_mean_over_items_with_its_error():
+    items = [1.0, 2.0, 4.0]
+    assert judging.effect(items) == pytest.approx((np.mean(items), np.std(items, ddof=1) / math.sqrt(3), 3))
+    assert judging.effect([2.0]) == (2.0, None, 1)
+    with pytest.raises(ValueError, match="at least one item"):
+        judging.effect([])
+
+
+def test_the_interval_over_models_is_student_s():
+    values = [0.1, 0.4, 0.3, 0.9]
+    low, high = stats.t.interval(0.9, 3, np.mean(values), stats.sem(values))
+    assert pooled([Effect(x) for x in values]) == pytest.approx((np.mean(values), low, high))
+
+
+def test_models_that_happen_to_agree_are_no_surer_than_their_own_errors_allow():
+    agreeing = pooled([Effect(0.5, 0.2)] * 3)
+    assert agreeing.high - agreeing.value == pytest.approx(stats.t.ppf(0.95, 2) * 0.2 / math.sqrt(3))
+
+
+@pytest.mark.parametrize(("one", "half"), [(Effect(1.0, 0.1, 5), stats.t.ppf(0.95, 4) * 0.1), (Effect(1.0), math.inf)])
+def test_one_model_is_bounded_by_its_own_items_or_not_at_all(one, half):
+    assert pooled([one]).high - 1.0 == pytest.approx(half)
+
+
+def test_effects_that_are_no_numbers_are_refused():
+    for bad in ([], [Effect(math.inf)], [Effect(1.0), Effect(math.nan)]):
+        with pytest.raises(ValueError, match="Finite effects of at least one model"):
+            pooled(bad)
+
+
+@pytest.mark.parametrize(
+    ("values", "at_most", "expected"),
+    [
+        ([0.8, 0.9, 0.85], False, "holds"),
+        ([0.1, 0.2, 0.15], False, "does not hold here"),
+        ([0.2, 0.9, 0.7], False, "not decided"),
+        ([0.8, 0.9, 0.85, 0.8, 0.9, 0.45], False, "holds with a caveat"),
+        ([0.1, 0.2, 0.15], True, "holds"),
+        ([0.8, 0.9, 0.85], True, "does not hold here"),
+        ([0.8], False, "not decided"),
+    ],
+)
+def test_the_outcome_is_where_the_interval_lies(values, at_most, expected):
+    effects = {f"seed {seed}": Effect(value) for seed, value in enumerate(values)}
+    found = judge(effects, 0.5, at_most=at_most)
+    assert found["outcome"] == outcome_of(found) == expected
+    assert ("seed 5" in found["classes"]["small models"]["caveat"]) == (expected == "holds with a caveat")
+
+
+def test_classes_of_models_are_judged_apart_and_one_language_model_is_a_caveat():
+    effects = {f"seed {seed}": Effect(0.1 + 0.01 * seed) for seed in range(5)} | {"smollm2-135m": Effect(0.9, 0.01, 16)}
+    found = judge(effects, 0.5)
+    assert found["outcome"] == "differs by class of models" and outcome_of(found) == "does not hold here"
+    assert outcome_of(found, "language models") == "holds with a caveat"
+    assert outcome_of(judge({"gemma3-270m": Effect(0.6, 0.2, 16)}, 0.5), "language models") == "not decided"
+
+
+def test_a_failed_control_leaves_it_undecided_and_no_model_untested():
+    found = judge({f"seed {seed}": Effect(0.9) for seed in range(5)}, 0.5, undecided="The control failed.")
+    assert found["outcome"] == "not decided" and found["classes"]["small models"]["caveat"] == "The control failed."
+    assert judge({}, 0.5)["outcome"] == votes({})["outcome"] == judging.by_construction({})["outcome"] == "not tested"
+
+
+@pytest.mark.parametrize("models", [1, 2, 3, 5, 15])
+@pytest.mark.parametrize("between", [0.0, 0.3])
+def test_null_effects_are_said_to_hold_once_in_twenty_at_most(models, between):
+    """Effects that lie on the threshold, models unlike each other, prompts inside them: 2,000 draws."""
+    if models == 1 and between:
+        return  # one model tells nothing about others, and says so
+    draw, held, failed, n = np.random.default_rng(models), 0, 0, 2000
+    for _ in range(n):
+        means = draw.normal(0.5, between, models)
+        effects = {f"seed {i}": judging.effect(draw.normal(mean, 1.0, 16).tolist()) for i, mean in enumerate(means)}
+        found = judge(effects, 0.5)["outcome"]
+        held += found.startswith("holds")
+        failed += found == "does not hold here"
+    limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / n)
+    assert held / n < limit and failed / n < limit
+
+
+def test_effects_far_from_the_threshold_are_seen_by_five_models():
+    draw = np.random.default_rng(0)
+    for true, expected in ((0.9, "holds"), (0.1, "does not")):
+        found = 0
+        for _ in range(200):
+            effects = {f"seed {i}": judging.effect(draw.normal(true, 0.3, 16).tolist()) for i in range(5)}
+            found += judge(effects, 0.5)["outcome"].startswith(expected)
+        assert found > 190
+
+
+@pytest.mark.parametrize(
+    ("n", "passing", "expected"),
+    [(1, 1, "not decided"), (4, 4, "not decided"), (5, 5, "holds"), (5, 0, "does not hold here"),
+     (5, 4, "not decided"), (10, 9, "holds with a caveat"), (10, 8, "not decided")],
+)  # fmt: skip
+def test_votes_decide_where_they_leave_half_of_the_models_behind(n, passing, expected):
+    found = votes({f"seed {i}": i < passing for i in range(n)})
+    assert found["outcome"] == expected
+    told = found["classes"]["small models"]
+    low, high = stats.binomtest(passing, n).proportion_ci(0.9, method="exact")
+    assert (told["low"], told["high"]) == pytest.approx((low, high))
+
+
+def test_votes_of_a_coin_hold_once_in_twenty_at_most():
+    for n in range(1, 16):
+        chance = [stats.binom.pmf(k, n, 0.5) for k in range(n + 1)]
+        held = [votes({f"seed {i}": i < k for i in range(n)})["outcome"].startswith("holds") for k in range(n + 1)]
+        assert sum(p for p, ok in zip(chance, held, strict=True) if ok) <= 0.05
+
+
+def test_what_is_true_by_construction_is_called_so_where_the_check_comes_out():
+    assert judging.by_construction({"a": True})["outcome"] == "true by construction, checked"
+    failed = judging.by_construction({"a": True, "b": False})
+    assert failed["outcome"] == "does not hold here" and "failed for b" in failed["caveat"]
+
+
+@pytest.mark.parametrize(
+    ("passed", "expected", "caveat"),
+    [
+        ({}, "not tested", "No model here has what the claim is about."),
+        ({"a": True}, "holds", ""),
+        ({"a": True, "b": True, "c": False}, "holds with a caveat", "Fails for c."),
+        ({"a": True, "b": False}, "does not hold here", "Fails for b."),
+    ],
+)
+def test_parts_of_a_claim_in_one_model_are_named_where_they_fail(passed, expected, caveat):
+    assert judging.outcome(passed) == {"outcome": expected, "caveat": caveat}
