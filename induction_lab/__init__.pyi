@@ -24,6 +24,7 @@ from .circuits import (
     classify_heads as classify_heads,
     explain as explain,
     find_circuit as find_circuit,
+    surviving_kinds as surviving_kinds,
 )
 from .data import (
     Prompts as Prompts,

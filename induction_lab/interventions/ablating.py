@@ -6,11 +6,13 @@ it is bit for bit what it was. How heads are replaced: see `induction_lab.interv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.exact import HeadOutputs, LayerAttention
@@ -75,6 +77,31 @@ def ablate(
     ablation = _Ablation(model, chosen, kind(runs, reference=given, seed=seed))
     with edit_attention(model, ablation.edit), ablation.hooked():
         yield model
+
+
+@contextmanager
+def constant_heads(
+    model: HookedModel, heads: Iterable[Head], means: Mapping[int, Float[Tensor, "head d_head"]]
+) -> Iterator[None]:
+    """Let heads put out one vector at all positions but the first, which keeps its own: for prompts of any length.
+
+    Where the vectors are means over positions of a reference (`means_over_positions`) and prompts begin with BOS,
+    nothing of a prompt passes through the heads. The network alone is edited, not its TransformerLens surface.
+    """
+    chosen: dict[int, list[int]] = {}
+    for head in heads:
+        chosen.setdefault(head.layer, []).append(head.head)
+
+    def edit(attention: LayerAttention) -> LayerAttention:
+        here = chosen.get(attention.layer)
+        if here is None:
+            return attention
+        z = attention.z.clone()
+        z[:, here, 1:] = means[attention.layer][here][:, None].to(z)
+        return replace(attention, z=z)
+
+    with edit_attention(model, edit):
+        yield
 
 
 class _UnhookedRuns:

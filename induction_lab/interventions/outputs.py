@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from induction_lab.attention.exact import HeadOutputs, LayerAttention
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.batches import chunks
 from induction_lab.internals.editing import edit_attention
+from induction_lab.internals.reading import attention_layers
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -101,6 +102,21 @@ def sums_over(prompts: Prompts, look: Callable[[Prompts], Outputs]) -> Sums:
     """The sums over all prompts of what `look` sees, some prompts at a time."""
     parts = (prompts[some] for some in chunks(*prompts.tokens.shape))
     return functools.reduce(operator.add, (Sums.of(look(part), part) for part in parts))
+
+
+def means_over_positions(model: HookedModel, reference: Prompts) -> Mapping[int, Float[Tensor, "head d_head"]]:
+    """By layer, what each head puts out on average, over all prompts and all positions but the first and padding.
+
+    The first position is left out because most models keep a sink there, which is like no other.
+    """
+    layers = attention_layers(model)
+
+    def look(prompts: Prompts) -> Outputs:
+        return Outputs({layer: seen.z for layer, seen in clean_run(model, prompts.tokens, layers).items()})
+
+    sums = sums_over(reference, look)
+    n = sums.count[1:].sum()
+    return {layer: total[0, :, 1:].sum(1) / n for layer, total in sums.total.heads.items()}
 
 
 def clean_run(

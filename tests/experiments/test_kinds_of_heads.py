@@ -4,46 +4,81 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.showcase import kinds_of_heads
-from induction_lab import HeadKinds
-from induction_lab.circuits.kinds import COLUMNS
+from experiments.showcase import behaviours, kinds_of_heads, kinds_page
 
 
-def test_tables_maps_and_the_page(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
     kinds = ["induction", "previous-token"]
-    kinds_of_heads.main(["--models", "induction-2l", "--kinds", *kinds, "--prompts", "4", "--out", str(tmp_path)])
-    table, ablated, shared = (
-        pd.read_csv(tmp_path / f"kinds_of_heads{end}.csv") for end in ("", "_ablated", "_overlaps")
-    )
-    assert set(table["kind"]) == set(kinds) and len(table) == 16
-    assert set(ablated["behaviour"]) == {"copying"}  # no tokenizer, no tasks
+    how = ["--models", "induction-2l", "--kinds", *kinds, "--prompts", "4", "--out", str(folder), "--kept"]
+    kinds_of_heads.main([*how, str(folder / "kept")])
+    kinds_of_heads.main([*how, str(folder / "kept"), "--resume"])
+    return folder
+
+
+def test_tables_maps_and_the_page(written):
+    ends = ("", "_ablated", "_overlaps", "_surviving")
+    table, ablated, _, left = (pd.read_csv(written / f"kinds_of_heads{end}.csv") for end in ends)
+    assert set(table["kind"]) == {"induction", "previous-token"} and len(table) == 16  # once, though run twice
+    assert set(ablated["behaviour"]) == {"copying"}  # no tokenizer, no words
     lost = ablated.set_index("kind")["effect"]
     assert lost["induction"] > 3 and lost["previous-token"] > 3  # of ln 100 nats
-    assert (tmp_path / "kinds_of_heads_induction-2l.png").read_bytes()[:4] == b"\x89PNG"
-    page = kinds_of_heads.page(table, ablated, shared)
+    assert left.set_index(["ablated", "kind"]).loc[("previous-token", "induction"), "left"] < 0.1
+    assert (written / "kinds_of_heads_induction-2l.png").read_bytes()[:4] == b"\x89PNG"
+    page = kinds_page.page(written)
     assert "**L1H3** 0.989" in page and "## What papers predict" in page and "nan" not in page and "not decided" in page
+    assert "− previous-token" in page
 
 
-def test_bystanders_are_of_no_kind_and_of_the_same_layers_where_there_are_enough():
-    rows = [
-        (f"L{layer}H{h}", layer, h, "a", "s", 1.0, 0.0, 0.0, 0.0, (layer, h) in {(0, 0), (1, 0), (1, 1), (1, 2)})
-        for layer in range(2)
-        for h in range(4)
-    ]
-    found = HeadKinds("m", pd.DataFrame(rows, columns=COLUMNS))
-    for seed in range(20):
-        chosen = kinds_of_heads.bystanders(found, found.of("a"), seed)
-        assert len(set(chosen)) == 4 == len(chosen)
-        assert not set(chosen) & set(found.of("a"))
-    assert {head.layer for head in chosen} == {0, 1}
+def test_a_run_that_was_cut_off_is_taken_up(written, monkeypatch):
+    monkeypatch.setattr(kinds_of_heads, "classify_heads", None)
+    monkeypatch.setattr(kinds_of_heads, "ablation_sweep", None)
+    (written / "kept" / "induction-2l_surviving.csv").unlink()
+    folder = written / "again"
+    how = ["--models", "induction-2l", "--prompts", "4", "--out", str(folder), "--kept", str(written / "kept")]
+    kinds_of_heads.main([*how, "--resume"])
+    for end in ("", "_ablated", "_surviving"):
+        one, other = (pd.read_csv(place / f"kinds_of_heads{end}.csv") for place in (written, folder))
+        pd.testing.assert_frame_equal(one, other, atol=1e-6)
+
+
+def test_rows_of_other_models_stay(tmp_path):
+    path = tmp_path / "t.csv"
+    kinds_of_heads.replaced(path, pd.DataFrame({"model": ["a", "b"], "x": [1, 2]}))
+    kinds_of_heads.replaced(path, pd.DataFrame({"model": ["a"], "x": [3]}))
+    assert pd.read_csv(path).to_dict("list") == {"model": ["b", "a"], "x": [2, 3]}
 
 
 def test_task_prompts_end_where_the_answer_is_next(smollm2):
-    prompts, metric = kinds_of_heads.task_prompts(smollm2, 8)
+    prompts, metric = behaviours.task_prompts(smollm2, 8)
     assert len(prompts) == 8
     row = prompts.tokens[0, : int(prompts.lengths[0])]
     assert smollm2.tokenizer.decode(row).endswith("A:")
     with torch.no_grad():
-        logits = smollm2.logits(row[None])[0]
+        padded = torch.cat([row, row[-1:]])[None]  # the answer's place is in front of what would follow
+        logits = smollm2.logits(padded)[0, : len(row)]
     assert metric(logits, row) == pytest.approx(metric(logits + 3, row), abs=1e-3)
     assert 0 < metric(logits, row) < 12
+
+
+@pytest.mark.parametrize("kind", behaviours.LISTS)
+def test_lists_of_words_are_read_where_each_word_begins(kind, smollm2):
+    prompts, metric = behaviours.word_lists(smollm2, kind, 4)
+    for row, n in zip(prompts.tokens, prompts.real_lengths.tolist(), strict=True):
+        text = smollm2.tokenizer.decode(row[1:n])
+        first, second = (part.split(": ")[1].split(", ") for part in text.split("\n"))
+        assert len(first) == len(second) == behaviours.N_WORDS and (first == second) == (kind == "words")
+        logits = torch.zeros(n, smollm2.d_vocab)
+        behind = smollm2.tokenizer.decode(row[1:n]).split("\n")[1].split(": ")[1]
+        starts, text = [], text[: -len(behind) - 1]
+        for i, word in enumerate(second):
+            starts.append(1 + len(smollm2.tokenizer(text)["input_ids"]))
+            text += f" {word}" if i == len(second) - 1 else f" {word},"
+        for place in starts[behaviours.SHOWN_FIRST :]:
+            logits[place - 1, row[place]] = 50.0
+        assert metric(logits, row[:n]) < 1e-6  # all that is asked, and at no other place
+        logits[starts[-1] - 1] = 0.0
+        assert metric(logits, row[:n]) > 1
+    unrelated, _ = behaviours.word_lists(smollm2, kind, 4, related=False)
+    assert not torch.equal(unrelated.tokens[:, :8], prompts.tokens[:, :8])

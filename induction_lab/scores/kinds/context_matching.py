@@ -22,11 +22,14 @@ N_CHUNKS = N_ORDERS * N_TIMES
 class ContextMatching(LayerScore):
     """Share of queries whose most attended earlier chunk has the order of their own.
 
-    16 prompts `BOS` and 40 chunks, each the same 8 random tokens in one of 4 orders; every order comes 10 times, and
+    Prompts are `BOS` and 40 chunks, each the same 8 random tokens in one of 4 orders; every order comes 10 times, and
     which comes when is random. Attention to a chunk is the sum over its tokens. Queries are the tokens of chunks whose
     order came before; of those, taking any earlier chunk whatever its order, 1 in 4 is right. Unlike those of the
     source, orders are drawn until no token stands at the same place in two of them, so that every token tells the order
     to who knows its place.
+
+    Args:
+        n_prompts: How many, each one forward pass of 321 tokens.
     """
 
     name, low, high, chance = "context_matching", 0.0, 1.0, 1 / N_ORDERS
@@ -37,20 +40,24 @@ class ContextMatching(LayerScore):
     )
     measured_on = "4 orders of 8 tokens"
 
+    def __init__(self, *, n_prompts: int = N_PROMPTS) -> None:
+        """Say how many prompts."""
+        self.n_prompts = n_prompts
+
     def own_prompts(self, model: HookedModel, *, seed: int = 0) -> Prompts:
-        """The 16 prompts of 40 chunks.
+        """The prompts of 40 chunks.
 
         Raises:
             ValueError: If the context or the vocabulary has no room for them.
         """
         begin = front(model, "model")
         check_context(model, len(begin) + N_CHUNKS * N_TOKENS, "Its definition", False)
-        tokens, generator = draw(model, N_PROMPTS, N_TOKENS, seed, begin), torch.Generator().manual_seed(seed)
+        tokens, generator = draw(model, self.n_prompts, N_TOKENS, seed, begin), torch.Generator().manual_seed(seed)
         rows = []
         for own in tokens:
             turn = torch.arange(N_ORDERS).repeat(N_TIMES)[torch.randperm(N_CHUNKS, generator=generator)]
             rows.append(own[_orders(generator)[turn]].flatten())
-        bos = torch.tensor(begin).expand(N_PROMPTS, -1)
+        bos = torch.tensor(begin).expand(self.n_prompts, -1)
         return Prompts(torch.cat([bos, torch.stack(rows)], 1), kind="orders", seed=seed, has_bos=bool(begin))
 
     def read(self, model: HookedModel, prompts: Prompts, attention: AttentionReading) -> Float[Tensor, "prompt head"]:
