@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from induction_lab.data.prompts import PromptsLike, as_prompts, repeated_tokens
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, repeated_tokens
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import about_prompts, provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable
 from induction_lab.scores.planning import plan_scores
-from induction_lab.scores.registry import EVERY
+from induction_lab.scores.registry import EVERY, REPEAT_SCORES
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.score import CausalScore
 from induction_lab.scores.scoring import run_plan
@@ -157,6 +158,7 @@ def classify_heads(
     *,
     kinds: str | Sequence[str] | None = None,
     causal: bool = True,
+    scores: HeadScores | None = None,
     progress: bool = False,
 ) -> HeadKinds:
     """Score every head by each kind's definition, and say which heads are of which kinds.
@@ -170,21 +172,40 @@ def classify_heads(
             have prompts of their own.
         kinds: Names from `circuits.kinds.KINDS`; all by default.
         causal: Also the kinds that are known by what changing a head does, at about a forward pass a head and prompt.
+        scores: What heads scored on these prompts, tested against chance, where that is known already: it is not
+            measured again.
         progress: Progress bars on standard error.
 
     Raises:
-        ValueError: If a kind is unknown, none can be had of this model, or one prompt alone is given to test kinds on.
+        ValueError: If a kind is unknown, none can be had of this model, one prompt alone is given to test kinds on, or
+            `scores` are of another model or of other prompts.
     """
     chosen = find_kinds(kinds, causal=causal)
     given = repeated_tokens(model, n_prompts=16, distinct=True) if prompts is None else as_prompts(model, prompts)
-    plan = plan_scores(model, given, [kind.score for kind in chosen])
-    if not plan.scores:
-        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in plan.left_out.items()))
-    if plan.main.scores and len(given) < 2:
+    known = {} if scores is None else _known(scores, model, given)
+    left = [kind.score for kind in chosen if kind.score not in known]
+    plan = plan_scores(model, given, left) if left else None
+    left_out = {} if plan is None else plan.left_out
+    if len(left_out) == len(chosen):
+        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+    if (plan is None or plan.main.scores or len(left) < len(chosen)) and len(given) < 2:
         raise ValueError("Whether a head is of a kind is tested over prompts: give 2 or more, got 1.")
-    scores = run_plan(model, plan, chance_test=True, loss=False, progress=progress)
-    tables = [_table(scores, kind) for kind in chosen if kind.score in scores.scores]
-    return HeadKinds(model.name, pd.concat(tables, ignore_index=True), scores.provenance)
+    facts = provenance(model, given, left_out=left_out)
+    if plan is not None and plan.scores:
+        measured = run_plan(model, plan, chance_test=True, loss=False, progress=progress)
+        known, facts = known | dict.fromkeys(plan.scores, measured), measured.provenance
+    tables = [_table(known[kind.score], kind) for kind in chosen if kind.score in known]
+    return HeadKinds(model.name, pd.concat(tables, ignore_index=True), facts)
+
+
+def _known(scores: HeadScores, model: HookedModel, prompts: Prompts) -> dict[str, HeadScores]:
+    """The scores that are known already, by name; those that look for repeats only where they were tested."""
+    if scores.model != model.name:
+        raise ValueError(f"`scores` are of {scores.model}, not of {model.name}.")
+    if scores.provenance["prompts"]["tokens_sha256"] != about_prompts(prompts)["tokens_sha256"]:
+        raise ValueError("`scores` are of other prompts than those given: give the prompts that they were measured on.")
+    tested = [name for name in scores.scores if name not in REPEAT_SCORES or name in scores.q_values]
+    return dict.fromkeys(tested, scores)
 
 
 def find_kinds(asked: str | Sequence[str] | None = None, *, causal: bool = True) -> list[Kind]:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from induction_lab.circuits.explanation import Explanation
+from induction_lab.circuits.kinds import BY_NAME, RATE, SHARE, HeadKinds
 from induction_lab.circuits.verdicts import LEAST_WRITTEN, VERDICTS
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.pages.encoding import lower_triangle, pack
 from induction_lab.pages.panel_measurements import Subject, partners
 from induction_lab.results.heads import LOOKS, Head
 from induction_lab.scores.profiles import PLACES
+from induction_lab.scores.registry import words
 from induction_lab.scores.results import HeadScores
 
 DIGITS = 5
@@ -54,6 +56,7 @@ def page_data(subject: Subject) -> dict[str, Any]:
         "baseline": rounded(subject.baseline),
         "circuit": None if subject.circuit is None else _rows(subject.circuit.edges),
         "likely_edges": [] if subject.circuit is None else _rows(subject.circuit.likely, ["previous", "induction"]),
+        "kinds": _head_kinds(subject.kinds),
         "ablation": _effects(subject),
         "explanation": _explanation(subject.explanation),
         "training": _training(subject.trajectory),
@@ -151,6 +154,37 @@ def _eigenvalues(values: Tensor | None) -> dict[str, Any] | None:
 
 def _pairs(row: list[tuple[int, float]]) -> list[list[Any]]:
     return [[place, rounded(value)] for place, value in row]
+
+
+def _head_kinds(found: HeadKinds | None) -> dict[str, Any] | None:
+    """Of each kind what it is, every head's value, and the heads that are of it; the kinds that share heads."""
+    if found is None:
+        return None
+    kinds, table = [], found.table.sort_values(["layer", "head"], kind="stable")
+    for name in found.kinds:
+        kind = BY_NAME[name]
+        rows: Any = table[table["kind"] == name].reset_index(drop=True)
+        heads: Any = rows[rows["is_kind"]].sort_values("value", ascending=False)
+        kinds.append(
+            {
+                "name": name,
+                "score": kind.score,
+                "definition": words(kind.score).definition,
+                "least": kind.least,
+                "chance": rounded(float(rows["chance"].iloc[0])),
+                "heads": heads.index.tolist(),
+                "values": numbers(rows["value"].tolist()),
+                "errors": numbers(rows["standard_error"].tolist()),
+                "q": numbers(rows["q_value"].tolist()),
+            }
+        )
+    shared: Any = found.overlaps()
+    shared = shared[shared["n_shared"] > 0].sort_values("p_value")
+    not_asked = [name for name in BY_NAME if name not in found.kinds and name not in found.left_out]
+    return {
+        "share": SHARE, "rate": RATE, "kinds": kinds, "overlaps": _rows(shared), "left_out": found.left_out,
+        "not_asked": not_asked,
+    }  # fmt: skip
 
 
 def _effects(subject: Subject) -> dict[str, Any] | None:

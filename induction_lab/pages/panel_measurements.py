@@ -16,6 +16,7 @@ from torch import Tensor
 
 from induction_lab.behaviour.expected_tokens import lag_profile
 from induction_lab.circuits.explanation import Explanation
+from induction_lab.circuits.kinds import HeadKinds, classify_heads
 from induction_lab.circuits.search import InductionCircuit, find_circuit
 from induction_lab.data.prompts import Prompts, repeated_tokens, text_prompts
 from induction_lab.development.trajectory import Trajectory
@@ -44,9 +45,14 @@ TEXT = (
 SHORT_PERIOD, TEXT_TOKENS = 20, 65
 ABLATION_PROMPTS, REFERENCE_PROMPTS = 4, 32
 PARTNERS = 5
+QUICK_KINDS = (  # the first three are read off the page's scores; two have 64 prompts of 60 tokens each, one 16 of 321
+    "induction", "previous-token", "duplicate-token", "token-matching", "concept-matching", "successor",
+    "context-matching",
+)  # fmt: skip
 _ABLATION = "ablation"
 _ATTEMPTS = (  # what `measure` measures, in order
-    "scores", "expected tokens", "profiles", "OV eigenvalues", "composition", "circuit", "patterns", _ABLATION,
+    "scores", "expected tokens", "profiles", "OV eigenvalues", "composition", "circuit", "kinds of heads",
+    "patterns", _ABLATION,
 )  # fmt: skip
 
 
@@ -60,6 +66,7 @@ class ReportPlan:
         all_heads: Show every head in full, not only those that `worth_showing` chooses.
         ablate: Ablate the heads that are shown in full, one at a time.
         scores: Scores of your own, beside all that there are.
+        all_kinds: Look for all kinds of heads, not only the `QUICK_KINDS`, which take three forward passes in all.
     """
 
     period: int = 50
@@ -69,6 +76,7 @@ class ReportPlan:
     all_heads: bool = False
     ablate: bool = True
     scores: tuple[str | Score, ...] = ()
+    all_kinds: bool = False
 
     @property
     def attempts(self) -> tuple[str, ...]:
@@ -97,6 +105,7 @@ class Subject:
         trajectory: Scores and losses at the checkpoints of training.
         left_out: Why a measurement is missing, by its name.
         provenance: Model, prompts, versions.
+        kinds: Which heads are of which kinds.
     """
 
     label: str
@@ -117,6 +126,7 @@ class Subject:
     trajectory: Trajectory | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    kinds: HeadKinds | None = None
 
 
 def measure(
@@ -143,6 +153,7 @@ def measure(
     eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model, folded=folded))
     composition = attempt("composition", lambda: _composed(folded)) or {}
     circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores, folded=folded))
+    kinds = attempt("kinds of heads", lambda: _classified(model, prompts, plan, scores))
     shown = chosen_heads(scores, plan, circuit, explanation)
     short = _short_prompts(model, plan, attempt.left_out)
     views = attempt("patterns", lambda: head_views(model, shown, {name: each[0] for name, each in short.items()})) or {}
@@ -169,6 +180,7 @@ def measure(
         trajectory,
         attempt.left_out,
         provenance(model, prompts),
+        kinds,
     )
 
 
@@ -229,6 +241,11 @@ def _scored(model: HookedModel, prompts: Prompts, plan: ReportPlan) -> HeadScore
     """All scores that can be had, and those of a user's own."""
     scores = plan_scores(model, prompts, [*SCORES, *plan.scores])
     return run_plan(model, scores, chance_test=plan.n_prompts > 1)
+
+
+def _classified(model: HookedModel, prompts: Prompts, plan: ReportPlan, scores: HeadScores) -> HeadKinds:
+    """Which heads are of which kinds; of the quick ones, unless all are asked for."""
+    return classify_heads(model, prompts, kinds=None if plan.all_kinds else QUICK_KINDS, scores=scores)
 
 
 def _composed(folded: FoldedWeights) -> dict[str, Float[Tensor, "layer_1 head_1 layer_2 head_2"]]:

@@ -34,6 +34,7 @@ def write_report(
     seed: int = 0,
     text: str | None = None,
     all_heads: bool = False,
+    all_kinds: bool = False,
     ablate: bool = True,
     scores: Sequence[str | Score] = (),
     with_explanation: bool = False,
@@ -56,6 +57,7 @@ def write_report(
         seed: Seed of the random tokens.
         text: Text on which heads are shown, its first 64 tokens; by default a short story that comes with the library.
         all_heads: Show every head's patterns; by default those of the 24 most worth it.
+        all_kinds: Look for all kinds of heads (`classify_heads`); by default for those that three forward passes tell.
         ablate: Ablate each head that is shown in full.
         scores: Scores of your own (`Score`), shown beside all that there are.
         with_explanation: Also `explain` each model: causes by ablation and path patching, which takes long.
@@ -83,7 +85,8 @@ def write_report(
         refuse_on_disk(model, "A report", 10 + model.n_layers)
     if period is None:
         period = min(default_period(model, distinct=n_prompts > 1)[0] for model in loaded)
-    plan = ReportPlan(period, n_prompts, seed, TEXT if text is None else text, all_heads, ablate, tuple(scores))
+    text = TEXT if text is None else text
+    plan = ReportPlan(period, n_prompts, seed, text, all_heads, ablate, tuple(scores), all_kinds)
     subjects = []
     for shown, model, label in zip(several, loaded, labels(several), strict=True):
         trajectory, explanation = followed.get(str(shown.name)), explained.get(str(shown.name))

@@ -1,6 +1,7 @@
 """Which head is of which kind: on heads by hand, on noise, and the tables against counting."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,19 @@ def test_what_is_no_kind_is_refused(gallery, small):
 def test_every_kind_is_known_by_a_score_that_there_is():
     assert all(kind.score in EVERY for kind in KINDS) and len(BY_NAME) == len(KINDS)
     assert all(kind.least is not None for kind in KINDS if isinstance(EVERY[kind.score], WeightScore))
+
+
+def test_scores_that_are_known_are_not_measured_again_and_must_be_of_the_same(small):
+    prompts = repeated_tokens(small, period=5, n_prompts=8)
+    kinds = ["induction", "previous-token", "token-matching"]
+    plain, scores = classify_heads(small, prompts, kinds=kinds), score_heads(small, prompts, chance_test=True)
+    assert classify_heads(small, prompts, kinds=kinds, scores=scores).table.equals(plain.table)
+    untested = score_heads(small, prompts)  # not tested against chance: it is done
+    assert classify_heads(small, prompts, kinds=kinds, scores=untested).table.equals(plain.table)
+    with pytest.raises(ValueError, match="of other prompts than those given"):
+        classify_heads(small, kinds=kinds, scores=scores)
+    with pytest.raises(ValueError, match="`scores` are of other, not of"):
+        classify_heads(small, prompts, kinds=kinds, scores=replace(scores, model="other"))
 
 
 def test_values_are_those_of_score_heads(gallery):

@@ -9,7 +9,8 @@ import shutil
 import pytest
 from pages import HOSTILE, hostile_model, trajectory
 
-from induction_lab import repeated_tokens, score_heads, write_report
+from induction_lab import classify_heads, repeated_tokens, score_heads, write_report
+from induction_lab.pages.panel_measurements import QUICK_KINDS
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -193,6 +194,25 @@ def test_a_token_shows_where_the_head_looks(open_page, single, bundled):
     assert "weighed by" in tab.inner_text("#token-live")
 
 
+def test_kinds_have_colours_and_lead_to_their_heads(open_page, single, bundled):
+    tab = open_page(single, fragment="#L0H0")
+    found = classify_heads(bundled, repeated_tokens(bundled, period=20, n_prompts=6), kinds=QUICK_KINDS)
+    rows = tab.locator("#kinds-table tbody tr")
+    assert [text.strip() for text in rows.locator("td:first-child").all_inner_texts()] == list(found.kinds)
+    coloured = tab.locator("#kinds-map b[style]").evaluate_all("(all) => all.map((cell) => cell.title.split(':')[0])")
+    assert set(coloured) == set(found.heads()["label"])
+    for i, kind in enumerate(found.kinds):
+        links = rows.nth(i).locator("a").all_inner_texts()
+        assert links[: len(found.of(kind))] == [str(head) for head in found.of(kind)]
+    head = str(found.of("induction")[0])
+    rows.first.locator("a").first.click()
+    assert tab.inner_text("#head-title") == head and tab.url.endswith(f"#{head}")
+    assert tab.get_attribute("#kinds-map b.chosen", "title").startswith(f"{head}: induction 0.")
+    tab.locator("#kinds-map b[title^=L0H3]").click()
+    assert tab.inner_text("#head-title") == "L0H3"
+    assert "successor: it reads words" in tab.inner_text("#kinds-without")
+
+
 def test_tables_are_saved_as_csv(open_page, single, bundled):
     tab = open_page(single)
     with tab.expect_download() as waiting:
@@ -203,7 +223,7 @@ def test_tables_are_saved_as_csv(open_page, single, bundled):
     found = {(row["label"], row["score"]): float(row["value"]) for row in rows}
     for name in scores.scores:
         assert found["L1H3", name] == pytest.approx(float(scores[name][1, 3]), rel=1e-4, abs=1e-7)
-    assert {"lags", "composition", "circuit", "ablation", "training"} <= set(
+    assert {"lags", "composition", "kinds", "circuit", "ablation", "training"} <= set(
         tab.locator("#downloads button").evaluate_all("(all) => all.map((each) => each.dataset.table)")
     )
 

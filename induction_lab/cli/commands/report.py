@@ -41,6 +41,9 @@ def report(
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
     text: Annotated[Path | None, typer.Option(help="Show what heads look at in this text file's beginning.")] = None,
     all_heads: Annotated[bool, typer.Option("--all-heads", help="Show every head in full, not the best 24.")] = False,
+    all_kinds: Annotated[
+        bool, typer.Option("--all-kinds", help="Look for all kinds of heads; takes long. See induction-lab heads.")
+    ] = False,
     ablate: Annotated[bool, typer.Option(help="Ablate the heads that are shown in full.")] = True,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also ablate every head and patch paths; takes long.")
@@ -61,8 +64,9 @@ def report(
 ) -> None:
     """Write one HTML file, to open anywhere, in which to explore what was found.
 
-    The map of all heads; each head's attention, profiles, eigenvalues, partners and effects; the circuit; the training
-    history of run folders; several models side by side; and what was measured, with the tables to download.
+    The map of all heads; each head's attention, profiles, eigenvalues, partners and effects; which heads are of which
+    kinds; the circuit; the training history of run folders; several models side by side; and what was measured, with
+    the tables to download.
     """
     say("loading libraries and models …")
     from induction_lab.circuits.explanation import Explanation
@@ -94,6 +98,7 @@ def report(
         seed=seed,
         text=content,
         all_heads=all_heads,
+        all_kinds=all_kinds,
         ablate=ablate,
         with_explanation=explain,
         explanations={found.model: found for found in explained},

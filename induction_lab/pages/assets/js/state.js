@@ -30,6 +30,7 @@ function choose(head, how = "push") {
   state.token = null;
   say();
   markRow();
+  markKind();
   moveCursor();
   drawHead();
 }
@@ -75,6 +76,7 @@ function setModel(which, head = null) {
   fillTable();
   fillDownloads();
   setScore(state.score);
+  later("kinds", drawKinds);
   later("circuit", drawCircuit);
   markRow();
   drawHead();
