@@ -45,9 +45,8 @@ TEXT = (
 SHORT_PERIOD, TEXT_TOKENS = 20, 65
 ABLATION_PROMPTS, REFERENCE_PROMPTS = 4, 32
 PARTNERS = 5
-QUICK_KINDS = (  # the first three are read off the page's scores; two have 64 prompts of 60 tokens each, one 16 of 321
+QUICK_KINDS = (  # three are read off the page's scores, two have 64 prompts of 60 tokens each, one runs nothing
     "induction", "previous-token", "duplicate-token", "token-matching", "concept-matching", "successor",
-    "context-matching",
 )  # fmt: skip
 _ABLATION = "ablation"
 _ATTEMPTS = (  # what `measure` measures, in order
@@ -66,7 +65,7 @@ class ReportPlan:
         all_heads: Show every head in full, not only those that `worth_showing` chooses.
         ablate: Ablate the heads that are shown in full, one at a time.
         scores: Scores of your own, beside all that there are.
-        all_kinds: Look for all kinds of heads, not only the `QUICK_KINDS`, which take three forward passes in all.
+        all_kinds: Look for all kinds of heads, not only the `QUICK_KINDS`, which take two forward passes in all.
     """
 
     period: int = 50

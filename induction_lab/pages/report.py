@@ -57,7 +57,7 @@ def write_report(
         seed: Seed of the random tokens.
         text: Text on which heads are shown, its first 64 tokens; by default a short story that comes with the library.
         all_heads: Show every head's patterns; by default those of the 24 most worth it.
-        all_kinds: Look for all kinds of heads (`classify_heads`); by default for those that three forward passes tell.
+        all_kinds: Look for all kinds of heads (`classify_heads`); by default for those that two forward passes tell.
         ablate: Ablate each head that is shown in full.
         scores: Scores of your own (`Score`), shown beside all that there are.
         with_explanation: Also `explain` each model: causes by ablation and path patching, which takes long.

@@ -46,7 +46,7 @@ def test_the_panel_holds_what_classify_heads_says(bundled, panel):
 
 
 def test_what_is_missing_says_why(bundled, panel):
-    assert set(panel["left_out"]) == {"concept-matching", "successor", "context-matching"}
+    assert set(panel["left_out"]) == {"concept-matching", "successor"}
     assert "no tokenizer" in panel["left_out"]["successor"]
     assert set(panel["not_asked"]) == set(BY_NAME) - set(QUICK_KINDS)
     every = page_data(measure(bundled, ReportPlan(**PLAN, all_kinds=True)))["kinds"]
@@ -54,8 +54,8 @@ def test_what_is_missing_says_why(bundled, panel):
     assert {kind["name"] for kind in every["kinds"]} | set(every["left_out"]) == set(BY_NAME)
 
 
-def test_three_forward_passes_tell_the_quick_kinds(monkeypatch):
-    """What is read beside the page's own scores: 64 prompts of 60 tokens (twice with words), 16 of 321."""
+def test_two_forward_passes_tell_the_quick_kinds(monkeypatch):
+    """What is read beside the page's own scores: 64 prompts of 60 tokens, and as many of words where there are some."""
     network = AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=300, n_ctx=400), seed=0)
     model, read = HookedModel(network, name="roomy"), Counter()
     prompts = repeated_tokens(model, n_prompts=8, period=12)
@@ -68,7 +68,7 @@ def test_three_forward_passes_tell_the_quick_kinds(monkeypatch):
 
     monkeypatch.setattr(scoring, "read_attention", counted)
     with_scores = classify_heads(model, prompts, kinds=QUICK_KINDS, scores=scores)
-    assert read == {60: 64, 321: 16}
+    assert read == {60: 64}
     without = classify_heads(model, prompts, kinds=QUICK_KINDS)
     assert with_scores.table.equals(without.table) and read[25] == 16  # the prompts, and as many that repeat nothing
 
