@@ -50,6 +50,7 @@ coverage: $(READY)
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python -m experiments table_of_subjects
 	$(BIN)/python -m experiments composition
 	$(BIN)/python -m experiments ov_eigenvalues
 	$(BIN)/python -m experiments skip_trigrams
@@ -58,6 +59,7 @@ claims: $(READY)
 	$(BIN)/python -m experiments idealised_patterns
 	$(BIN)/python -m experiments term_importance
 	$(BIN)/python -m experiments phase_change
+	$(BIN)/python -m experiments initial_scale
 	$(BIN)/python -m experiments one_layer_cannot
 	$(BIN)/python -m experiments smeared_keys
 	$(BIN)/python -m experiments clamping

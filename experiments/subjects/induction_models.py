@@ -1,25 +1,40 @@
 """What the causal experiments are run on: small models in which induction heads formed, and real ones.
 
-A subject is a model with its repeated prompts and scores. Small models: the bundled recipe (seeds 0 and 2; its own seed
-is 1), scattered copies and tiled blocks with learned positions (three seeds each), all kept in runs/; those without an
-induction head say nothing about what induction heads do and are returned apart, with the reason.
+A subject is a model with its repeated prompts and scores, and with the circuit that path patching finds in it. Small
+models: five seeds of each kind in `small_models`, kept in runs/; those without an induction head say nothing about what
+induction heads do and are returned apart, with the reason. Which they are: experiments/subjects/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from experiments.harness import common_arguments
-from experiments.subjects.small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, tiled_model
-from induction_lab import Head, HeadScores, HookedModel, Prompts, load_model, repeated_tokens, score_heads
+from experiments.subjects.small_models import SEEDS, small_models
+from induction_lab import (
+    Head,
+    HeadScores,
+    HookedModel,
+    Prompts,
+    load_model,
+    patch_paths,
+    repeated_tokens,
+    score_heads,
+)
 
 REFERENCE = 32
 LOOKS = 0.4  # what people call an induction head, or a previous-token head
+TELLS, ERRORS = 0.01, 2.0  # of the fall of the loss, and standard errors: a direct path that matters
+MANY, FEW_PROMPTS = 64, 4  # heads from which on paths are cut on fewer prompts
 
 
-class Subject(NamedTuple):
+@dataclass(frozen=True)
+class Subject:
     """A model, prompts for it, and where its heads look on them."""
 
     model: HookedModel
@@ -48,19 +63,51 @@ class Subject(NamedTuple):
         """How far the loss falls from the first to the second copy, in nats."""
         return self.scores.loss_by_copy[0] - self.scores.loss_by_copy[1]
 
+    @cached_property
+    def paths(self) -> Any:
+        """What is lost without each earlier head's direct path to the induction heads' `k`, `q` or `v`: a table."""
+        if not any(head.layer for head in self.induction):
+            return None
+        n_heads = self.model.n_layers * self.model.n_heads
+        prompts = self.prompts[:FEW_PROMPTS] if n_heads > MANY else self.prompts
+        top = max(head.layer for head in self.induction)
+        senders = [Head(layer, head) for layer in range(top) for head in range(self.model.n_heads)]
+        how = {"senders": senders, "reference": self.reference, "progress": sys.stderr.isatty()}
+        tables = {part: patch_paths(self.model, prompts, self.induction, part, **how).table for part in "kqv"}
+        return tables["k"][["layer", "head"]].assign(
+            **{part: table["effect"] for part, table in tables.items()},
+            **{f"{part}_error": table["standard_error"] for part, table in tables.items()},
+        )
+
+    @cached_property
+    def tellers(self) -> list[Head]:
+        """Heads whose direct path to the induction heads matters, through any of keys, queries and values."""
+        if self.paths is None:
+            return []
+        clear = [
+            (self.paths[part] >= TELLS * self.fall) & (self.paths[part] >= ERRORS * self.paths[f"{part}_error"])
+            for part in "kqv"
+        ]
+        rows = self.paths[clear[0] | clear[1] | clear[2]]
+        return [Head(int(layer), int(head)) for layer, head in zip(rows["layer"], rows["head"], strict=True)]
+
+    @property
+    def circuit(self) -> list[Head]:
+        """All heads that match prefixes, and those that tell the best of them where to look."""
+        return sorted({*self.scores.above("prefix_matching", LOOKS), *self.tellers})
+
     @property
     def bystanders(self) -> list[Head]:
-        """Heads that look neither back to the token before nor to what followed it."""
-        looking = {*self.scores.above("prefix_matching", LOOKS), *self.scores.above("previous_token", LOOKS)}
+        """Heads outside the circuit. No score says so: a head that matters through the induction heads is none."""
         every = (Head(layer, head) for layer in range(self.model.n_layers) for head in range(self.model.n_heads))
-        return [head for head in every if head not in looking]
+        return [head for head in every if head not in self.circuit]
 
 
-def subjects(names: Sequence[str], *, seeds: int = 3, n_prompts: int = 16) -> tuple[dict[str, Subject], dict[str, str]]:
+def subjects(
+    names: Sequence[str], *, seeds: int = len(SEEDS), n_prompts: int = 16
+) -> tuple[dict[str, Subject], dict[str, str]]:
     """Models with induction heads by name, and why the others are left out."""
-    models = [repeats_model(seed) for seed in REPEATS_SEEDS[:seeds]]
-    models += [scattered_model(seed) for seed in SEEDS[:seeds]]
-    models += [tiled_model(seed, "learned") for seed in SEEDS[:seeds]]
+    models = small_models(seeds)
     models += [load_model(name) for name in names]
     found, left_out = {}, {}
     for model in models:
@@ -79,7 +126,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     """What every script on these subjects can be told."""
     parser = common_arguments(description)
     parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
-    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="small models of each kind")
     return parser
 
 

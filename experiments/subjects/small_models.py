@@ -1,56 +1,70 @@
 """The small models that several experiments read: trained once, kept in runs/, the same for the same seed.
 
-    python -m experiments small_models            # all of them, about 20 minutes on 2 CPU cores
+    python -m experiments.subjects.small_models    # all of them, about 20 minutes of one CPU core
 
-repeats    the bundled model's recipe (vocabulary 256, blocks of 4 to 60 tokens repeated to the end), other seeds
-scattered  two attention-only layers on blocks of 3 to 12 random tokens that come again after gaps (vocabulary 64)
-tiled      the same on blocks of 4 to 31 tokens repeated to the end, with rotary or learned positions
+repeats    blocks of 4 to 60 tokens repeated to the end, vocabulary 256: the bundled model's data and width of heads
+scattered  blocks of 3 to 12 random tokens that come again after gaps (vocabulary 64)
+tiled      blocks of 4 to 31 tokens repeated to the end (vocabulary 64)
 text       no layer and one layer on the sources of Python's standard library, 1,024 byte-pair tokens
+
+Repeats, scattered and tiled are two attention-only layers of eight heads each, so that there are heads left that belong
+to no circuit, with rotary positions and five seeds. Initial weights have a standard deviation of 0.02, GPT-2's and that
+of the recipes that come with the package, whatever the claims come to. Steps were decided once a kind of data on a seed
+that is not among these (100): half as many again as its best head took to 0.6 in prefix matching.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 from experiments.harness import RUNS_FOLDER
 from experiments.subjects import train_bundled_model
 from induction_lab import AttentionOnlyConfig, HookedModel
 from induction_lab.data.corpora import TextFiles
 from induction_lab.data.training_streams import ScatteredCopies, TiledBlocks
-from induction_lab.models.attention_only.config import Positions
 from induction_lab.training.many_runs import train_runs
 from induction_lab.training.recipes import Recipe
 from induction_lab.training.runs import Run
 from induction_lab.training.trainer import TrainingPlan
 
 RUNS = RUNS_FOLDER
-SEEDS = (0, 1, 2)
-REPEATS_SEEDS = (0, 2)  # the bundled model is seed 1
-SNAPSHOT_EVERY = 100
+SEEDS = (0, 1, 2, 3, 4)
+HEADS = 8  # a layer
+DEVIATION = 0.02  # of initial weights
+STEPS = {"repeats": 600, "scattered": 600, "tiled": 450}
+SNAPSHOT_EVERY = 50
 TEXT_VOCABULARY, TEXT_CONTEXT = 1024, 64
 
 
-def repeats_model(seed: int, *, steps: int = 1500) -> HookedModel:
-    """The bundled model's own recipe with another seed (its own is 1) and fewer steps."""
+def small_models(seeds: int = len(SEEDS)) -> list[HookedModel]:
+    """All models that learnt to copy, kind by kind: `seeds` of each."""
+    makers = (repeats_model, scattered_model, tiled_model)
+    return [make(seed) for make in makers for seed in SEEDS[:seeds]]
+
+
+def repeats_model(seed: int, *, steps: int = STEPS["repeats"]) -> HookedModel:
+    """The bundled model's data and width of heads; more heads, and other seeds."""
     return last(*_repeats(seed, steps))
 
 
-def repeats_snapshots(seed: int, *, steps: int = 1500) -> dict[int, HookedModel]:
+def repeats_snapshots(seed: int, *, steps: int = STEPS["repeats"]) -> dict[int, HookedModel]:
     """The same run every `SNAPSHOT_EVERY` steps: by step, the untrained model at 0."""
     name, recipe = _repeats(seed, steps)
     run = trained({name: recipe})[name]
     return {step: run.model(step) for step in run.steps if step % SNAPSHOT_EVERY == 0}
 
 
-def scattered_model(seed: int, *, steps: int = 2000) -> HookedModel:
+def scattered_model(seed: int, *, steps: int = STEPS["scattered"]) -> HookedModel:
     """Two layers that learn to copy blocks wherever they come again."""
     return last(*_scattered(seed, steps))
 
 
-def tiled_model(seed: int, positions: Positions = "rotary", *, steps: int = 800) -> HookedModel:
+def tiled_model(seed: int, *, steps: int = STEPS["tiled"]) -> HookedModel:
     """Two layers that learn to go on with a block repeated to the end."""
-    return last(*_tiled(seed, positions, steps))
+    return last(*_tiled(seed, steps))
 
 
 def text_model(n_layers: int, seed: int = 0, *, steps: int = 1500) -> HookedModel:
@@ -70,18 +84,24 @@ def last(name: str, recipe: Recipe) -> HookedModel:
     return model
 
 
-def _repeats(seed: int, steps: int = 1500) -> tuple[str, Recipe]:
-    recipe = Recipe(train_bundled_model.CONFIG, train_bundled_model.DATA, _plan(steps), seed=seed)
-    return f"repeats-{steps}-seed{seed}", recipe
+def _repeats(seed: int, steps: int = STEPS["repeats"]) -> tuple[str, Recipe]:
+    config = replace(train_bundled_model.CONFIG, n_heads=HEADS)
+    return f"repeats-{steps}-seed{seed}", _recipe(config, train_bundled_model.DATA, steps, seed)
 
 
-def _scattered(seed: int, steps: int = 2000) -> tuple[str, Recipe]:
-    return f"scattered-{steps}-seed{seed}", Recipe(AttentionOnlyConfig(), ScatteredCopies(), _plan(steps), seed=seed)
+def _scattered(seed: int, steps: int = STEPS["scattered"]) -> tuple[str, Recipe]:
+    config = AttentionOnlyConfig(n_heads=HEADS)
+    return f"scattered-{steps}-seed{seed}", _recipe(config, ScatteredCopies(), steps, seed)
 
 
-def _tiled(seed: int, positions: Positions, steps: int = 800) -> tuple[str, Recipe]:
-    data, config = TiledBlocks(left_out=(20,)), AttentionOnlyConfig(positions=positions)
-    return f"tiled-{positions}-{steps}-seed{seed}", Recipe(config, data, _plan(steps), seed=seed)
+def _tiled(seed: int, steps: int = STEPS["tiled"]) -> tuple[str, Recipe]:
+    config = AttentionOnlyConfig(n_heads=HEADS)
+    return f"tiled-{steps}-seed{seed}", _recipe(config, TiledBlocks(left_out=(20,)), steps, seed)
+
+
+def _recipe(config: AttentionOnlyConfig, data: TiledBlocks | ScatteredCopies, steps: int, seed: int) -> Recipe:
+    plan = replace(_plan(steps), initial_scale=DEVIATION * math.sqrt(config.d_model))
+    return Recipe(config, data, plan, seed=seed)
 
 
 def _text(n_layers: int, seed: int, steps: int = 1500) -> tuple[str, Recipe]:
@@ -104,7 +124,6 @@ def _plan(steps: int, *, batch: int = 48) -> TrainingPlan:
 
 
 if __name__ == "__main__":
-    wanted = [_repeats(seed) for seed in REPEATS_SEEDS] + [_scattered(seed) for seed in SEEDS]
-    wanted += [_tiled(seed, positions) for seed in SEEDS for positions in ("rotary", "learned")]
+    wanted = [make(seed) for make in (_tiled, _scattered, _repeats) for seed in SEEDS]
     wanted += [_text(depth, 0) for depth in (0, 1)]
     trained(dict(wanted))

@@ -1,9 +1,12 @@
+import math
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 from scripts import script, verdicts_of
 
-from induction_lab import HeadScores, HookedModel, load_model, repeated_tokens, score_heads
+from induction_lab import Head, HeadScores, HookedModel, load_model, repeated_tokens, score_heads
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
@@ -122,7 +125,7 @@ def test_ablate_heads_writes_heads_groups_verdicts_and_pictures(tmp_path):
     groups = pd.read_csv(tmp_path / "ablate_heads_groups.csv").set_index("label")
     assert groups.loc["induction top 4", "effect"] > 5 > groups.loc["induction top 1", "effect"]
     destroyed, spared, bottleneck, keys, way = verdicts_of(tmp_path / "ablate_heads.json")
-    assert destroyed["outcome"] == "holds with a caveat" and spared["outcome"] == "not tested"
+    assert destroyed["outcome"] == "holds with a caveat" and spared["outcome"] == "not decided"  # one set
     assert keys["outcome"] == "holds with a caveat" and "L0H3" in bottleneck["numbers"]["induction-2l"]
     assert way["outcome"] == "not tested" and len(list(tmp_path.glob("*.png"))) == 3
 
@@ -158,3 +161,48 @@ def test_a_small_model_is_trained_once_and_kept(tmp_path, monkeypatch):
     assert torch.equal(module.scattered_model(0, steps=2).network.W_Q, first)
     assert (folder / "resume.safetensors").stat().st_mtime_ns == written
     assert not torch.equal(module.scattered_model(1, steps=2).network.W_Q, first)
+
+
+def test_bystanders_stand_outside_the_circuit_that_path_patching_finds_whatever_the_scores(circuit):
+    module = script("subjects.induction_models")
+    one = module.subject(circuit, n_prompts=3)
+    assert one.tellers == [Head(0, 0)] and one.circuit == [Head(0, 0), Head(1, 0)]
+    assert one.bystanders == [Head(0, 1), Head(1, 1)]
+    scores = {**one.scores.values, "previous_token": torch.full((2, 2), 0.375)}  # below any line
+    low = module.Subject(circuit, one.prompts, replace(one.scores, values=scores))
+    assert low.bystanders == one.bystanders
+
+
+def test_a_model_of_one_layer_has_no_one_to_tell_its_induction_heads(circuit):
+    module = script("subjects.induction_models")
+    one = module.subject(circuit, n_prompts=3)
+    scores = {**one.scores.values, "prefix_matching": torch.tensor([[0.9, 0.0], [0.0, 0.0]])}
+    first = module.Subject(circuit, one.prompts, replace(one.scores, values=scores))
+    assert first.tellers == [] and first.circuit == [Head(0, 0)]
+
+
+def test_a_lift_is_near_nothing_by_chance_and_left_out_where_too_little_is_expected():
+    module = script("claims.framework.skip_trigrams")
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 20, (40_000,), generator=draw)
+    table = pd.DataFrame({"source": [1, 2, 3], "destination": [4, 5, 6], "out": [7, 8, 30]})
+    lifts = module.lifts(tokens, table)
+    assert all(abs(lift) < 0.15 for lift in lifts[:2]) and lifts[2] != lifts[2]  # 30 never comes
+    at = [i for i in range(module.NEAR, len(tokens) - 1) if tokens[i] == 4]
+    near = [i for i in at if 1 in tokens[i - module.NEAR : i]]
+    seen, expected = sum(tokens[i + 1] == 7 for i in near), len(near) * sum(tokens[i + 1] == 7 for i in at) / len(at)
+    assert lifts[0] == pytest.approx(math.log((seen + 0.5) / (expected + 0.5)))
+    planted = tokens.clone()
+    planted[torch.tensor(near)[::2] + 1] = 9
+    more, less = module.lifts(planted, table.assign(source=[1, 2, 3], out=[9, 8, 7]))[:2]
+    assert more > 0 and abs(less) < 0.2
+
+
+def test_the_table_of_subjects_names_each_model_and_its_circuit(tmp_path):
+    page = tmp_path / "page.md"
+    module = script("subjects.table_of_subjects")
+    module.main(["--models", "induction-2l", "--seeds", "0", "--out", str(tmp_path), "--page", str(page)])
+    (row,) = pd.read_csv(tmp_path / "subjects.csv").to_dict("records")
+    assert set(row["induction"].split()) == {f"L1H{head}" for head in range(4)} and "L0H3" in row["tellers"].split()
+    assert row["lag"] == 1 and row["displaced_induction"] == pytest.approx(row["prefix_matching"], abs=1e-3)
+    assert "- **induction-2l**: the model that comes" in page.read_text() and "| induction-2l | L1H" in page.read_text()

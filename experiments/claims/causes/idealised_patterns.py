@@ -11,6 +11,7 @@ idealised_patterns.csv, idealised_patterns.json (verdicts), idealised_patterns.p
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any
 
@@ -108,7 +109,7 @@ def draw(table: Any) -> Figure:
             values = rows["clean"] if method == "intact" else rows["changed"]
             x = [place + (offset - 1.5) * 0.2 for place in range(len(models))]
             ax.bar(x, values, 0.19, color=colour, label=METHODS.get(method, method))
-        names = [name.replace("repeats-1500", "repeats").replace("tiled-learned-800", "tiled") for name in models]
+        names = [re.sub(r"-\d+-seed", " ", name) for name in models]
         ax.set_xticks(range(len(models)), names, rotation=25, ha="right", fontsize=7.5)
         title = "best previous-token head" if group == "previous" else "induction heads together"
         ax.set(title=title, ylabel="loss on the second copy, nats")

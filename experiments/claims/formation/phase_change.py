@@ -72,7 +72,6 @@ def main(argv: list[str] | None = None) -> None:
     paths = loss_paths(same_data)
     verdicts = [
         formed_verdict(table),
-        start_verdict(table),
         abrupt_verdict(table),
         together_verdict(table),
         pivot_verdict(paths, found),
@@ -111,31 +110,6 @@ def formed_verdict(table: pd.DataFrame) -> Verdict:
             {
                 f"seed {each['seed']}": each["induction_stripe"] >= FORMED and each["second_copy_loss"] < COPIED
                 for each in two.to_dict("records")
-            }
-        ),
-    )
-
-
-def start_verdict(table: pd.DataFrame) -> Verdict:
-    large, small = (of(table, name).to_dict("records") for name in ("large-start", "two-layers"))
-    late = float("inf")
-    steps = {each["seed"]: each["onset"] if each["onset"] == each["onset"] else late for each in small}
-    return Verdict(
-        claim="Induction heads form later, or not at all, where heads start with large weights",
-        source="seen here; Elhage et al. 2021 and Olsson et al. 2022 do not say",
-        criterion="with initial weights that keep the scale of what heads read (standard deviation 0.125, not 0.02) "
-        "the best stripe score passes 0.5 at a later step than in the recipe, or never, in every seed",
-        numbers={
-            f"seed {each['seed']}": f"at step {number(each['onset'])} against {number(steps[each['seed']])}; at the "
-            f"end stripe {each['induction_stripe']:.2f}, second copy {each['second_copy_loss']:.2f} nats"
-            for each in large
-        },
-        control="the recipe itself, same seeds and batches",
-        **votes(
-            {
-                f"seed {each['seed']}": (each["onset"] if each["onset"] == each["onset"] else late)
-                > steps[each["seed"]]
-                for each in large
             }
         ),
     )

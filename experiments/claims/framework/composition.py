@@ -2,7 +2,7 @@
 
     python -m experiments composition
 
-For small models trained here (three seeds each of scattered and tiled copies), the bundled model and SmolLM2-135M:
+For small models trained here (three kinds of data, five seeds each), the bundled model and SmolLM2-135M:
 K-, Q- and V-composition of every pair of heads against Gaussian matrices of the same shapes. Writes to figures/:
 composition.csv (every pair that is read), composition.json (verdict), composition_small.png (all pairs of one small
 model), composition_pairs.png (the previous-token head and the induction heads, every model), and for the bundled model
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
-from experiments.subjects.small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, tiled_model
+from experiments.subjects.small_models import SEEDS, small_models
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     HeadScores,
@@ -43,10 +43,7 @@ SPREADS = 2.0  # standard deviations of one random pair within which a score cou
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     begin(args.out)
-    seeds = SEEDS[: args.seeds]
-    small = [repeats_model(seed) for seed in REPEATS_SEEDS[: args.seeds]]
-    small += [scattered_model(seed) for seed in seeds]
-    small += [tiled_model(seed, positions) for positions in ("rotary", "learned") for seed in seeds]
+    small = small_models(args.seeds)
     named = [load_model(name) for name in args.models]
     models = {model.name: model for model in (*small, *named)}
     looked = {name: looks(model) for name, model in models.items()}
@@ -149,7 +146,7 @@ def draw_pairs(table: pd.DataFrame) -> Figure:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
     parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
-    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="small models of each kind")
     return parser.parse_args(argv)
 
 

@@ -2,7 +2,7 @@
 
     python -m experiments ov_eigenvalues
 
-For small models trained here (three seeds each of scattered and tiled copies), the bundled model and SmolLM2-135M:
+For small models trained here (three kinds of data, five seeds each), the bundled model and SmolLM2-135M:
 eigenvalues of the output circuits, of the query circuits against previous-token keys, and the share of tokens whose
 query is matched best by their own key. Writes to figures/: ov_eigenvalues.csv (every head), ov_eigenvalues.json
 (verdicts), ov_eigenvalues_planes_MODEL.png (the complex plane), ov_eigenvalues_corner.png (both shares of every head),
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import Effect, effect, judge
-from experiments.subjects.small_models import REPEATS_SEEDS, SEEDS, repeats_model, scattered_model, tiled_model
+from experiments.subjects.small_models import SEEDS, small_models
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     AttentionOnlyConfig,
@@ -53,10 +53,7 @@ CLAIMS = {
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     begin(args.out)
-    seeds = SEEDS[: args.seeds]
-    small = [repeats_model(seed) for seed in REPEATS_SEEDS[: args.seeds]]
-    small += [scattered_model(seed) for seed in seeds]
-    small += [tiled_model(seed, positions) for positions in ("rotary", "learned") for seed in seeds]
+    small = small_models(args.seeds)
     named = [load_model(name) for name in args.models]
     control = HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(), seed=99), name="random weights")
     table = pd.concat([read_heads(model) for model in (*small, *named, control)], ignore_index=True)
@@ -179,7 +176,7 @@ def draw_distance(models: list[HookedModel]) -> Figure:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
     parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
-    parser.add_argument("--seeds", type=int, default=3, help="small models of each kind")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="small models of each kind")
     return parser.parse_args(argv)
 
 

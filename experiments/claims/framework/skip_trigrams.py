@@ -38,7 +38,7 @@ from induction_lab.weights.ngrams import bigram_counts, bigram_divergence
 
 NEAR = 48  # tokens back in which a source is looked for
 PER_HEAD, COMMON = 25, 400  # skip-trigrams of each head, among the commonest tokens
-FEWEST = 20  # times that source and destination must meet in the text for it to say anything
+EXPECTED = 3  # times that out must be expected to follow where source and destination meet, for it to say anything
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -79,8 +79,9 @@ def trigrams(model: HookedModel, head: int, common: torch.Tensor) -> pd.DataFram
 def lifts(tokens: torch.Tensor, table: pd.DataFrame) -> list[float]:
     """How much likelier `out` is after `destination` where `source` came within `NEAR` tokens before: log of the ratio.
 
-    To the likelihood after `destination` anywhere, towards which one count is added: rare meetings count for little.
-    NaN where the two meet fewer than `FEWEST` times.
+    To the likelihood p after `destination` anywhere: of n meetings of source and destination out follows in k, and the
+    lift is `log((k + 1/2) / (n p + 1/2))`, near 0 by chance however few are expected. NaN where fewer than `EXPECTED`
+    are: none would then say as little as one.
     """
     result = []
     for source, destination, out in table[["source", "destination", "out"]].itertuples(index=False):
@@ -88,10 +89,9 @@ def lifts(tokens: torch.Tensor, table: pd.DataFrame) -> list[float]:
         follows = tokens[at + 1] == out
         window = tokens[at[:, None] - torch.arange(1, NEAR + 1)]
         with_source = (window == source).any(1)
-        anywhere = (float(follows.sum()) + 0.5) / (len(at) + 1)
-        n_with = int(with_source.sum())
-        rate = (float((follows & with_source).sum()) + anywhere) / (n_with + 1)
-        result.append(float(np.log(rate / anywhere)) if n_with >= FEWEST else float("nan"))
+        expected = float(with_source.sum()) * float(follows.sum()) / max(1, len(at))
+        seen = float((follows & with_source).sum())
+        result.append(float(np.log((seen + 0.5) / (expected + 0.5))) if expected >= EXPECTED else float("nan"))
     return result
 
 
@@ -113,19 +113,21 @@ def bigram_verdict(model: HookedModel, counts: torch.Tensor) -> Verdict:
 
 
 def trigram_verdict(table: pd.DataFrame) -> Verdict:
-    lift, exchanged = (table.dropna(subset=["lift"])[name].to_numpy() for name in ("lift", "exchanged_lift"))
-    share, control = float((lift > 0).mean()), float((exchanged > 0).mean())
+    lift, exchanged = (table[name].dropna().to_numpy() for name in ("lift", "exchanged_lift"))
+    share, control = (float((found > 0).mean()) if len(found) else float("nan") for found in (lift, exchanged))
     return Verdict(
         claim="A one-layer model holds skip-trigrams `source … destination → out` that can be read off its weights",
         source="Elhage et al. 2021",
         criterion=f"in the text, out follows the destination more often where the source came up to {NEAR} tokens "
         f"before, for more than 9 in 10 of the {PER_HEAD} strongest of each head among the {COMMON} commonest tokens",
         numbers={
-            f"{len(lift)} whose source and destination meet {FEWEST} times or more": f"{share:.0%} lifted; "
+            f"{len(lift)} of {len(table)} whose out is expected {EXPECTED} times or more": f"{share:.0%} lifted; "
             f"median ×{np.exp(np.median(lift)):.1f}"
-        },
+        }
+        if len(lift)
+        else {"–": f"no out is expected {EXPECTED} times"},
         control=f"the same with outs exchanged among them: {control:.0%}; median ×{np.exp(np.median(exchanged)):.2f}",
-        **judge({"text-1l": effect((lift > 0).tolist())}, 0.9, unit="of skip-trigrams lifted"),
+        **judge({"text-1l": effect((lift > 0).tolist())} if len(lift) else {}, 0.9, unit="of skip-trigrams lifted"),
         caveat="The commonest tokens were chosen after a first look at all, whose strongest pairs hardly ever meet. "
         "One head is one part of what the model says: other heads and the direct path can outweigh it.",
     )
