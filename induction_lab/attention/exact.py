@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from induction_lab.attention.grouped import key_head
 from induction_lab.attention.kernels import attention_with_lse, cap, score_rows
 
 PAIR_CHUNK_BYTES = 2**20  # gathered queries and keys stay in the processor's cache
+HAS_TRITON = find_spec("triton") is not None
 GPU_CHUNK_BYTES = 2**28  # there each chunk costs the start of some kernels
 
 
@@ -56,24 +58,13 @@ class Attention:
         self, prompt: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
     ) -> Float[Tensor, "pair head"]:
         """Attention probability of every head at each (prompt, query, key), in [0, 1]; keys after the query give 0."""
-        n_kv_heads, group = self.k.shape[1], self.q.shape[1] // self.k.shape[1]
-        n_queries, n_keys, d_key = self.q.shape[2], self.k.shape[2], self.q.shape[-1]
-        # One row a position: mostly a view, because models make their heads side by side.
-        q = self.q.transpose(1, 2).reshape(-1, n_kv_heads, group, d_key)
-        k = self.k.transpose(1, 2).reshape(-1, n_kv_heads, 1, d_key)
-        lse = self.lse.transpose(1, 2).reshape(-1, n_kv_heads * group)
-        q_row, k_row = prompt * n_queries + query, prompt * n_keys + key
-        scores = lse.new_empty(len(prompt), n_kv_heads, group)
-        most = PAIR_CHUNK_BYTES if lse.device.type == "cpu" else GPU_CHUNK_BYTES
-        chunk = max(1, most // (n_kv_heads * group * d_key * 4))
-        for some, i, j in zip(scores.split(chunk), q_row.split(chunk), k_row.split(chunk), strict=True):
-            product = q.index_select(0, i).to(lse.dtype) * k.index_select(0, j).to(lse.dtype)
-            torch.sum(product, -1, out=some)
-        scores = cap(scores.flatten(1) * self.scale, self.softcap)
+        scores = _products(self.q, self.k, prompt, query, key)
+        scores = cap(scores * self.scale, self.softcap)
         if self.mask is not None:
             here = self.mask.expand(self.q.shape[0], self.q.shape[1], -1, -1)[prompt, :, query, key]
             scores = scores.masked_fill(~here, -torch.inf) if here.dtype == torch.bool else scores + here
-        return (scores - lse.index_select(0, q_row)).masked_fill_((key > query)[:, None], -torch.inf).exp_()
+        lse = self.lse.transpose(1, 2).reshape(-1, self.lse.shape[1]).index_select(0, prompt * self.q.shape[2] + query)
+        return (scores - lse).masked_fill_((key > query)[:, None], -torch.inf).exp_()
 
     def scores(
         self, *, heads: Int[Tensor, " head"] | None = None, queries: Int[Tensor, " query"] | None = None
@@ -152,6 +143,27 @@ class HeadOutputs:
 
 AttentionReading = Attention | MaterialisedAttention
 LayerAttention = AttentionReading | HeadOutputs  # what an edit is given
+
+
+def _products(q: Tensor, k: Tensor, prompt: Tensor, query: Tensor, key: Tensor) -> Float[Tensor, "pair head"]:
+    """`q_i . k_j` of each pair for every head, in float32 at least."""
+    if q.device.type == "cuda" and q.dtype != torch.float64 and HAS_TRITON:
+        from induction_lab.attention.pairs_on_gpu import kernel_works, pair_scores
+
+        if kernel_works(q.device):
+            return pair_scores(q, k, prompt, query, key)
+    n_heads, n_kv_heads, d_key = q.shape[1], k.shape[1], q.shape[-1]
+    # One row a position: mostly a view, because models make their heads side by side.
+    q_rows = q.transpose(1, 2).reshape(-1, n_kv_heads, n_heads // n_kv_heads, d_key)
+    k_rows = k.transpose(1, 2).reshape(-1, n_kv_heads, 1, d_key)
+    i, j = prompt * q.shape[2] + query, prompt * k.shape[2] + key
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = q.new_empty(len(prompt), *q_rows.shape[1:3], dtype=wide)
+    most = PAIR_CHUNK_BYTES if q.device.type == "cpu" else GPU_CHUNK_BYTES
+    chunk = max(1, most // (n_heads * d_key * 4))
+    for some, of_query, of_key in zip(scores.split(chunk), i.split(chunk), j.split(chunk), strict=True):
+        torch.sum(q_rows.index_select(0, of_query).to(wide) * k_rows.index_select(0, of_key).to(wide), -1, out=some)
+    return scores.flatten(1)
 
 
 def _cut(x: Tensor, heads: Tensor | None, queries: Tensor | None) -> Tensor:

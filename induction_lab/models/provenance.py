@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from induction_lab.data.prompts import Prompts
@@ -80,11 +81,18 @@ def fingerprint(model: HookedModel, prompts: Prompts) -> str:
 
 def weights_sha256(model: HookedModel) -> str:
     """A fingerprint: names, shapes and a few entries of every parameter."""
-    digest = hashlib.sha256()
+    names, entries = [], []
     for name, parameter in sorted(model.network.named_parameters()):
         whole = parameter.detach()
         flat = (whole if type(whole) is Tensor else whole.dequantize()).flatten()  # torchao keeps fewer bits
-        some = flat[:: max(1, flat.numel() // 64)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + some.tobytes())
+        some = flat[:: max(1, flat.numel() // 64)]
+        if some.device.type == "cpu" or some.device != model.device or not some.is_floating_point():
+            some = some.to(model.device, torch.float32, copy=True)
+        names.append(f"{name}{tuple(parameter.shape)}")
+        entries.append(some)
         let_go(model.network, parameter)
+    digest = hashlib.sha256()
+    found = torch.cat(entries).float().cpu()  # at once: a GPU waits at every transfer
+    for name, some in zip(names, found.split([len(each) for each in entries]), strict=True):
+        digest.update(name.encode() + some.numpy().tobytes())
     return digest.hexdigest()

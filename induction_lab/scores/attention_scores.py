@@ -20,7 +20,7 @@ tokens' counts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -161,6 +161,7 @@ class Targets:
     query: Int[Tensor, " pair"]
     key: Int[Tensor, " pair"]
     reads: dict[str, Reads]
+    _joined: dict[tuple[str, ...], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, read: Mapping[str, Pairs], n_prompts: int, n_pos: int) -> Targets:
@@ -176,10 +177,24 @@ class Targets:
 
     def score(self, name: str, probabilities: Float[Tensor, "pair head"]) -> Float[Tensor, "prompt head"]:
         """Each prompt's score from the probabilities at the pairs; 0 where the prompt has no such query."""
-        reads = self.reads[name]
-        weighted = probabilities[reads.pair] * reads.weight[:, None]
-        total = probabilities.new_zeros(len(reads.defined), probabilities.shape[1])
-        return total.index_add_(0, reads.prompt, weighted)
+        return self.scores((name,), probabilities)[0]
+
+    def scores(
+        self, names: tuple[str, ...], probabilities: Float[Tensor, "pair head"]
+    ) -> Float[Tensor, "score prompt head"]:
+        """The same of several scores at once, which a GPU is asked for once."""
+        if names not in self._joined:
+            reads = [self.reads[name] for name in names]
+            row = torch.cat([each.prompt + i * len(each.defined) for i, each in enumerate(reads)])
+            self._joined[names] = (
+                torch.cat([each.pair for each in reads]),
+                row,
+                torch.cat([each.weight for each in reads])[:, None],
+            )
+        pair, row, weight = self._joined[names]
+        n_prompts = len(self.reads[names[0]].defined)
+        total = probabilities.new_zeros(len(names) * n_prompts, probabilities.shape[1])
+        return total.index_add_(0, row, probabilities[pair] * weight).unflatten(0, (len(names), n_prompts))
 
     def to(self, device: torch.device) -> Targets:
         """The same on another device."""

@@ -245,11 +245,12 @@ def _read_batch(
     layered = {name: score for name, score in scores.items() if isinstance(score, LayerScore)}
     readers: dict[str, BatchReader] = {name: score.reader(model, prompts) for name, score in layered.items()}
     shape = (len(prompts), model.n_layers, model.n_heads)
-    none = torch.full(shape, torch.nan, dtype=torch.float32)  # in layers that do not attend
+    none = torch.full(shape, torch.nan, dtype=torch.float32, device=model.device)  # in layers that do not attend
     attended = {name: none.clone() for name in scores if name not in layered}
     there = None if targets is None else targets.to(model.device)
     even = None if there is None else EvenAttention(there, model.n_layers)
     needs_end = any(score.needs_end for score in layered.values())
+    bare = tuple(name for name in attended if name not in weighed)
     follow = [readers[name] for name, score in layered.items() if score.needs_stream]
 
     def enter(layer: int, stream: Tensor) -> None:
@@ -263,8 +264,9 @@ def _read_batch(
             pairs = (there.prompt, there.query, there.key)
             plain = attention.probabilities(*pairs).float()
             moved = plain if sizes is None else sizes.shares(attention, plain, pairs)
-            for name, values in attended.items():
-                values[:, attention.layer] = there.score(name, moved if name in weighed else plain).cpu()
+            for names, read_off in ((bare, plain), (tuple(weighed), moved)):
+                for name, values in zip(names, there.scores(names, read_off) if names else (), strict=True):
+                    attended[name][:, attention.layer] = values
         for reader in readers.values():
             reader.read(attention)
         if attention.layer == model.n_layers - 1 and not loss and not needs_end:
@@ -273,7 +275,8 @@ def _read_batch(
     tokens = prompts.tokens.to(model.device)
     beside = None if sizes is None else sizes.columns
     stream = read_attention(model, tokens, read, final=needs_end, enter=enter if follow else None, columns=beside)
-    return stream, attended | {name: reader.values(stream) for name, reader in readers.items()}, even
+    found = {name: values.cpu() for name, values in attended.items()}  # once: a GPU waits at every transfer
+    return stream, found | {name: reader.values(stream) for name, reader in readers.items()}, even
 
 
 def _from_weights(model: HookedModel, score: WeightScore) -> Float[Tensor, "layer head"]:

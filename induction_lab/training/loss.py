@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _ROWS = 1024  # predictions at a time in training: their logits stay in the processor's cache
+_GPU_LOGITS = 2**27  # at a time there, where every round costs the start of some kernels
 
 
 def training_loss(
@@ -31,8 +32,9 @@ class _TrainingLoss(torch.autograd.Function):
         x, weights = (hidden, unembedding) if narrow is None else (hidden.to(narrow), unembedding.to(narrow))
         d_hidden, d_weights = torch.empty_like(x), torch.zeros_like(unembedding)
         total = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(x), _ROWS):
-            some = slice(start, start + _ROWS)
+        rows = _ROWS if x.device.type == "cpu" else max(_ROWS, _GPU_LOGITS // unembedding.shape[1])
+        for start in range(0, len(x), rows):
+            some = slice(start, start + rows)
             answer = answers[some, None]
             slope = (x[some] @ weights).float().log_softmax(1)
             total -= slope.gather(1, answer).sum()

@@ -135,7 +135,7 @@ class Trainer:
             loss = self._loss(self.draw()) / self.plan.accumulate
             loss.backward()
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.plan.clip)
         self.optimizer.step()
         self.step += 1
         return Update(total, norm.detach())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -178,6 +179,9 @@ class _Rotation(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, int]:
         """Axes before the positions are rotated alike."""
         return _Rotation.apply(x.movedim(in_dims[0] or 0, 0), cos, sin), 0  # type: ignore[return-value]
+
+
+_Rotation.forward.__signature__ = signature(_Rotation.forward)  # which `apply` would work out anew at every call
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
