@@ -47,7 +47,6 @@ from induction_lab.plots.kinds import plot_head_kinds
 from induction_lab.results.heads import Head
 from induction_lab.scores.kinds.context_matching import ContextMatching
 from induction_lab.scores.kinds.dual_route import ConceptMatching, TokenMatching
-from induction_lab.scores.kinds.retrieval import Retrieval
 from induction_lab.scores.score import Score
 
 DRAWS = 10  # sets of bystanders
@@ -55,12 +54,7 @@ KEPT = RUNS_FOLDER / "kinds_of_heads"
 # Few prompts of each score: the same ones are read again and again, and only what changes is asked.
 CHEAPER: dict[str, Score] = {
     score.name: score
-    for score in (
-        TokenMatching(n_prompts=8),
-        ConceptMatching(n_prompts=8),
-        Retrieval(lengths=(160,)),
-        ContextMatching(n_prompts=2),
-    )
+    for score in (TokenMatching(n_prompts=4), ConceptMatching(n_prompts=4), ContextMatching(n_prompts=1))
 }
 ATTENTION = ("prefix_matching", "previous_token", "duplicate_token")
 
@@ -164,7 +158,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma3-270m"], help="names, ids or folders")
     parser.add_argument("--kinds", nargs="+", help="which kinds; all by default")
-    parser.add_argument("--prompts", type=int, default=16, help="of each behaviour")
+    parser.add_argument("--prompts", type=int, default=8, help="of each behaviour")
     parser.add_argument("--no-causal", action="store_true", help="leave out kinds known by changing heads")
     parser.add_argument("--resume", action="store_true", help="take up what a run that was cut off left in runs/")
     parser.add_argument("--kept", type=Path, default=KEPT, help="folder that parts are kept in")

@@ -1,4 +1,4 @@
-"""The page docs/kinds.md, from the tables that `kinds_of_heads` and `context_lengths` left."""
+"""The page docs/kinds.md, from the tables that `kinds_of_heads` and others left."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from induction_lab.scores.registry import words
 
 PAGE = ROOT / "docs" / "kinds.md"
 SHOWN = 5
+FEWEST = 5  # sets of bystanders, for kinds to be compared
 CAN = 1.0  # nats that a first list must tell of the second, for a model to be said to copy concepts
 
 
@@ -28,6 +29,8 @@ def page(figures: Path) -> str:
     ends = {"": "", "ablated": "_ablated", "shared": "_overlaps", "surviving": "_surviving"}
     table, ablated, shared, left = (_read(figures / f"kinds_of_heads{end}.csv") for end in ends.values())
     assert table is not None and ablated is not None and shared is not None
+    ablated = ablated.reindex(columns=[*dict.fromkeys([*ablated, "farthest", "nothing_to_copy"])])
+    ablated["farthest"] = ablated["farthest"].fillna(0)
     parts = [
         "# Kinds of heads\n",
         "Induction heads are one kind of head. `classify_heads(model)` and `induction-lab heads MODEL` score every "
@@ -41,10 +44,14 @@ def page(figures: Path) -> str:
         definitions(),
         "\nMany at once: the measurement `kinds` of a [sweep](sweeps.md), `induction-lab follow RUN --kinds all` for "
         "the order in which kinds appear in [training](training.md), and a panel of the [report](report.md).",
+        "\n## On a text\n\n`induction-lab activity MODEL --text FILE --html PAGE.html`, or `write_activity` of what "
+        "`induction_activity` found, writes a page that stands alone: each token shaded by the share of its "
+        "probability that is lost without the heads, and on a tap which heads had a part in it, where they looked and "
+        "what they added.\n\n![Heads on a text](../figures/activity_page.png)\n\n## On two models",
         "\nWhat follows was written by `python -m experiments kinds_of_heads`.\n",
     ]
     for model in table["model"].unique():
-        parts += [f"## {model}\n", f"![Kinds of heads of {model}](../figures/kinds_of_heads_{model}.png)\n"]
+        parts += [f"### {model}\n", f"![Kinds of heads of {model}](../figures/kinds_of_heads_{model}.png)\n"]
         parts += [best_heads(table[table["model"] == model]), ""]
         parts += ["Ablated together, change of the loss in nats, beside as many heads of no kind:\n"]
         parts += [losses(ablated[ablated["model"] == model]), ""]
@@ -53,7 +60,7 @@ def page(figures: Path) -> str:
             parts += [survival(left[left["model"] == model]), ""]
         both = shared[(shared["model"] == model) & (shared["n_shared"] > 0)]
         parts += ["Kinds that share heads:\n", overlaps(both) if len(both) else "None.", ""]
-    return "\n".join([*parts, how(ablated), predictions(ablated, shared), *others(figures)])
+    return "\n".join([*parts, how(ablated, left), predictions(ablated, shared), *others(figures)])
 
 
 def _read(path: Path) -> Any:
@@ -126,31 +133,39 @@ def overlaps(shared: Any) -> str:
     return as_markdown(pd.DataFrame(rows, columns=["kinds", "heads", "shared", "by chance", "p"]))
 
 
-def how(ablated: Any) -> str:
+def how(ablated: Any, left: Any) -> str:
     """What the tables hold, and what each model can do at all."""
+    lists = set(ablated["behaviour"]) & {"words", "translation", "opposites"}
     said = [
-        "In the first table of losses each set of heads is replaced by its mean over random tokens, position by "
-        "position. In brackets the same with as many heads of no kind: the mean over up to ten different sets (*sets*: "
-        "how many there were, and how many layers a head may be *away* from the one for which it stands, where its own "
-        "layer has too few), and the largest. Bold: more than any of them. *copying*: the second copy of random "
-        "tokens. *tasks*: the right answer's first token after ten examples. *words*, *translation*, *opposites*: the "
-        "second of two lists of ten words, which are the same, their translations (English with French or Spanish, "
-        "either way), or opposites. Effects of whole sets say what heads do together, and nothing of what one of them "
-        "does.\n",
-        "In the table of what is left, heads put out one vector at all positions, their mean over random tokens, "
-        "because scores have prompts of many lengths. Counted are the heads behind the first ablated one that are not "
-        "ablated; 100 is their score above chance with nothing ablated. In brackets with as many heads of no kind, "
-        "mean and standard deviation over sets; bold: less than with any of them. Kinds known by changing heads one at "
-        "a time are ablated, but not measured so: that costs a forward pass a head, prompt and set. Kinds known by "
-        "weights alone cannot change. A retrieval head scores where the model also predicts the right token, so it "
-        "loses its score when the model fails for whatever reason.\n",
+        "In the tables of losses each set of heads is replaced by its mean over random tokens, position by position. "
+        "In brackets the same with as many heads of no kind, from the same layers where there are enough: the mean "
+        "over different sets (*sets*: how many, and how many layers a head may be *away* from the one for which it "
+        "stands), and the largest. Bold: more than any of them. *copying*: the second copy of random tokens. "
+        "*tasks*: the right answer's first token after ten examples. "
+        + (
+            "*words*, *translation*, *opposites*: the second of two lists of ten words, which are the same, their "
+            "translations (English with French or Spanish, either way), or opposites. "
+            if lists
+            else ""
+        )
+        + "Effects of whole sets say what heads do together, and nothing of what one of them does.\n",
     ]
-    if "nothing_to_copy" in ablated:
-        lists = ablated.dropna(subset=["nothing_to_copy"]).drop_duplicates(["model", "behaviour"])
+    if left is not None:
+        said.append(
+            "In the table of what is left, heads put out one vector at all positions, their mean over random tokens, "
+            "because scores have prompts of many lengths. Counted are the heads behind the first ablated one that are "
+            "not ablated; 100 is their score above chance with nothing ablated. In brackets with as many heads of no "
+            "kind, mean and standard deviation over sets; bold: less than with any of them. Kinds known by changing "
+            "heads one at a time are ablated, but not measured so: that costs a forward pass a head, prompt and set. "
+            "Kinds known by weights alone cannot change. Retrieval is not measured either: such a head scores where "
+            "the model predicts the right token, so it loses its score whenever the model fails.\n"
+        )
+    if lists:
+        known = ablated.dropna(subset=["nothing_to_copy"]).drop_duplicates(["model", "behaviour"])
         rows = [
             (row.model, row.behaviour, f"{row.clean:.2f}", f"{row.nothing_to_copy:.2f}")
             + ("yes" if row.nothing_to_copy - row.clean >= CAN else "no: not decided by this model",)
-            for row in lists.itertuples()
+            for row in known.itertuples()
         ]
         names = ["model", "list", "loss in nats", "if the first list has other words", f"copies (by {CAN:g} nat)"]
         said += ["What the models can do, with nothing ablated:\n", as_markdown(pd.DataFrame(rows, columns=names)), ""]
@@ -172,8 +187,8 @@ def predictions(ablated: Any, shared: Any) -> str:
         if (model, behaviour, kind) not in effects.index:
             return None
         row: Any = effects.loc[(model, behaviour, kind)]
-        copies = row["nothing_to_copy"] - row["clean"] if "nothing_to_copy" in row else float("nan")
-        return None if copies < CAN else float(row["effect"] - row["others"])
+        copies = row["nothing_to_copy"] - row["clean"]  # NaN where that is not asked
+        return None if copies < CAN or row["n_sets"] < FEWEST else float(row["effect"] - row["others"])
 
     def compared(model: str, behaviour: str, more: str, less: str) -> tuple[str, str]:
         a, b = above(model, behaviour, more), above(model, behaviour, less)
@@ -201,19 +216,20 @@ def predictions(ablated: Any, shared: Any) -> str:
             ("opposites", "concept", "token"),
         ):  # fmt: skip
             claim = f"{behaviour} goes with {more} heads more than with {less} heads"
-            for by in ("matching", "copying"):
+            for by in ("matching", "copying") if behaviour in set(ablated["behaviour"]) else ():
                 rows.append((model, claim, *compared(model, behaviour, f"{more}-{by}", f"{less}-{by}")))
     table = as_markdown(pd.DataFrame(rows, columns=["model", "predicted", "came out (nats)", "as predicted"]))
     return (
         "## What papers predict of larger models\n\nOf two kinds it is compared what is lost beyond the mean of as "
-        "many others. *Not decided*: a kind has no head, or the model does not do what is measured.\n\n" + table + "\n"
+        "many others. *Not decided*: a kind has no head or fewer "
+        f"than {FEWEST} sets of bystanders, or the model does not do what is measured.\n\n" + table + "\n"
     )
 
 
 def others(figures: Path) -> list[str]:
     """What other experiments left."""
-    from experiments.showcase import context_lengths
+    from experiments.showcase import context_lengths, score_costs
 
-    sections = {"context_lengths": context_lengths.section}
+    sections = {"context_lengths": context_lengths.section, "score_costs": score_costs.section}
     tables = {name: _read(figures / f"{name}.csv") for name in sections}
     return [sections[name](table) for name, table in tables.items() if table is not None]

@@ -1,2 +1,3 @@
+from .activity import write_activity as write_activity
 from .atlas import write_atlas as write_atlas
 from .report import write_report as write_report

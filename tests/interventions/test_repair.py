@@ -3,6 +3,7 @@
 import pytest
 import torch
 from by_hand import model_of, tokens_of, with_z, z_of
+from hand_built import HandBuilt, back, but_first
 
 from induction_lab import capture, repeated_tokens, score_heads, self_repair
 from induction_lab.interventions import prepared
@@ -86,3 +87,57 @@ def test_what_cannot_be_had_is_refused(small, how, message):
     how = {"prompts": repeated_tokens(small, n_prompts=2, period=9), **how}
     with pytest.raises(ValueError, match=message):
         self_repair(small, how.pop("prompts"), **how)
+
+
+def with_second_head(share: float, *, waits: bool):
+    """A previous-token head, an induction head, and behind it a second one that writes a share of the same.
+
+    One that waits asks whether anything has been written yet, and if so rests on BOS: a backup head.
+    """
+    size, length = 40, 48
+    built = HandBuilt(n_layers=3, n_heads=1, d_vocab=size, n_ctx=length, previous=size)
+    built.asks((0, 0), "position", "position", back(length, 1))
+    built.writes((0, 0), "token", "previous", torch.eye(size))
+    for layer, how_much in ((1, 1.0), (2, share)):
+        built.asks((layer, 0), "token", "previous", torch.eye(size))
+        built.rests((layer, 0), 0.5)
+        built.writes((layer, 0), "token", "output", how_much * but_first(size))
+    if waits:
+        to_bos = torch.zeros(size, size)
+        to_bos[:, 0] = 2.0  # above what it finds
+        built.asks((2, 0), "output", "token", to_bos, at=size)
+    return built.model()
+
+
+WHOLE = 20 * (1 - 1 / 40)  # of the right token's logit minus the mean over 40 tokens
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0, -0.5])
+def test_a_backup_head_by_hand_repairs_what_it_writes(share):
+    model = with_second_head(share, waits=True)
+    prompts = repeated_tokens(model, n_prompts=3, period=20)
+    main, backup = self_repair(model, prompts, ["L1H0", "L2H0"], method="zero").to_dict("records")
+    assert main["direct_effect"] == pytest.approx(WHOLE, abs=1e-3)
+    assert main["total_effect"] == pytest.approx((1 - share) * WHOLE, abs=1e-3)
+    assert main["self_repair"] == pytest.approx(share * WHOLE, abs=1e-3)
+    assert all(backup[effect] == pytest.approx(0.0, abs=1e-3) for effect in ("direct_effect", "total_effect"))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_second_head_that_does_not_wait_repairs_nothing(share):
+    model = with_second_head(share, waits=False)
+    prompts = repeated_tokens(model, n_prompts=3, period=20)
+    main, second = self_repair(model, prompts, ["L1H0", "L2H0"], method="zero").to_dict("records")
+    for row, written in ((main, WHOLE), (second, share * WHOLE)):
+        assert row["direct_effect"] == pytest.approx(written, abs=1e-3)
+        assert row["total_effect"] == pytest.approx(written, abs=1e-3)
+        assert row["self_repair"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_backup_head_that_is_shown_other_words_instead_of_silence_does_not_step_in():
+    """What is repaired depends on what the head says instead: a mean over prompts says something, if nothing right."""
+    model = with_second_head(1.0, waits=True)
+    prompts = repeated_tokens(model, n_prompts=3, period=20)
+    for method in ("mean", "resample"):
+        (row,) = self_repair(model, prompts, "L1H0", method=method).to_dict("records")
+        assert row["total_effect"] > 0.9 * WHOLE and row["self_repair"] == pytest.approx(0.0, abs=1e-2)

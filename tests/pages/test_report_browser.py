@@ -9,7 +9,14 @@ import shutil
 import pytest
 from pages import HOSTILE, hostile_model, trajectory
 
-from induction_lab import classify_heads, repeated_tokens, score_heads, write_report
+from induction_lab import (
+    classify_heads,
+    induction_activity,
+    repeated_tokens,
+    score_heads,
+    write_activity,
+    write_report,
+)
 from induction_lab.pages.panel_measurements import QUICK_KINDS
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -286,3 +293,22 @@ def test_the_real_model_s_best_head_fills_every_panel(open_page, smollm2, tmp_pa
     tab.locator("#prompt input[value=text]").check(force=True)
     settled(tab)
     assert "Tol" in tab.inner_text("#tokens")
+
+
+def test_tokens_of_a_text_are_explored_by_mouse_tap_and_keys(open_page, tmp_path):
+    model = hostile_model()
+    found = induction_activity(model, "one two one two one two", ["L2H0", "L1H1"])
+    tab = open_page(write_activity(found, tmp_path / "text.html"))
+    tokens = tab.locator(".token")
+    assert tokens.all_text_contents() == found.tokens["token"].tolist()
+    tokens.nth(5).hover()
+    assert tab.locator(".token.shown").count() == 1 and "nats by them" in tab.inner_text("#panel")
+    assert tab.locator("#panel table tr").count() == 3  # the heading and two heads
+    tokens.nth(4).click()
+    tokens.nth(6).hover()
+    assert tab.evaluate("() => [...document.querySelectorAll('.token')].findIndex(t => t.matches('.shown'))") == 4
+    tab.focus("#text")
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        tab.keyboard.press(key)
+    assert tab.evaluate("() => [...document.querySelectorAll('.token')].findIndex(t => t.matches('.shown'))") == 5
+    assert tab.title() == f"Heads on a text: {HOSTILE}"  # no markup has run

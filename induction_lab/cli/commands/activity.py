@@ -15,12 +15,14 @@ commands = typer.Typer()
 
 @commands.command(
     epilog='Examples:  [bold]induction-lab activity smollm2-135m --text "one two three one two"[/bold]   ·   '
-    "[bold]induction-lab activity smollm2-135m --text letter.txt --heads L18H6,L17H3[/bold]"
+    "[bold]induction-lab activity smollm2-135m --text letter.txt --heads L18H6,L17H3[/bold]   ·   "
+    "[bold]induction-lab activity smollm2-135m --text letter.txt --html letter.html[/bold]"
 )
 def activity(
     model: ModelName = "smollm2-135m",
     text: Annotated[str, typer.Option(help="A text, or a text file.")] = "",
     heads: Annotated[str, typer.Option(help="Which heads; all induction heads by default.")] = "",
+    html: Annotated[Path | None, typer.Option(help="Also a page to explore, .html.", show_default=False)] = None,
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
@@ -35,8 +37,11 @@ def activity(
     from induction_lab.attribution.one_text import induction_activity
     from induction_lab.cli.terminal_kinds import show_activity
     from induction_lab.models.loading import load_model
+    from induction_lab.pages.activity import check_page, write_activity
 
+    page = None if html is None else check_page(html)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     say("")
     found = induction_activity(loaded, content, heads or None)
-    deliver(found, out / f"{file_name(model, loaded)}_activity", format, (), show_activity)
+    also = [] if page is None else [write_activity(found, page)]
+    deliver(found, out / f"{file_name(model, loaded)}_activity", format, (), show_activity, also=also)
