@@ -187,6 +187,7 @@ def scales(lag: int = 3, **changes) -> pd.DataFrame:
     ("verdict", "changes", "expected"),
     [
         ("form_verdict", {"displaced_induction": 0.1}, "does not hold here"),
+        ("form_verdict", {"displaced_induction": 0.1, "second_copy": 3.0}, "not decided"),  # not learnt yet
         ("carry_verdict", {"own_lag": 0.3}, "does not hold here"),
         ("carry_verdict", {"other_lag": 2.0}, "not decided"),
         ("late_verdict", {"formed": 100.0}, "does not hold here"),

@@ -148,6 +148,16 @@ def named(row: Any) -> str:
     return f"deviation {SCALES[row['scale']]:g}, seed {row['seed']}"
 
 
+def copies(row: Any) -> bool:
+    """Whether a run has learnt to copy: heads of one that has not yet cannot be said to do it this way or that."""
+    return row["second_copy"] < row["first_copy"] / 2
+
+
+def unlearnt(rows: Any) -> str:
+    late = [named(row) for row in rows if row["scale"] == LARGE and not copies(row)]
+    return f"Copying is not learnt yet after {rows[0]['steps']} steps: {', '.join(late)}." if late else ""
+
+
 def form_verdict(table: pd.DataFrame) -> Verdict:
     rows: Any = table.to_dict("records")
     large = {f"seed {row['seed']}": Effect(row["displaced_induction"]) for row in rows if row["scale"] == LARGE}
@@ -155,11 +165,13 @@ def form_verdict(table: pd.DataFrame) -> Verdict:
         claim="Where heads start with large weights, induction heads form as well, some of them displaced",
         source="seen here; Elhage et al. 2021 and Olsson et al. 2022 do not say",
         measured="heads of the second layer, by the attention around earlier occurrences at the lag (-8 to 8) that "
-        f"they like best; repeated blocks of {PERIOD} tokens, a length never trained on; lag +1 is prefix matching",
-        criterion=f"displaced induction of the best head, over seeds of the largest scale, above {LOOKS}",
+        f"they like best, after {rows[0]['steps']} steps; repeated blocks of {PERIOD} tokens, a length never trained "
+        "on; lag +1 is prefix matching",
+        criterion=f"displaced induction of the best head, over seeds of the largest scale, above {LOOKS}; not "
+        "decided while a seed has not learnt to copy (loss on the second copy below half of that on the first)",
         numbers={named(row): told(row) for row in rows},
         control="the recipe's own scale, in the first rows",
-        **judge(large, LOOKS),
+        **judge(large, LOOKS, undecided=unlearnt(rows)),
     )
 
 
