@@ -69,6 +69,16 @@ class Scope(ExitStack):
         return lambda *args: hook(*args) if self.holds else None
 
 
+@contextmanager
+def outside() -> Iterator[None]:
+    """Inside, no scope that is open holds: for runs that find out what a network is built of, whoever edits it."""
+    token = _open.set(())
+    try:
+        yield
+    finally:
+        _open.reset(token)
+
+
 def said(of: Any) -> list[Any]:
     """What the scopes that are open in this thread or task say of something, the outermost first."""
     return [scope.said[of] for scope in _open.get() if scope._is_open and of in scope.said]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from induction_lab.attention.scopes import alone
+from induction_lab.attention.scopes import alone, outside
 from induction_lab.models.on_disk.network import fit_bridge
 from induction_lab.models.store import quiet_libraries
 from induction_lab.models.wiring.attending import by_eager
@@ -60,7 +60,7 @@ def _compare(network: Any, bridge: Any, tokens: Int[Tensor, "1 2"], configs: lis
     Logits are always compared; patterns, which a difference far below may leave the logits as they are, where the
     network gives those of as many layers as the bridge shows.
     """
-    with torch.inference_mode(), evaluating(network):
+    with outside(), torch.inference_mode(), evaluating(network):
         logits, seen = bridge.run_with_cache(tokens, names_filter=lambda name: name.endswith("attn.hook_pattern"))
         own = network(tokens, use_cache=False).logits
         with by_eager(configs):

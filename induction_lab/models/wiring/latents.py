@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.attention.scopes import Scope
+from induction_lab.attention.scopes import Scope, outside
 from induction_lab.models.wiring.norms import frozen_norm
 from induction_lab.models.wiring.projections import alike
 from induction_lab.models.wiring.watching import AttentionCall, attention_calls
@@ -59,7 +59,8 @@ class Latents:
 
     def given(self, read: Float[Tensor, "row d_model"]) -> AttentionCall:
         """The queries, keys and values `[row, head, width]` that the layer makes of these normalised vectors."""
-        parts = [self._given(rows[:, None], self._tokens[:, :1]) for rows in read.split(_ROWS_A_RUN)]
+        with outside():
+            parts = [self._given(rows[:, None], self._tokens[:, :1]) for rows in read.split(_ROWS_A_RUN)]
         return AttentionCall(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def linear(self, directions: Float[Tensor, "row d_model"]) -> AttentionCall:
@@ -74,7 +75,7 @@ class Latents:
         n, generator = len(directions), torch.Generator().manual_seed(0)
         mixed = torch.randn(_PROVEN, n, generator=generator).to(directions) / n**0.5
         rows = torch.cat([torch.zeros_like(directions[:1]), directions, mixed @ directions])
-        with Scope() as scope:
+        with outside(), Scope() as scope:
             held = _Held(n)
             for module in self._attention.modules():
                 if module is not self._attention and next(module.children(), None) is None:
@@ -94,8 +95,9 @@ class Latents:
         """Whether what stands at other places, and which tokens they are, makes no difference."""
         generator = torch.Generator().manual_seed(1)
         one, other, own = torch.randn(3, like.shape[1], generator=generator).to(like)
-        before = self._given(torch.stack([one, own])[None], self._tokens)
-        after = self._given(torch.stack([other, own])[None], self._tokens.flip(1))
+        with outside():
+            before = self._given(torch.stack([one, own])[None], self._tokens)
+            after = self._given(torch.stack([other, own])[None], self._tokens.flip(1))
         return all(alike(*pair) for pair in zip(before, after, strict=True))
 
     def _given(self, read: Float[Tensor, "row pos d_model"], tokens: Int[Tensor, "1 pos"]) -> AttentionCall:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from induction_lab.attention.scopes import outside
 from induction_lab.models.wiring.watching import evaluating
 
 _LARGE = 1024.0  # multiplies unit vectors, so that a bias takes none of the weights' digits
@@ -38,7 +39,7 @@ def linear_map(module: nn.Module, name: str, *, width: int, like: Tensor) -> Lin
     """
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, 3, width, generator=generator, dtype=torch.float32).to(like)
-    with torch.inference_mode(), evaluating(module):
+    with outside(), torch.inference_mode(), evaluating(module):
         try:
             given = module(probe)[0]
         except (TypeError, RuntimeError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from induction_lab.attention.scopes import Scope
+from induction_lab.attention.scopes import Scope, outside
 from induction_lab.models.wiring.watching import evaluating
 
 
@@ -61,7 +61,7 @@ def _entering(
         entered.append(args[0] if args else kwargs["hidden_states"])
         raise _Seen
 
-    with Scope() as scope, torch.inference_mode(), evaluating(network):
+    with outside(), Scope() as scope, torch.inference_mode(), evaluating(network):
         for module, hook in hooks.items():
             scope.after(module, hook)
         scope.before(block, stop, with_kwargs=True, prepend=True)  # before its weights are fetched

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from induction_lab.attention.scopes import Scope, alone, said, uncompiled
+from induction_lab.attention.scopes import Scope, alone, outside, said, uncompiled
 from induction_lab.models.wiring.attending import attending
 
 _WATCH = "induction_lab_watch"
@@ -72,7 +72,8 @@ def watch(network: nn.Module, run: Callable[[], Tensor], configs: list[Any]) -> 
         if read is not None and gave is not None and len(read) == len(gave):
             passed.setdefault(module, []).append(Passed(read, gave))
 
-    with Scope({_WATCH: calls}) as scope, torch.inference_mode(), evaluating(network), _attending(configs):
+    held = Scope({_WATCH: calls})
+    with outside(), held as scope, torch.inference_mode(), evaluating(network), _attending(configs):
         for module in network.modules():
             scope.before(module, lambda module, _: products.running.append(module))
             scope.after(module, keep, with_kwargs=True)
