@@ -136,10 +136,11 @@ def distance(own: Tensor, ours: Tensor) -> float:
 
 
 def circuit(model: HookedModel) -> None:
-    """The likely circuit has numbers."""
+    """The likely circuit has numbers, but for what it says is left out."""
     if len(attention_layers(model)) < 2:
         raise ValueError("one layer attends, and no head can feed another")
-    edges = find_circuit(model, prompts(model)).edges
+    found = find_circuit(model, prompts(model))
+    edges = found.edges.drop(columns=list(found.provenance.get("left_out") or ()))
     if not edges.select_dtypes("number").notna().all(axis=None):
         raise RuntimeError("the circuit has columns that are not numbers")
 

@@ -9,6 +9,7 @@ Source: Elhage et al. (2021), "Induction heads", https://transformer-circuits.pu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from induction_lab.data.prompts import PromptsLike, as_repeats, repeated_tokens
 from induction_lab.internals.side_by_side import refuse_on_disk
+from induction_lab.models.frozen_norms import refuse_projected
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.cards import html_card
@@ -48,7 +50,8 @@ class InductionCircuit(Loadable):
         edges: One row an edge: `previous`, `induction` (heads), `strength` (previous_token x prefix_matching x K, 0
             below its baseline), `previous_token` of the first and `prefix_matching` of the second, `K`, `Q`, `V`
             (composition less its baseline), `K_rank` (of the first among all earlier heads that the second's keys could
-            read, 1 the best), and `qk_matching`, `ov_copying` of the second.
+            read, 1 the best), and `qk_matching`, `ov_copying` of the second; the latter is NaN where another layer
+            stands before the unembedding (heads of masked language models).
         baseline, baseline_error: What Gaussian matrices as wide as the first edge's heads score in composition, and the
             standard error of that.
         provenance: Model, prompts, seed, versions.
@@ -137,16 +140,26 @@ def find_circuit(
         distance = prompts.period + prompts.gap - 1
         matching = qk_matching(model, previous, offset=distance, heads=later, folded=folded)
         tick(1)
-        copying = ov_copying(model, heads=later, folded=folded)
+        left_out = why_no_copying(model)
+        copying = {} if left_out else ov_copying(model, heads=later, folded=folded)
         tick(1)
     edges = _edges(pairs, previous, prefix, K)
     edges["Q"], edges["V"] = others["Q"].tolist(), others["V"].tolist()
     edges["qk_matching"] = [float(matching[b]) for _, b in pairs]
-    edges["ov_copying"] = [float(copying[b]) for _, b in pairs]
+    edges["ov_copying"] = [math.nan if left_out else float(copying[b]) for _, b in pairs]
     first, second = pairs[0]
     baseline = pair_baseline(model, "K", first.layer, second.layer)
-    facts = provenance(model, prompts)
+    facts = provenance(model, prompts, left_out={"ov_copying": left_out} if left_out else None)
     return InductionCircuit(model.name, model.n_layers, model.n_heads, edges, *baseline, provenance=facts)
+
+
+def why_no_copying(model: HookedModel) -> str | None:
+    """Why what heads write cannot be read through the unembedding; None if it can."""
+    try:
+        refuse_projected(model)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _candidates(

@@ -111,6 +111,19 @@ class Prompts:
         }
 
 
+def check_numbers(**numbers: int | None) -> None:
+    """Refuse numbers that are too small whatever the model is: of prompts, of their length, of prompts at a time.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name, value in numbers.items():
+        least = {"n_repeats": 2, "length": 2, "gap": 0}.get(name, 1)
+        if value is not None and value < least:
+            rule = f"be at least {least}" if least else "not be negative"
+            raise ValueError(f"`{name}` must {rule}, got {value}.")
+
+
 def repeated_tokens(
     model: Vocabulary,
     *,
@@ -144,17 +157,9 @@ def repeated_tokens(
         ValueError: If the prompt does not fit the context or the vocabulary has too few tokens.
     """
     note = ""
+    check_numbers(n_prompts=n_prompts, period=period, n_repeats=n_repeats, gap=gap)
     if period is None:
         period, note = default_period(model, n_repeats=n_repeats, gap=gap, bos=bos, distinct=distinct)
-    for name, value, least in (
-        ("n_prompts", n_prompts, 1),
-        ("period", period, 1),
-        ("n_repeats", n_repeats, 2),
-    ):
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    if gap < 0:
-        raise ValueError(f"`gap` must not be negative, got {gap}.")
     begin = front(model, bos)
     length = len(begin) + period * n_repeats + gap * (n_repeats - 1)
     check_context(model, length, f"{period=}, {n_repeats=}" + (f", {gap=}" if gap else ""), beyond_context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from induction_lab.data.prompts import Prompts
+from induction_lab.data.prompts import Prompts, check_numbers
 from induction_lab.models.hooked_model import HookedModel
 
 TOKENS_A_BATCH = 1024
@@ -17,8 +17,7 @@ def batches(model: HookedModel, prompts: Prompts, batch_size: int | None) -> Ite
     Raises:
         ValueError: If `batch_size` is less than 1.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    check_numbers(batch_size=batch_size)
     tokens = min(TOKENS_A_BATCH, LOGIT_BYTES // (4 * model.d_vocab))
     step = batch_size or max(1, tokens // prompts.tokens.shape[1])
     return (slice(start, start + step) for start in range(0, len(prompts), step))

@@ -50,10 +50,19 @@ def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
     Raises:
         ValueError: If the stream is projected before the unembedding.
     """
-    if model.anatomy.projects_stream:
-        raise ValueError(f"{model.name} projects its stream before the unembedding, so logits are not x W_U.")
+    refuse_projected(model)
     readers = final_norm(model).fold(model.unembedding.to(model.wide))
     return readers if model.logit_scale == 1 else readers * model.logit_scale
+
+
+def refuse_projected(model: HookedModel) -> None:
+    """What is written into the stream is read by the unembedding only where nothing but a norm stands between them.
+
+    Raises:
+        ValueError: If the stream is projected, or goes through another layer (BERT), before the unembedding.
+    """
+    if model.anatomy.projects_stream:
+        raise ValueError(f"{model.name} projects its stream before the unembedding, so logits are not x W_U.")
 
 
 def folded_weights(model: HookedModel, layer: int) -> HeadWeights:

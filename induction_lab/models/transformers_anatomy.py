@@ -28,7 +28,7 @@ from induction_lab.models.wiring.network import Wiring
 from induction_lab.models.wiring.positions import position_module
 from induction_lab.models.wiring.projections import LayerParts
 from induction_lab.models.wiring.sizes import shape_of
-from induction_lab.models.wiring.watching import watch
+from induction_lab.models.wiring.watching import evaluating, watch
 
 _DRAWN, _PROBES = 64, 4  # tokens by which parts are found: drawn, and run
 
@@ -162,7 +162,17 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def projects_stream(self) -> bool:
-        return self._wiring.width != self.shape.d_model
+        return self._wiring.width != self.shape.d_model or self._transforms_stream
+
+    @cached_property
+    def _transforms_stream(self) -> bool:
+        """Whether matrices beside the body and the unembedding change logits: heads of masked language models."""
+        inside = {*self.network.base_model.parameters(), *self.network.get_output_embeddings().parameters()}
+        if all(weight.ndim < 2 or weight in inside for weight in self.network.parameters()):
+            return False
+        with torch.inference_mode(), evaluating(self.network):
+            own, direct = self.logits(self._two_tokens), self.unembed(self.hidden(self._two_tokens))
+        return not torch.allclose(own, direct, rtol=1e-3, atol=1e-3 * float(own.abs().max()), equal_nan=True)
 
     @property
     def logit_scale(self) -> float:

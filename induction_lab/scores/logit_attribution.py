@@ -47,7 +47,7 @@ class AnswerLogits(LayerScore):
 def why_no_readers(model: HookedModel) -> str | None:
     """Why what heads write cannot be read through the unembedding, the norms on the way folded in; None if it can."""
     if model.anatomy.projects_stream:
-        return "not defined where the stream is projected before the unembedding"
+        return "not defined where the stream is projected, or goes through another layer, before the unembedding"
     try:
         _ = final_norm(model), model.unembedding
     except ValueError as error:

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from induction_lab.data.occurrences import Recurrences
-from induction_lab.data.prompts import Prompts
+from induction_lab.data.prompts import Prompts, check_numbers
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.registry import find_scores
@@ -148,8 +148,7 @@ def _prepare(model: HookedModel, prompts: Prompts, scores: dict[str, Score], bat
 
 def _batch_size(model: HookedModel, prompts: Prompts, batch_size: int | None) -> int:
     if batch_size is not None:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_numbers(batch_size=batch_size)
         return batch_size
     n_pos = prompts.tokens.shape[1]
     by_tokens = TOKENS_A_BATCH // n_pos

@@ -76,6 +76,16 @@ class ValueSizes:
         return columns, attention.mix(v=columns.to(attention.v.dtype))
 
 
+def check_weighing(weigh: str | None) -> None:
+    """Refuse what attention cannot be weighed by; no model is needed.
+
+    Raises:
+        ValueError: If it is neither `values` nor None.
+    """
+    if weigh not in (None, "values"):
+        raise ValueError(f"Attention is weighed by 'values', or not at all (None), got {weigh!r}.")
+
+
 def said_of(score: Score, *, weighed: bool) -> ScoreWords:
     """What a score says of itself; where its attention is weighed and that is not its definition, that too."""
     words = score.words

@@ -20,6 +20,7 @@ from induction_lab.training.runs import checkpoint_folder
 RATE = 2e10  # floating-point operations a second that a core does, about
 LOADED = 0.7e9  # bytes of a process with its libraries
 DISK = 5e8  # bytes a second that weights are read at
+_ROWS = 3 * 4  # bytes a number of the vocabulary's vectors: in float32, as they enter the stream and as it is read
 _AS_STORED = 2  # bytes a parameter, where the model's own dtype is taken
 
 
@@ -42,6 +43,7 @@ class Estimates:
         """Sort them by model, measurement and prompts."""
         seconds: dict[tuple[str, str, str], list[float]] = {}
         self._parameters: dict[str, int] = {}
+        self._largest: dict[str, int] = {}
         for facts in finished:
             if facts.get("seconds") is None:
                 continue
@@ -57,11 +59,18 @@ class Estimates:
             self._parameters[snapshot.model] = _counted(snapshot) or _as_named(snapshot.source)
         return self._parameters[snapshot.model]
 
+    def largest(self, snapshot: Snapshot) -> int:
+        """How many numbers the largest matrix of a snapshot holds, which is its vocabulary's; 0 where nothing tells."""
+        if snapshot.model not in self._largest:
+            sizes = (size for path in _files(snapshot) for size in _sizes(path))
+            self._largest[snapshot.model] = max(sizes, default=0)
+        return self._largest[snapshot.model]
+
     def need(self, cell: Cell) -> Need:
         """What a worker must have to measure a cell."""
         parameters = self.parameters(cell.snapshot)
         each = _AS_STORED if cell.dtype == "auto" else getattr(torch, cell.dtype).itemsize
-        memory = LOADED + 1.2 * parameters * each if parameters else 0
+        memory = LOADED + 1.2 * parameters * each + _ROWS * self.largest(cell.snapshot) if parameters else 0
         return Need(parameters, min(8, 1 + parameters // 10**9), int(memory))
 
     def seconds(self, cell: Cell) -> float:
@@ -81,22 +90,31 @@ class Estimates:
 
 def _counted(snapshot: Snapshot) -> int:
     """Parameters of a snapshot, counted in weight files on this disk; 0 where there are none."""
+    return sum(sum(_sizes(path)) or _by_bytes(path) for path in _files(snapshot))
+
+
+def _files(snapshot: Snapshot) -> list[Path]:
+    """Weight files of a snapshot on this disk."""
     if snapshot.is_run:
-        files = weight_files(checkpoint_folder(Path(snapshot.source), snapshot.step or 0))
-    else:
-        found = store.locate(snapshot.source)
-        files = weight_files(found) if isinstance(found, Path) else []
-    return sum(_in_file(path) for path in files)
+        return weight_files(checkpoint_folder(Path(snapshot.source), snapshot.step or 0))
+    found = store.locate(snapshot.source)
+    return weight_files(found) if isinstance(found, Path) else []
 
 
-def _in_file(path: Path) -> int:
+def _by_bytes(path: Path) -> int:
+    """Parameters of a file that says nothing about itself without being read, about."""
+    return 0 if path.suffix == ".safetensors" else path.stat().st_size // (1 if path.suffix == ".gguf" else 4)
+
+
+def _sizes(path: Path) -> list[int]:
+    """How many numbers each tensor in a file holds; none of files that do not tell without being read."""
     if path.suffix != ".safetensors":
-        return path.stat().st_size // (1 if path.suffix == ".gguf" else 4)
+        return []
     try:
         with safe_open(path, "pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+            return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
     except (OSError, SafetensorError):  # whoever loads it says what is wrong
-        return 0
+        return []
 
 
 def _as_named(name: str) -> int:

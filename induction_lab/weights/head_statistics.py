@@ -12,7 +12,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.data.vocabulary import n_real_tokens
-from induction_lab.models.frozen_norms import final_norm
+from induction_lab.models.frozen_norms import final_norm, refuse_projected
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.results.heads import Heads, heads_by_layer
@@ -267,6 +267,7 @@ def _kept(folded: FoldedWeights, what: str, source: Side, make: Callable[[], Ten
 def _from_written_to_embedding(folded: FoldedWeights, source: Side) -> Float[Tensor, "d_model d_model"]:
     """`W_U rows` in float64, norm and logit scale folded in: what a head writes, as the embedding of what it raises."""
     model = folded.model
+    refuse_projected(model)
     if offloading_of(model.network) is not None and isinstance(source, str) and source in get_args(Source):
         norm, n_real = final_norm(model), n_real_tokens(model)
         parts = (

@@ -237,6 +237,7 @@ MISTAKES = {
     "no number": (["score", "--period", "many"], "unable to parse string as an integer"),
     "output folder is a file": (["score", "--prompts", "1", "--out", "text.txt"], "cannot be written"),
     "zero batch": (["score", "--batch-size", "0"], "`batch_size` must be at least 1"),
+    "unknown weighing": (["score", "--weigh", "norms"], "Attention is weighed by 'values'"),
     "plot of nothing": (["plot", "none.csv"], "There is no file none.csv"),
     "plot of something else": (["plot", "text.txt"], "kept as .parquet, .csv, .json"),
     "get of an unknown model": (["get", "gpt2"], "`get` brings smollm2-135m"),
@@ -274,6 +275,33 @@ def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_left_behind(tmp_
     assert message in said and "Traceback" not in said
     left = {path.name for path in tmp_path.iterdir()} - given
     assert left <= {"cache"} and not list(tmp_path.rglob("*.csv"))
+
+
+WRONG_VALUES = {
+    "--weigh norms": ["score", "--weigh", "norms"],
+    "--batch-size 0": ["score", "--batch-size", "0"],
+    "--gap -1": ["score", "--gap", "-1"],
+    "--repeats 1": ["score", "--repeats", "1"],
+    "--length 1": ["score", "--text", "text.txt", "--length", "1"],
+    "circuit --top 0": ["circuit", "--top", "0"],
+    "circuit --prompts 0": ["circuit", "--prompts", "0"],
+    "explain --prompts 0": ["explain", "--prompts", "0"],
+    "heads --period 0": ["heads", "--period", "0"],
+    "report --period 0": ["report", "--period", "0"],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_VALUES)
+def test_a_wrong_value_is_told_before_a_model_is_looked_for(tmp_path, wrong, monkeypatch, capsys):
+    (tmp_path / "text.txt").write_text("some text")
+    monkeypatch.chdir(tmp_path)
+    command, *options = WRONG_VALUES[wrong]
+    monkeypatch.setattr(sys, "argv", ["induction-lab", command, "./no-model", *options])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "There is no file or folder" not in said
+    assert options[-1].strip("-") in said
 
 
 def test_a_mistake_on_the_command_line_itself_has_no_traceback(tmp_path):

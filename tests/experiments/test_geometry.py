@@ -2,12 +2,12 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
-from families import random_network
+from families import random_network, shake_norms
 from scripts import script, verdicts_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from experiments.essay.geometry.separation import centroid_accuracy, even_splits, pair_cosines, pulls, shuffles
-from induction_lab import capture, load_model
+from induction_lab import HookedModel, capture, load_model
 
 DATA = """
 [[words]]
@@ -212,3 +212,20 @@ def test_a_users_mistakes_are_told(module, tmp_path, text, message):
 def test_a_model_without_a_tokenizer_is_refused(module, tmp_path):
     with pytest.raises(SystemExit, match="no tokenizer"):
         module.main(["--model", "induction-2l", "--out", str(tmp_path)])
+
+
+@torch.no_grad()
+def test_heads_whose_sum_is_normalised_add_up_to_what_enters_the_stream(module):
+    model = HookedModel(shake_norms(random_network("gemma3")))
+    tokens, seen = torch.arange(5, 25).view(4, 5), []
+    hooks = []
+    z = capture(model, tokens, "z", layers=[0, 1])
+    for layer in range(2):
+        norm = model.anatomy.norm_after(layer)
+        hooks.append(norm.register_forward_hook(lambda _, __, output: seen.append(output[:, -1])))
+    model.hidden(tokens)
+    for hook in hooks:
+        hook.remove()
+    heads = module.head_outputs(model, torch.stack([z["z", layer][:, -1] for layer in range(2)]))
+    for layer in range(2):
+        torch.testing.assert_close(heads[4 * layer : 4 * layer + 4].sum(0), seen[layer], atol=1e-5, rtol=1e-4)

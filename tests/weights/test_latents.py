@@ -9,6 +9,7 @@ from induction_lab import (
     HookedModel,
     composition_scores,
     find_circuit,
+    ov_copying,
     ov_eigenvalues,
     qk_circuit,
     repeated_tokens,
@@ -147,3 +148,18 @@ def test_what_is_not_linear_at_its_place_is_refused(spoil):
     spoil(model)
     with pytest.raises(ValueError, match="Layer 1 of DeepseekV3 makes its queries, keys or values in a way"):
         folded_weights(model, 1)
+
+
+@pytest.mark.parametrize("name", ["MegatronBert", "ModernBertDecoder", "Xmod"])
+def test_what_stands_before_the_unembedding_is_not_taken_for_nothing(name):
+    """A layer of the head of masked language models: what heads write goes through it, so no logit is `x W_U`."""
+    model = model_of(name)
+    prompts = repeated_tokens(model, n_prompts=2, period=8)
+    with pytest.raises(ValueError, match="projects its stream before the unembedding"):
+        ov_copying(model)
+    found = find_circuit(model, prompts)
+    assert (
+        found.edges["ov_copying"].isna().all() and "projects its stream" in found.provenance["left_out"]["ov_copying"]
+    )
+    assert found.edges[["K", "Q", "V", "qk_matching"]].notna().all(axis=None)
+    assert not {"ov_copying", "copying", "logit_attribution"} & set(score_heads(model, prompts).scores)

@@ -30,7 +30,8 @@ from experiments.essay.geometry.separation import centroid_accuracy, even_splits
 from experiments.harness import begin, common_arguments, show_files
 from experiments.verdicts import OUTCOMES, Verdict, outcome, save_verdicts
 from induction_lab import Head, HookedModel, load_model
-from induction_lab.models.head_weights import head_weights
+from induction_lab.internals.head_outputs import adds_linearly, written_by_heads
+from induction_lab.models.head_weights import output_weight
 
 TURNED = 30.0  # degrees, in the middle layer, from the static embedding and from the word in no particular sense
 ERRORS = 2.0  # standard errors over words
@@ -188,9 +189,16 @@ def heads_that_pull(
 def head_outputs(
     model: HookedModel, z: Float[Tensor, "layer sentence head d_head"]
 ) -> Float[Tensor, "part sentence d_model"]:
-    """What each head adds to the stream, layer by layer."""
-    W_O = [head_weights(model, layer).W_O.float().cpu() * model.anatomy.output_factor for layer in range(len(z))]
-    return torch.cat([torch.einsum("she,hed->hsd", each, W) for each, W in zip(z, W_O, strict=True)])
+    """What each head adds to the stream, layer by layer; a norm of their sum is held at the scale that it has."""
+    parts = []
+    for layer, each in enumerate(z):
+        if adds_linearly(model, layer):
+            W_O = output_weight(model, layer).float().cpu() * model.anatomy.output_factor
+            parts.append(torch.einsum("she,hed->hsd", each, W_O))
+        else:
+            alone = each[:, :, None].to(model.device, model.dtype)  # one position
+            parts.append(written_by_heads(model, layer, alone, at=alone)[:, :, 0].transpose(0, 1).float().cpu())
+    return torch.cat(parts)
 
 
 def q_values(per_word: Float[Tensor, "word head"]) -> np.ndarray:

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab import HookedModel, capture, text_prompts
-from induction_lab.models.frozen_norms import output_norm
 from induction_lab.runtime.progress import progress_bar
 
 DATA = Path(__file__).with_name("senses.toml")
@@ -68,8 +67,6 @@ def load_words(path: Path) -> list[Word]:
 
 def read_words(model: HookedModel, words: list[Word]) -> Read:
     """Sentences of one length at a time; the word's last token, and the token before."""
-    if output_norm(model, 0) is not None:
-        raise ValueError(f"{model.name} normalises what its heads write together, so no head's pull is its own.")
     sentences = [sentence for word in words for sentence in word.sentences]
     prompts = text_prompts(model, [*sentences, *(f"{NEUTRAL} {word.word}" for word in words)])
     lengths = torch.full((len(prompts),), prompts.tokens.shape[1]) if prompts.lengths is None else prompts.lengths

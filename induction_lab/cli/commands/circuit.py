@@ -52,9 +52,10 @@ def circuit(
     say("loading libraries and the model …")
     from induction_lab.circuits.search import find_circuit
     from induction_lab.cli.terminal import show_circuit
-    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.data.prompts import check_numbers, repeated_tokens
     from induction_lab.models.loading import load_model
 
+    check_numbers(n_prompts=prompts, period=period, n=top)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")

@@ -58,12 +58,13 @@ def explain(
     say("loading libraries and the model …")
     from induction_lab.circuits.explaining import explain as explain_model
     from induction_lab.cli.terminal import show_explanation
-    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.data.prompts import check_numbers, repeated_tokens
     from induction_lab.models.loading import load_model
     from induction_lab.models.provenance import fingerprint
 
     if random_sets < 0:
         raise ValueError(f"--random must not be negative, got {random_sets}.")
+    check_numbers(n_prompts=prompts, period=period)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")

@@ -53,13 +53,14 @@ def heads(
     say("loading libraries and the model …")
     from induction_lab.circuits.kinds import classify_heads, find_kinds
     from induction_lab.cli.terminal_kinds import show_kinds
-    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.data.prompts import check_numbers, repeated_tokens
     from induction_lab.models.loading import load_model
 
     names = [name.strip() for name in kinds.split(",") if name.strip()] or None
     find_kinds(names, causal=causal)  # before a model is loaded
     if prompts < 2:
         raise ValueError(f"--prompts must be at least 2, so that there is a standard error; got {prompts}.")
+    check_numbers(n_prompts=prompts, period=period)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, distinct=True)
     say("")

@@ -71,6 +71,7 @@ def report(
     say("loading libraries and models …")
     from induction_lab.circuits.explanation import Explanation
     from induction_lab.cli.terminal import show_files
+    from induction_lab.data.prompts import check_numbers
     from induction_lab.development.trajectory import Trajectory
     from induction_lab.models.hooked_model import HookedModel
     from induction_lab.pages.html import check_libraries
@@ -80,6 +81,7 @@ def report(
     check_libraries()
     if prompts < 1:
         raise ValueError(f"--prompts must be at least 1, got {prompts}.")
+    check_numbers(period=period)
     content = None if text is None else read_text(text)
     explained = [Explanation.load(path) for path in explanation or []]
     followed = [Trajectory.load(path) for path in training or []]

@@ -73,15 +73,18 @@ def score(
     """Score every head of MODEL on repeated random tokens, or on a text."""
     say("loading libraries and the model …")
     from induction_lab.cli.terminal import show_scores
-    from induction_lab.data.prompts import repeated_tokens, text_prompts
+    from induction_lab.data.prompts import check_numbers, repeated_tokens, text_prompts
     from induction_lab.models.loading import load_model
     from induction_lab.scores.registry import find_scores
     from induction_lab.scores.scoring import score_heads
+    from induction_lab.scores.weighed import check_weighing
 
     names = [name.strip() for name in scores.split(",") if name.strip()] or None
     find_scores(names)  # before a model is loaded
+    check_weighing(weigh)
     if prompts < 1:
         raise ValueError(f"--prompts must be at least 1, got {prompts}.")
+    check_numbers(period=period, n_repeats=repeats, gap=gap, length=length, batch_size=batch_size)
     if length is not None and text is None:
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
     content = None if text is None else read_text(text)

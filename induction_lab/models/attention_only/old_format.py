@@ -93,6 +93,8 @@ def build(weights: Mapping[str, Tensor], cfg: Mapping[str, Any], said: Mapping[s
     biases = {name: tensor for name, tensor in weights.items() if name.rsplit(".", 1)[-1] in _BIASES}
     entries["biases"] = any(bool(tensor.any()) for tensor in biases.values())
     network = AttentionOnlyTransformer(AttentionOnlyConfig(**entries))
+    if entries["positions"] == "rotary" and cfg.get("rotary_adjacent_pairs"):
+        weights = {name: _halved(tensor) if _turns(name) else tensor for name, tensor in weights.items()}
     folded = said.get("layer_norm") is True or str(_norm_of(cfg)).endswith("Pre")
     return _filled(network, {n: t for n, t in weights.items() if n not in biases or entries["biases"]}, folded)
 
@@ -156,7 +158,7 @@ def _from_cfg(cfg: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, Any
     norm = _norm_of(cfg)
     kinds = {"LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms", None: None}
     positions = "shortformer" if cfg.get("shortformer_pos") else cfg.get("positional_embedding_type", "standard")
-    rotary = dict(rotary_base=10_000, rotary_dim=shape["d_head"], rotary_adjacent_pairs=False)
+    rotary = dict(rotary_base=10_000, rotary_dim=shape["d_head"])
     if positions == "rotary":
         wrong |= {name: cfg[name] for name, value in rotary.items() if cfg.get(name) not in (value, None)}
     wrong |= {} if norm in kinds else {"normalization_type": norm}
@@ -171,6 +173,18 @@ def _from_cfg(cfg: Mapping[str, Any], shape: Mapping[str, Any]) -> dict[str, Any
     if "d_mlp" in shape and cfg.get("act_fn"):
         entries["activation"] = _ACTIVATIONS.get(cfg["act_fn"], cfg["act_fn"])
     return entries | ({"n_ctx": cfg["n_ctx"]} if "n_ctx" in cfg else {})
+
+
+def _turns(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in ("W_Q", "W_K", "b_Q", "b_K")
+
+
+def _halved(weight: Tensor) -> Tensor:
+    """Dimensions that are rotated with their neighbours, put where this network rotates them: half a head apart.
+
+    Queries and keys alike, so that their products, and with them the scores, stay what they are.
+    """
+    return weight.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
 def _norm_of(cfg: Mapping[str, Any]) -> str | None:

@@ -7,12 +7,16 @@ each time that it is asked, so that others who run the network meanwhile attend 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
 
 from induction_lab.attention.scopes import Scope, said
+
+_guard = Lock()
+_n_asking, _own = 0, None
 
 
 @contextmanager
@@ -33,19 +37,22 @@ def attending(
 
         AttentionInterface.register(name, function)
         AttentionMaskInterface.register(name, mask)
-        _ask_scopes()
-    with Scope({("attends by", id(config)): name for config in configs}):
+    with _attending_by(name, configs):
         yield
 
 
 @contextmanager
 def by_eager(configs: Iterable[Any]) -> Iterator[None]:
     """Inside, modules with these configurations multiply their matrices out, so that they can give their patterns."""
-    configs = list(configs)
-    if configs:
-        _ask_scopes()
-    with Scope({("attends by", id(config)): "eager" for config in configs}):
+    with _attending_by("eager", list(configs)):
         yield
+
+
+@contextmanager
+def _attending_by(name: str, configs: list[Any]) -> Iterator[None]:
+    with _asking_scopes() if configs else nullcontext():
+        with Scope({("attends by", id(config)): name for config in configs}):
+            yield
 
 
 def refuse_own_attention(configs: Iterable[Any], name: str) -> None:
@@ -67,18 +74,37 @@ def refuse_own_attention(configs: Iterable[Any], name: str) -> None:
             )
 
 
-def _ask_scopes() -> None:
-    """Let configurations say what the open scopes say, and what stands in them where these say nothing."""
+@contextmanager
+def _asking_scopes() -> Iterator[None]:
+    """Inside, configurations say what the open scopes say, and what stands in them where these say nothing.
+
+    `_attn_implementation` is a property of transformers' class of all configurations, so that no single one could have
+    its own without being of another class. The property is laid over while something attends by another function, and
+    taken off with the last; who reads it outside of a scope, in any thread, reads what he would read without.
+    """
     from transformers import PreTrainedConfig
 
-    own: Any = PreTrainedConfig._attn_implementation
-    if getattr(own.fget, "asks_scopes", False):
-        return
+    global _n_asking, _own
+    with _guard:
+        if _n_asking == 0:
+            _own = vars(PreTrainedConfig)["_attn_implementation"]
+            PreTrainedConfig._attn_implementation = _over(_own)  # type: ignore[assignment]
+        _n_asking += 1
+    try:
+        yield
+    finally:
+        with _guard:
+            _n_asking -= 1
+            if _n_asking == 0:
+                PreTrainedConfig._attn_implementation = _own  # type: ignore[assignment]
+
+
+def _over(own: Any) -> property:
+    """Of transformers' property, one that asks the scopes first."""
 
     def implementation(config: Any) -> str | None:
         if torch.compiler.is_compiling():
             return own.fget(config)
         return (said(("attends by", id(config))) or [own.fget(config)])[-1]
 
-    implementation.asks_scopes = True  # type: ignore[attr-defined]
-    PreTrainedConfig._attn_implementation = property(implementation, own.fset)  # type: ignore[assignment]
+    return property(implementation, own.fset)
