@@ -5,12 +5,13 @@
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes)
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it
+# make bench-gpu  the engine, sweeps and training on a GPU, at most nine minutes
 # make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-browser lint types bench coverage claims essay figures tour clean
+.PHONY: demo test test-browser lint types bench bench-gpu coverage claims essay figures tour clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -42,6 +43,9 @@ bench: $(READY)
 	$(BIN)/python -m experiments scaling
 	$(BIN)/python -m experiments report_speed --model smollm2-135m
 	$(BIN)/python -m experiments sweep_overhead
+	$(BIN)/python -m experiments results
+
+bench-gpu: $(READY)
 	$(BIN)/python -m experiments gpu_engine
 	$(BIN)/python -m experiments results
 

@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     if not torch.cuda.is_available():
         print("There is no GPU that torch.cuda sees: nothing is measured.")
         return
-    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
+    place = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    print(place, flush=True)
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "gpu_exactness": lambda: [row for dtype in TOLERANCE for row in exactness(dtype)],
         "gpu_scores": lambda: [precision(dtype) for dtype in SCORES_WITHIN],
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     short = []
     for name, measure in parts.items():
         started = time.perf_counter()
-        table: Any = pd.DataFrame(measure())
+        table: Any = pd.DataFrame(measure()).assign(on=place)
         table.to_csv(args.out / f"{name}.csv", index=False)
         print(f"\n{name} ({time.perf_counter() - started:.0f} s)\n{table.to_string(index=False)}", flush=True)
         short += [f"{name}: {row}" for row in table.to_dict("records") if not row.get("within", True)]
