@@ -61,8 +61,8 @@ SECTIONS = {
         "`make bench-gpu` measures this section): the largest difference over plain and grouped keys, unlike widths, "
         "masks, soft-capping, sinks, fewer queries than keys and queries that see nothing.",
         "gpu_scores": "The seven attention scores of every head of a trained model, against float64.",
-        "gpu": "A random model of Llama 3 8B's shape in bfloat16, one prompt: all seven attention scores over the plain "
-        "forward pass, paired; at most 1.05 is asked for.",
+        "gpu": "A random model of Llama 3 8B's shape in bfloat16, one prompt: all seven attention scores over the "
+        "plain forward pass, paired; at most 1.05 is asked for.",
         "gpu_jobs": "An ablation sweep over SmolLM2-135M's shape, and training steps of two recipes.",
     },
 }
