@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -27,10 +29,24 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 for module in (score, heads, activity, circuit, explain, plot, models, train, follow, report, sweep):
     app.add_typer(module.commands)
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _say_version(asked), help="And leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"induction-lab {version('induction-lab')}")
+        raise typer.Exit
 
 
 def main() -> None:
