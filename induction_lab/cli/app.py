@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
+from importlib.metadata import version as installed
 from typing import Annotated
 
 import typer
@@ -34,19 +34,20 @@ for module in (score, heads, activity, circuit, explain, plot, models, train, fo
     app.add_typer(module.commands)
 
 
+def _say_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"induction-lab {installed('induction-lab')}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=lambda asked: _say_version(asked), help="And leave.")
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Say which version this is.")
     ] = False,
 ) -> None:
     pass
-
-
-def _say_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"induction-lab {version('induction-lab')}")
-        raise typer.Exit
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python -m experiments initial_scale
 
 The recipe `minute` from three scales of initial weights, five seeds each, 1,200 steps. `prefix_matching` reads one lag
-only, the token after the earlier occurrence; here heads are read at the lag that they like best (`displaced_induction`),
+only, the token after the earlier occurrence; heads are read here at the lag they like best (`displaced_induction`),
 and that lag is taken from them: the keys there are masked, and others of the same heads as a control. Writes to
 figures/: initial_scale.csv, initial_scale.json (verdicts), initial_scale.png. About 20 minutes on one CPU core.
 """
