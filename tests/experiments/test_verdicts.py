@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from scripts import EXPERIMENTS, script
+from scripts import script
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,8 @@ def verdict(module, **changes):
     return module.Verdict(**given | changes)
 
 
-def test_the_page_of_verdicts_is_built_from_the_files_and_is_what_is_committed(module, tmp_path):
-    module.save_verdicts([verdict(module)], tmp_path / "weather.json")
-    page = module.page(tmp_path)
-    assert "## `weather`" in page and "| today | 5 drops |" in page and "**Holds.**" in page
-    assert "Measured:" not in page and "The essay" not in page and "What would have" not in page
-    assert (EXPERIMENTS / "README.md").read_text() == module.page(EXPERIMENTS.parent / "figures")
+def page_of(module, folder, name="weather"):
+    return module.pages(folder)[f"pages/{name}.md"]
 
 
 def test_an_outcome_is_one_of_the_kinds_there_are(module, tmp_path):
@@ -40,7 +36,7 @@ def test_an_outcome_is_one_of_the_kinds_there_are(module, tmp_path):
 def test_a_criterion_is_called_fixed_beforehand_only_where_that_is_claimed(module, tmp_path):
     claims = [verdict(module), verdict(module, claim="It snows", beforehand=True, would_change="sun")]
     module.save_verdicts(claims, tmp_path / "weather.json")
-    rain, snow = module.page(tmp_path).split("**It snows**")
+    rain, snow = page_of(module, tmp_path).split("## 2. It snows")
     assert "Criterion (not fixed beforehand: it and the numbers came together): drops > 3" in rain
     assert "Criterion (fixed beforehand): drops > 3" in snow and "What would have changed it: sun" in snow
 
@@ -49,7 +45,8 @@ def test_files_from_before_there_were_classes_are_rendered_without_a_claim_to_ha
     fields = ("claim", "source", "criterion", "numbers", "control", "outcome", "caveat", "measured")
     old = {name: value for name, value in verdict(module)._asdict().items() if name in fields}
     (tmp_path / "weather.json").write_text(json.dumps([old]))
-    assert "Criterion (not fixed beforehand" in module.page(tmp_path) and "**Holds.**" in module.page(tmp_path)
+    page = page_of(module, tmp_path)
+    assert "Criterion (not fixed beforehand" in page and "Verdict: **✓ holds**" in page
 
 
 def test_each_class_of_models_has_its_own_line_with_its_interval(module, tmp_path):
@@ -59,17 +56,10 @@ def test_each_class_of_models_has_its_own_line_with_its_interval(module, tmp_pat
     one = verdict(module, **judging.judge(effects, 0.5, unit="of the fall"))
     assert one.outcome == "differs by class of models"
     module.save_verdicts([one], tmp_path / "weather.json")
-    page = module.page(tmp_path)
-    assert "small models: does not hold here; language models: holds with a caveat |" in page
-    assert "**Small models: does not hold here.** (0.11 of the fall, 90 % interval 0.0931 … 0.127, 3 models" in page
+    page = page_of(module, tmp_path)
+    assert "Verdict: **small models: ✗ does not hold**; **language models: (✓) with a caveat**" in page
+    assert "**Small models: does not hold here.** (0.11 of the fall, 90 % interval [0.0931, 0.127], 3 models" in page
     assert "**Language models: holds with a caveat.** One model, smollm2-135m" in page
     assert "What would have changed it: an interval below 0.5 of the fall" in page
-
-
-def test_the_page_begins_with_the_essay_by_section(module, tmp_path):
-    for name, source in {"a": "Olsson et al. 2022", "b": "essay §4", "c": "essay §2.1"}.items():
-        claim = verdict(module, claim=f"claim of {name}", source=source, measured="by eye")
-        module.save_verdicts([claim], tmp_path / f"{name}.json")
-    page = module.page(tmp_path)
-    assert [page.index(f"### `{name}`") for name in "cba"] == sorted(page.index(f"### `{name}`") for name in "abc")
-    assert "| [b](#b) | claim of b | essay §4 | holds |" in page and "Measured: by eye" in page
+    overview = module.pages(tmp_path)["README.md"]
+    assert "small: 0.11 of the fall [0.0931, 0.127]; > 0.5<br>language: 0.9 of the fall" in overview
