@@ -33,13 +33,19 @@ def essay_map(found: Found, words: Words) -> str:
 def measured(found: Found, words: Words, entry: dict[str, Any]) -> tuple[list[str], str]:
     """The verdicts that measure what an entry says, one a line, and what is missing."""
     lines = list(dict.fromkeys(line for by in entry.get("by", []) for line in _verdicts(found, words, by)))
-    missing = entry.get("missing") or ([] if lines else entry.get("otherwise"))
+    waiting = scripts(entry) - set(found.verdicts)
+    missing = entry.get("missing") or (entry.get("otherwise") if waiting else None)
     return lines, missing[words.at] if missing else ""
 
 
 def gone(found: Found, entry: dict[str, Any]) -> list[str]:
     """References of an entry that lead to no claim, as claims are reworded."""
     return [by for by in entry.get("by", []) if not _matching(found, by)]
+
+
+def scripts(entry: dict[str, Any]) -> set[str]:
+    """Scripts that measure what an entry says."""
+    return {by.partition(": ")[0] for by in entry.get("by", [])}
 
 
 @cache
@@ -66,10 +72,9 @@ def _row(found: Found, words: Words, entry: dict[str, Any]) -> str:
     if missing and lines:
         lines.append(f"*{words['part']}*{words['colon']}{missing}")
     elif not lines:
-        scripts = {by.partition(": ")[0] for by in entry.get("by", [])}
-        coming = sorted(script for script in scripts if script in known() and script not in found.verdicts)
         lines = [f"{words['not_measured']}{words['colon']}{missing}"]
-        lines += [words["to_come"].format(script=each) for each in coming]
+    coming = sorted(script for script in scripts(entry) - set(found.verdicts) if script in known())
+    lines += [words["to_come"].format(script=each) for each in coming]
     english, chinese = entry["says"]
     says = f"{english}<br>{chinese}" if words.at == 0 else f"{chinese}<br>{english}"
     first = entry["section"] if "section" in entry else f"**{entry['name'][words.at]}**"
