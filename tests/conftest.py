@@ -6,6 +6,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import re
 import sys
 
+import jaxtyping
 import pytest
 import torch
 from families import random_network
@@ -74,6 +75,14 @@ def command(tmp_path, monkeypatch, capsys):
         return stopped.value.code or 0, said.out, re.sub(r"[\s│]+", " ", said.err)
 
     return run
+
+
+@pytest.fixture
+def unchecked():
+    """As it is outside tests, where no types are checked: what users see who give something else."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ where it states none. Scores of weights alone have no error, so there the value 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ import pandas as pd
 
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, repeated_tokens
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.provenance import about_prompts, provenance
+from induction_lab.models.provenance import about_prompts, check_same_model, provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike, parse_head
-from induction_lab.results.saved import Loadable
+from induction_lab.results.saved import Loadable, check_result
 from induction_lab.scores.planning import plan_scores
 from induction_lab.scores.registry import EVERY, REPEAT_SCORES
 from induction_lab.scores.results import HeadScores
-from induction_lab.scores.score import CausalScore
+from induction_lab.scores.score import CausalScore, WeightScore
 from induction_lab.scores.scoring import run_plan
 
 RATE = 0.05  # false discoveries among the heads of a kind
@@ -48,6 +48,12 @@ class Kind(NamedTuple):
     def is_causal(self) -> bool:
         """Whether it is known by what changing a head does, at about a forward pass a head and prompt."""
         return isinstance(EVERY[self.score], CausalScore)
+
+    @property
+    def is_on_given(self) -> bool:
+        """Whether it is known by the prompts that are given, rather than by prompts of its own or by weights alone."""
+        score = EVERY[self.score]
+        return not score.measured_on and not isinstance(score, WeightScore | CausalScore)
 
     @property
     def metric(self) -> str:
@@ -178,7 +184,7 @@ def classify_heads(
 
     Raises:
         ValueError: If a kind is unknown, none can be had of this model, one prompt alone is given to test kinds on, or
-            `scores` are of another model or of other prompts.
+            `scores` are of another model, other weights, another dtype or other prompts, or weighed by values.
     """
     chosen = find_kinds(kinds, causal=causal)
     given = repeated_tokens(model, n_prompts=16, distinct=True) if prompts is None else as_prompts(model, prompts)
@@ -186,8 +192,7 @@ def classify_heads(
     left = [kind.score for kind in chosen if kind.score not in known]
     plan = plan_scores(model, given, left) if left else None
     left_out = {} if plan is None else plan.left_out
-    if len(left_out) == len(chosen):
-        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
+    _refuse_nothing(chosen, left_out)
     if (plan is None or plan.main.scores or len(left) < len(chosen)) and len(given) < 2:
         raise ValueError("Whether a head is of a kind is tested over prompts: give 2 or more, got 1.")
     facts = provenance(model, given, left_out=left_out)
@@ -200,12 +205,30 @@ def classify_heads(
 
 def _known(scores: HeadScores, model: HookedModel, prompts: Prompts) -> dict[str, HeadScores]:
     """The scores that are known already, by name; those that look for repeats only where they were tested."""
-    if scores.model != model.name:
-        raise ValueError(f"`scores` are of {scores.model}, not of {model.name}.")
+    check_result(scores, HeadScores, "scores", "score_heads")
+    check_same_model("`scores` are", scores.model, scores.provenance, model)
+    if weigh := scores.provenance.get("weigh"):
+        raise ValueError(f"`scores` are weighed (weigh={weigh!r}), which no kind is: score heads without `weigh`.")
     if scores.provenance["prompts"]["tokens_sha256"] != about_prompts(prompts)["tokens_sha256"]:
         raise ValueError("`scores` are of other prompts than those given: give the prompts that they were measured on.")
     tested = [name for name in scores.scores if name not in REPEAT_SCORES or name in scores.q_values]
     return dict.fromkeys(tested, scores)
+
+
+def check_kinds(model: HookedModel, kinds: str | Sequence[str] | None = None) -> None:
+    """Refuse, before anything is measured, kinds of which a model has none to offer.
+
+    Raises:
+        ValueError: If a kind is unknown, or none can be had of this model.
+    """
+    chosen = find_kinds(kinds)
+    prompts = repeated_tokens(model, n_prompts=2, distinct=True)
+    _refuse_nothing(chosen, plan_scores(model, prompts, [kind.score for kind in chosen]).left_out)
+
+
+def _refuse_nothing(chosen: Sequence[Kind], left_out: dict[str, str]) -> None:
+    if len(left_out) == len(chosen):
+        raise ValueError("; ".join(f"{name}: {reason}" for name, reason in left_out.items()))
 
 
 def find_kinds(asked: str | Sequence[str] | None = None, *, causal: bool = True) -> list[Kind]:
@@ -214,14 +237,31 @@ def find_kinds(asked: str | Sequence[str] | None = None, *, causal: bool = True)
     Raises:
         ValueError: If one is unknown, or none is left.
     """
+    if not isinstance(asked, Iterable | None):
+        raise ValueError(f"`kinds` must be names of kinds, got {asked!r}; there are {', '.join(BY_NAME)}.")
     names = [asked] if isinstance(asked, str) else list(BY_NAME if asked is None else asked)
-    unknown = [name for name in names if name not in BY_NAME]
+    unknown = [name for name in names if not isinstance(name, str) or name not in BY_NAME]
     if unknown or not names:
         raise ValueError(f"Unknown kinds {unknown}; there are {', '.join(BY_NAME)}.")
-    found = [BY_NAME[name] for name in names if causal or not BY_NAME[name].is_causal]
+    found = [BY_NAME[name] for name in dict.fromkeys(names) if causal or not BY_NAME[name].is_causal]
     if not found:
-        raise ValueError(f"{', '.join(names)}: known only by what changing a head does. Ask for that too: causal=True.")
+        raise ValueError(
+            f"{', '.join(names)}: known only by what changing a head does. Ask for that too: causal=True, or on the "
+            "command line --causal."
+        )
     return found
+
+
+def every_head(rows: pd.DataFrame, n_layers: int, n_heads: int) -> pd.DataFrame:
+    """One kind's rows by layer and head, all of them in order; layers that do not attend have missing values.
+
+    Args:
+        rows: Of one kind, of the table of a `HeadKinds`.
+        n_layers: The model's.
+        n_heads: Of a layer.
+    """
+    places = pd.MultiIndex.from_product([range(n_layers), range(n_heads)], names=["layer", "head"])
+    return rows.set_index(["layer", "head"]).reindex(places)
 
 
 def _table(scores: HeadScores, kind: Kind) -> pd.DataFrame:

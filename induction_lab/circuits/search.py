@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.data.prompts import PromptsLike, as_repeats, repeated_tokens
+from induction_lab.data.prompts import PromptsLike, as_repeats, check_numbers, repeated_tokens
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.frozen_norms import refuse_projected
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.provenance import provenance
+from induction_lab.models.provenance import check_same_model, provenance
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import LOOKS, Head
-from induction_lab.results.saved import Loadable
+from induction_lab.results.saved import Loadable, check_result
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
@@ -116,13 +116,13 @@ def find_circuit(
     refuse_on_disk(model, "find_circuit", model.n_layers)
     if (n_layers := len(model.anatomy.attending)) < 2:
         raise ValueError(f"{model.name} has {n_layers} layer that attends: no head can feed another.")
-    if n < 1:
-        raise ValueError(f"`n` must be at least 1, got {n}.")
+    check_numbers(n=n)
     prompts = repeated_tokens(model) if prompts is None else as_repeats(model, prompts)
     if prompts.period is None:
         raise ValueError("Repeated prompts are wanted, whose period is known: repeated_tokens(model).")
-    if scores is not None and scores.model != model.name:
-        raise ValueError(f"`scores` are of {scores.model}, not of {model.name}.")
+    if scores is not None:
+        check_result(scores, HeadScores, "scores", "score_heads")
+        check_same_model("`scores` are", scores.model, scores.provenance, model)
     folded = FoldedWeights.of(model, folded)
     with progress_bar(6, "reading the weights", shown=progress) as tick:
         if scores is None:

@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 
 from induction_lab.circuits.kinds import BY_NAME, HeadKinds
-from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, check_numbers, distinct_tokens, repeated_tokens
 from induction_lab.interventions.ablating import constant_heads
 from induction_lab.interventions.outputs import means_over_positions
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import check_same_model
 from induction_lab.results.heads import Head
+from induction_lab.results.saved import check_result
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.planning import plan_scores
 from induction_lab.scores.registry import EVERY, find_scores
@@ -47,7 +49,8 @@ def surviving_kinds(
     >>> surviving_kinds(model, classify_heads(model, causal=False))[["ablated", "kind", "left"]]   # doctest: +SKIP
 
     Of a kind, those heads count that stand behind the first ablated one and are not ablated themselves. `left` is how
-    far their mean score is above chance, as a share of how far it was: 1 where nothing is lost, 0 where chance is left.
+    far their mean score is above chance, as a share of how far it was: 1 where nothing is lost, 0 where chance is left,
+    NaN where it was at chance.
     Beside it the same with as many heads of no kind ablated, several draws (`bystanders`).
 
     Scores have prompts of their own, of many lengths. So an ablated head puts out one vector at all positions: its mean
@@ -72,10 +75,12 @@ def surviving_kinds(
         `bystanders`. Without rows where no kind has heads behind another's.
 
     Raises:
-        ValueError: If a score is no kind's or cannot be had, or `n_draws` is below 1.
+        ValueError: If a score is no kind's or cannot be had, `found` is of another model, other weights or another
+            dtype, or `n_draws` is no whole number above 0.
     """
-    if n_draws < 1:
-        raise ValueError(f"`n_draws` must be at least 1, got {n_draws}.")
+    check_numbers(n_draws=n_draws)
+    check_result(found, HeadKinds, "found", "classify_heads")
+    check_same_model("`found` is", found.model, found.provenance, model)
     by_kind = _measured(found, scores)
     given = repeated_tokens(model) if prompts is None else as_prompts(model, prompts)
     pairs = {ablated: _behind(found, ablated, by_kind) for ablated in found.kinds if found.of(ablated)}
@@ -183,7 +188,8 @@ def _left(score: str, heads: list[Head], clean: HeadScores, changed: list[HeadSc
     before, *after = (float(scores[score][layers, which].double().mean()) for scores in (clean, *changed))
     chance = clean.uniform[score]
     chance = 0.0 if np.isnan(chance) else chance
-    left = np.array([(value - chance) / (before - chance) for value in after])
+    far = before - chance or np.nan  # of a score that is at chance with nothing ablated there is no share
+    left = np.array([(value - chance) / far for value in after])
     others = left[1:] if len(left) > 1 else np.array([np.nan])
     spread = float(others.std(ddof=1)) if len(others) > 1 else np.nan
     return {

@@ -155,6 +155,16 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
+def kind_names(text: str, *, causal: bool) -> list[str]:
+    """Names of kinds of heads separated by commas, or `all` of them, in order, each once; or a ValueError."""
+    from induction_lab.circuits.kinds import find_kinds
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"--kinds wants names separated by commas, or all; got {text!r}.")
+    return [kind.name for kind in find_kinds(None if names == ["all"] else names, causal=causal)]
+
+
 def whole_numbers(text: str, option: str) -> list[int]:
     """Numbers separated by commas, in order, each once; or a ValueError."""
     parts = [part.strip() for part in text.split(",") if part.strip()]

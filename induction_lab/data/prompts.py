@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -111,17 +112,24 @@ class Prompts:
         }
 
 
-def check_numbers(**numbers: int | None) -> None:
-    """Refuse numbers that are too small whatever the model is: of prompts, of their length, of prompts at a time.
+def check_numbers(*, least: int | None = None, **numbers: int | None) -> None:
+    """Refuse numbers that are not whole, or too small whatever the model is: of prompts, of their length, of sets.
+
+    Args:
+        least: The smallest that is allowed; by default 1, of repeats and of a length with BOS 2, of a gap 0.
+        numbers: By the names of the arguments; None is allowed.
 
     Raises:
         ValueError: If one is.
     """
     for name, value in numbers.items():
-        least = {"n_repeats": 2, "length": 2, "gap": 0}.get(name, 1)
-        if value is not None and value < least:
-            rule = f"be at least {least}" if least else "not be negative"
-            raise ValueError(f"`{name}` must {rule}, got {value}.")
+        called = name if name.startswith("--") else f"`{name}`"
+        if value is not None and not isinstance(value, Integral):
+            raise ValueError(f"{called} must be a whole number, got {value!r}.")
+        lowest = {"n_repeats": 2, "length": 2, "gap": 0}.get(name, 1) if least is None else least
+        if value is not None and value < lowest:
+            rule = f"be at least {lowest}" if lowest else "not be negative"
+            raise ValueError(f"{called} must {rule}, got {value}.")
 
 
 def repeated_tokens(
@@ -186,8 +194,7 @@ def distinct_tokens(
     Raises:
         ValueError: As in `repeated_tokens`.
     """
-    if n_prompts < 1 or length < 1:
-        raise ValueError(f"`n_prompts` and `length` must be at least 1, got {n_prompts} and {length}.")
+    check_numbers(n_prompts=n_prompts, length=length, least=1)
     begin = front(model, bos)
     check_context(model, len(begin) + length, f"{length=}", beyond_context)
     drawn = draw(model, n_prompts, length, seed, begin)
@@ -223,8 +230,7 @@ def text_prompts(
         raise ValueError("This model has no tokenizer, so it reads tokens only: give a tensor [prompt, pos].")
     texts = texts_of(model.tokenizer, text)
     length = min(512, model.n_ctx or 512) if length is None else length
-    if length < 2:
-        raise ValueError(f"`length` must be at least 2 (BOS and one token), got {length}.")
+    check_numbers(n_prompts=n_prompts, length=length)
     check_context(model, length, f"{length=}", beyond_context)
     begin, own = front(model, bos), {model.bos_token_id, getattr(model.tokenizer, "bos_token_id", None)}
     room, pieces = length - len(begin), []

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from induction_lab.circuits.kinds import find_kinds
+from induction_lab.circuits.kinds import check_kinds, find_kinds
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.development.evaluation import Evaluation, TextLosses, default_prompts
 from induction_lab.development.rows import Rows, empty_table
@@ -87,6 +87,8 @@ def follow_training(
     named = default_prompts(model) if prompts is None else {n: as_prompts(model, p) for n, p in prompts.items()}
     choice = {"early": early, "late": late, "window": window, "n_token_losses": n_token_losses, "seed": seed}
     losses = None if texts is None else TextLosses.of(as_prompts(model, texts), **choice)
+    if kinds:
+        check_kinds(model, kinds)
     evaluation = Evaluation(named, losses, scores, probes, kinds)
     facts = {"run": checkpoints.name, **_shape(model), **evaluation.facts()}
     _check_same(before, facts, model, at_hand, path)

@@ -22,11 +22,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.circuits.kinds import BY_NAME, Kind, classify_heads
+from induction_lab.circuits.kinds import BY_NAME, Kind, classify_heads, every_head
 from induction_lab.development.rows import Rows
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head
+from induction_lab.results.saved import check_result
 
 ON = "kinds"  # what the column `prompts` holds
 
@@ -37,10 +38,11 @@ def measure_kinds(model: HookedModel, kinds: Sequence[str], rows: Rows) -> None:
     rows.left_out |= found.left_out
     for name in found.kinds:
         kind = BY_NAME[name]
-        of: Any = found.table[found.table["kind"] == name]
-        rows.add_heads(ON, kind.metric, _by_head(of, "value"), _by_head(of, "standard_error"))
-        rows.add_heads(ON, _member(kind), _by_head(of, "is_kind"))
-        if (chance := float(of["chance"].iloc[0])) == chance:
+        rows_of: Any = found.table[found.table["kind"] == name]
+        of: Any = every_head(rows_of, model.n_layers, model.n_heads)
+        rows.add_heads(ON, kind.metric, _by_head(of, "value", model), _by_head(of, "standard_error", model))
+        rows.add_heads(ON, _member(kind), _by_head(of, "is_kind", model))
+        if (chance := float(of["chance"].max())) == chance:
             rows.add_one(ON, _chance(kind), chance)
 
 
@@ -53,6 +55,7 @@ def kinds_over_training(trajectory: Trajectory) -> pd.DataFrame:
     Raises:
         ValueError: If kinds were not measured, or there are several runs.
     """
+    check_result(trajectory, Trajectory, "trajectory", "follow_training")
     if len(trajectory.runs) > 1:
         raise ValueError(f"Choose one of the runs {', '.join(trajectory.runs)} first: trajectory.run(name).")
     found = []
@@ -109,10 +112,10 @@ def order_of_kinds(trajectory: Trajectory) -> pd.DataFrame:
     return table.sort_values(["step", "first"], na_position="last", kind="stable", ignore_index=True)
 
 
-def _by_head(of: pd.DataFrame, column: str) -> Float[Tensor, "layer head"]:
-    """A column of one kind's table as `[layer, head]`."""
-    wide = of.pivot(index="layer", columns="head", values=column)
-    return torch.tensor(wide.to_numpy(dtype=float), dtype=torch.float32)
+def _by_head(of: pd.DataFrame, column: str, model: HookedModel) -> Float[Tensor, "layer head"]:
+    """A column of one kind's rows of every head as `[layer, head]`, NaN where a layer does not attend."""
+    values = torch.tensor(of[column].to_numpy(dtype=float), dtype=torch.float32)
+    return values.reshape(model.n_layers, model.n_heads)
 
 
 def _member(kind: Kind) -> str:

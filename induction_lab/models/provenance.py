@@ -72,6 +72,30 @@ def in_front(model: HookedModel, prompts: Prompts) -> str:
     return f"{model.bos_is} (token {first})"
 
 
+def check_same_model(what: str, name: str, facts: dict[str, Any], model: HookedModel) -> None:
+    """Refuse a result of another model, of another dtype or of other weights; what it does not say is not compared.
+
+    Args:
+        what: The result with its verb, for the message: `` `scores` are``.
+        name: The name of the model that it is of.
+        facts: Its provenance.
+        model: The model that it must be of.
+
+    Raises:
+        ValueError: If it is of another.
+    """
+    if name != model.name:
+        raise ValueError(f"{what} of {name}, not of {model.name}.")
+    now = str(model.dtype).removeprefix("torch.")
+    if (dtype := facts.get("dtype", now)) != now:
+        raise ValueError(f"{what} of {model.name} in {dtype}, not in {now}: measure it again, or load the model so.")
+    mine = weights_sha256(model)
+    if (other := facts.get("weights_sha256", mine)) != mine:
+        raise ValueError(
+            f"{what} of other weights of {model.name} ({other:.8}) than those given ({mine:.8}): measure it again."
+        )
+
+
 def fingerprint(model: HookedModel, prompts: Prompts) -> str:
     """Eight letters that differ where model, weights, prompts or number type do."""
     facts = provenance(model, prompts)

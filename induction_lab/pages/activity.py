@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from induction_lab.attribution.one_text import FROM_CONTEXT, TextActivity
-from induction_lab.pages.html import FOLDER, as_script
+from induction_lab.pages.html import FOLDER, as_script, check_page
 from induction_lab.results.heads import LOOKS
+from induction_lab.results.saved import check_result
 from induction_lab.results.tables import writing
 from induction_lab.runtime.optional import library
+
+SAID = "What heads do on a text is written to a page, .html"
 
 
 def write_activity(found: TextActivity, path: str | Path) -> Path:
@@ -28,9 +31,11 @@ def write_activity(found: TextActivity, path: str | Path) -> Path:
         path: File to write, `.html`.
 
     Raises:
-        ValueError: If `path` is no `.html` file or cannot be written, or Jinja is not installed.
+        ValueError: If `found` is something else, `path` is no `.html` file or cannot be written, or Jinja is not
+            installed.
     """
-    path = check_page(path)
+    check_result(found, TextActivity, "found", "induction_activity")
+    path = check_page(path, SAID)
     jinja2 = library("jinja2", extra="report")
     from markupsafe import Markup
 
@@ -52,18 +57,6 @@ def write_activity(found: TextActivity, path: str | Path) -> Path:
     )
     with writing(path) as part:
         part.write_text(page, encoding="utf-8")
-    return path
-
-
-def check_page(path: str | Path) -> Path:
-    """The file of a page.
-
-    Raises:
-        ValueError: If it is no `.html` file.
-    """
-    path = Path(path)
-    if path.suffix != ".html":
-        raise ValueError(f"What heads do on a text is written to a page, .html, got {path.name!r}.")
     return path
 
 

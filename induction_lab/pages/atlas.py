@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from induction_lab.pages.html import FOLDER
+from induction_lab.pages.html import FOLDER, check_page
 from induction_lab.plots.style import OKABE_ITO
 from induction_lab.results.heads import LOOKS
 from induction_lab.results.tables import writing
@@ -41,9 +41,7 @@ def write_atlas(
         ValueError: If `path` is no `.html` file or cannot be written, `threshold` is not finite, the score was not
             measured, or Plotly or Jinja is not installed.
     """
-    path = Path(path)
-    if path.suffix != ".html":
-        raise ValueError(f"The atlas is a page, .html, got {path.name!r}.")
+    path = check_page(path, "The atlas is a page, .html")
     jinja2, go, subplots = (
         library(name, extra="report") for name in ("jinja2", "plotly.graph_objects", "plotly.subplots")
     )

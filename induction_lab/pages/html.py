@@ -34,6 +34,24 @@ SOURCES = (
 )  # fmt: skip
 
 
+def check_page(path: str | Path, said: str) -> Path:
+    """The file of a page, refused before anything is measured where no page could be written to it.
+
+    Args:
+        path: Where the page is wanted.
+        said: What it is, for the message: `A report is an .html file`.
+
+    Raises:
+        ValueError: If it is no `.html` file, or is a folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{said}, got {path.name!r}.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a file is wanted, such as {path / 'page.html'}.")
+    return path
+
+
 def check_libraries() -> None:
     """Refuse, before anything is measured, where the page could not be written.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from induction_lab.circuits.explanation import Explanation
-from induction_lab.circuits.kinds import BY_NAME, RATE, SHARE, HeadKinds
+from induction_lab.circuits.kinds import BY_NAME, RATE, SHARE, HeadKinds, every_head
 from induction_lab.circuits.verdicts import LEAST_WRITTEN, VERDICTS
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.pages.encoding import lower_triangle, pack
@@ -56,7 +56,7 @@ def page_data(subject: Subject) -> dict[str, Any]:
         "baseline": rounded(subject.baseline),
         "circuit": None if subject.circuit is None else _rows(subject.circuit.edges),
         "likely_edges": [] if subject.circuit is None else _rows(subject.circuit.likely, ["previous", "induction"]),
-        "kinds": _head_kinds(subject.kinds),
+        "kinds": _head_kinds(subject.kinds, subject.scores),
         "ablation": _effects(subject),
         "explanation": _explanation(subject.explanation),
         "training": _training(subject.trajectory),
@@ -156,22 +156,23 @@ def _pairs(row: list[tuple[int, float]]) -> list[list[Any]]:
     return [[place, rounded(value)] for place, value in row]
 
 
-def _head_kinds(found: HeadKinds | None) -> dict[str, Any] | None:
+def _head_kinds(found: HeadKinds | None, scores: HeadScores) -> dict[str, Any] | None:
     """Of each kind what it is, every head's value, and the heads that are of it; the kinds that share heads."""
     if found is None:
         return None
-    kinds, table = [], found.table.sort_values(["layer", "head"], kind="stable")
+    kinds = []
     for name in found.kinds:
         kind = BY_NAME[name]
-        rows: Any = table[table["kind"] == name].reset_index(drop=True)
-        heads: Any = rows[rows["is_kind"]].sort_values("value", ascending=False)
+        of: Any = found.table[found.table["kind"] == name]
+        rows: Any = every_head(of, scores.n_layers, scores.n_heads).reset_index()  # numbered through, as on the page
+        heads: Any = rows[rows["is_kind"].eq(True)].sort_values("value", ascending=False)
         kinds.append(
             {
                 "name": name,
                 "score": kind.score,
                 "definition": words(kind.score).definition,
                 "least": kind.least,
-                "chance": rounded(float(rows["chance"].iloc[0])),
+                "chance": rounded(float(rows["chance"].max())),
                 "heads": heads.index.tolist(),
                 "values": numbers(rows["value"].tolist()),
                 "errors": numbers(rows["standard_error"].tolist()),

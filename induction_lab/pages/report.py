@@ -14,7 +14,7 @@ from induction_lab.development.following import follow_training
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.pages.html import check_libraries, page
+from induction_lab.pages.html import check_libraries, check_page, page
 from induction_lab.pages.panel_measurements import TEXT, ReportPlan, measure
 from induction_lab.results.tables import writing
 from induction_lab.runtime.progress import progress_bar
@@ -57,7 +57,8 @@ def write_report(
         seed: Seed of the random tokens.
         text: Text on which heads are shown, its first 64 tokens; by default a short story that comes with the library.
         all_heads: Show every head's patterns; by default those of the 24 most worth it.
-        all_kinds: Look for all kinds of heads (`classify_heads`); by default for those that two forward passes tell.
+        all_kinds: Look for all kinds of heads (`classify_heads`); by default for those that take little, see
+            `QUICK_KINDS` in `pages/panel_measurements.py`.
         ablate: Ablate each head that is shown in full.
         scores: Scores of your own (`Score`), shown beside all that there are.
         with_explanation: Also `explain` each model: causes by ablation and path patching, which takes long.
@@ -69,11 +70,12 @@ def write_report(
 
     Raises:
         ValueError: If plotly or jinja2 is not installed, the file is not called `.html` or cannot be written, there is
-            no model, the prompts do not fit it, or an explanation or trajectory is of another model.
+            no model, all kinds are asked for on one prompt, the prompts do not fit a model, or an explanation or
+            trajectory is of another model.
     """
-    path = Path(path)
-    if path.suffix not in (".html", ".htm"):
-        raise ValueError(f"A report is an .html file, got {path.name!r}.")
+    path = check_page(path, "A report is an .html file")
+    if all_kinds and n_prompts < 2:
+        raise ValueError(f"Kinds of heads are tested over prompts: with all kinds give 2 or more, got {n_prompts}.")
     check_libraries()
     several = [models] if isinstance(models, HookedModel | Checkpoints) else list(models)
     if not several:

@@ -47,6 +47,22 @@ class Saved:
         return html_card(repr(self), "", list(table), table.head(_SHOWN).itertuples(index=False), note=more)
 
 
+def check_result(given: Any, wanted: type, name: str, maker: str) -> None:
+    """Refuse what is another thing than the result that is wanted.
+
+    Args:
+        given: What was given.
+        wanted: The class that it must be of.
+        name: The argument's name.
+        maker: The function that makes such results.
+
+    Raises:
+        ValueError: If it is of another class.
+    """
+    if not isinstance(given, wanted):
+        raise ValueError(f"`{name}` must be {wanted.__name__}, from `{maker}`; got {type(given).__name__}.")
+
+
 class Loadable(Saved):
     """A result that can be written and read again.
 

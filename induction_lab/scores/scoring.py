@@ -47,7 +47,7 @@ from induction_lab.scores.score import (
     WeightScore,
     checked_values,
 )
-from induction_lab.scores.weighed import ValueSizes, said_of
+from induction_lab.scores.weighed import ValueSizes, check_weighing, said_of
 
 _Found = tuple[StreamEnd, dict[str, Tensor], EvenAttention | None]  # of a run: its end, values by score, chance
 
@@ -96,8 +96,7 @@ def score_heads(
             or changes the model.
     """
     prompts = repeated_tokens(model, distinct=chance_test) if prompts is None else as_prompts(model, prompts)
-    if weigh not in (None, "values"):
-        raise ValueError(f"Attention is weighed by 'values', or not at all (None), got {weigh!r}.")
+    check_weighing(weigh)
     if model.dtype == torch.float16:
         model.hidden(prompts.tokens[:1])  # says what overflows before anything trips over NaN
     if not model.is_finite:

@@ -40,7 +40,8 @@ from induction_lab.results.statistics import number_and_error
 from induction_lab.scores.registry import find_scores
 from induction_lab.scores.scoring import score_heads
 
-_FORWARDS = {  # of kinds of heads that are no two passes over the prompts, about: as long as so many, on a small model
+# What it takes to look for a kind of heads, in forward passes over the prompts, as timed on a small model; 2 of others.
+_FORWARDS = {
     "retrieval": 22.0, "copy-suppression": 10.0, "context-matching": 5.0,
     "token-copying": 27.0, "concept-copying": 52.0, "function-vector": 41.0,
 }  # fmt: skip
@@ -165,8 +166,14 @@ class KindsSettings:
     repeats_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse kinds that there are not."""
+        """Refuse kinds that there are not; one that is named twice is one."""
         find_kinds(self.kinds or None, causal=self.causal)
+        object.__setattr__(self, "kinds", tuple(dict.fromkeys(self.kinds)))
+
+    @property
+    def fewest_prompts(self) -> int:
+        """Below which there is no test."""
+        return 2 if any(kind.is_on_given for kind in find_kinds(self.kinds or None, causal=self.causal)) else 1
 
     @property
     def forwards(self) -> float:

@@ -108,6 +108,12 @@ class SweepPlan:
                 torch.device(self.device)
             except RuntimeError as error:
                 raise ValueError(f"`device` is a name such as cpu, cuda or auto, got {self.device!r}.") from error
+        for name, on in self._all_pairs():
+            fewest, n = getattr(self.measurements[name], "fewest_prompts", 1), self.prompts[on].n_prompts
+            if n < fewest:
+                raise ValueError(
+                    f"{name} on {on}: it is tested over prompts, so `n_prompts` must be at least {fewest}, got {n}."
+                )
         if self.dtype not in EVERY_DTYPE:
             raise ValueError(f"`dtype` must be one of {', '.join(EVERY_DTYPE)}, got {self.dtype!r}.")
 

@@ -14,6 +14,8 @@ from induction_lab.circuits.kinds import KINDS
 from induction_lab.development.phase_change import onset
 from induction_lab.results.heads import LOOKS
 
+_HEADS = ("model", "metric", "layer", "head", "value")
+
 
 def head_rows(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFrame:
     """The rows of one head score.
@@ -21,6 +23,7 @@ def head_rows(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFra
     Raises:
         ValueError: If it was not measured.
     """
+    _check_frame(frame)
     heads: Any = frame[(frame["layer"] >= 0) & (frame["head"] >= 0)]
     rows: Any = heads[heads["metric"] == score]
     if rows.empty:
@@ -41,21 +44,25 @@ def head_map(frame: pd.DataFrame, score: str = "prefix_matching") -> pd.DataFram
 def kind_counts(frame: pd.DataFrame) -> pd.DataFrame:
     """Of each kind of heads, how many there are and which is the highest: one row a cell and kind.
 
-    Columns: model, revision, step, prompts, seed, measurement; `kind`, `n_heads`; `best`, the highest head, with its
-    `value`, `standard_error` and `chance` (NaN where the score states none). Kinds that a model does not allow have no
-    row: their reasons are the labels of the frame's rows `kind_left_out`.
+    Columns: model, revision, step, prompts, seed, measurement; `kind`, `n_heads`; `best`, the highest head of the kind,
+    or of all where none is of it, with its `value`, `standard_error` and `chance` (NaN where the score states none);
+    missing where no head has a number. Kinds that a model does not allow have no row: their reasons are the labels of
+    the frame's rows `kind_left_out`.
 
     Raises:
-        ValueError: If kinds were not measured.
+        ValueError: If it is no sweep's frame, or kinds were not measured.
     """
+    cell = ["model", "revision", "step", "prompts", "seed", "measurement", "metric"]
+    _check_frame(frame, *cell, "label", "index", "standard_error", "uniform")
     names = {kind.metric: kind.name for kind in KINDS}
     rows: Any = frame[frame["metric"].isin(names)]
     if rows.empty:
         raise ValueError("There are no kinds of heads in this sweep: ask for the measurement `kinds`.")
-    cell = ["model", "revision", "step", "prompts", "seed", "measurement", "metric"]
-    each = rows.groupby(cell, dropna=False, sort=False)
-    highest = rows.loc[each["value"].idxmax()].rename(columns={"label": "best", "uniform": "chance"})
-    counts: Any = (rows["index"] > 0).groupby([rows[name] for name in cell], dropna=False, sort=False).sum()
+    rows = rows.assign(is_kind=rows["index"] > 0, place=rows.groupby(cell, dropna=False, sort=False).ngroup())
+    in_order = rows.sort_values(["place", "is_kind", "value"], ascending=[True, False, False], kind="stable")
+    highest = in_order.drop_duplicates("place").rename(columns={"label": "best", "uniform": "chance"})
+    highest["best"] = highest["best"].where(highest["value"].notna())
+    counts: Any = rows.groupby("place")["is_kind"].sum()
     found = highest.assign(n_heads=counts.to_numpy(), kind=highest["metric"].map(names))
     columns = [*cell[:-1], "kind", "n_heads", "best", "value", "standard_error", "chance"]
     return found[columns].reset_index(drop=True)
@@ -105,3 +112,12 @@ def formation(frame: pd.DataFrame, score: str = "prefix_matching", *, threshold:
         found.append((model, *facts))
     columns = ["model", "seen", "formed", "step", "standard_error", "lowest", "highest", "after"]
     return pd.DataFrame(found, columns=columns)
+
+
+def _check_frame(frame: Any, *also: str) -> None:
+    """Refuse what is no frame of a sweep."""
+    wanted = (*_HEADS, *also)
+    lacks = [name for name in wanted if name not in frame] if isinstance(frame, pd.DataFrame) else wanted
+    if lacks:
+        got = f"one without {', '.join(lacks)}" if isinstance(frame, pd.DataFrame) else type(frame).__name__
+        raise ValueError(f"A table of a sweep is wanted, from `load_sweep`; got {got}.")

@@ -1,5 +1,6 @@
 """Which head is of which kind: on heads by hand, on noise, and the tables against counting."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -9,12 +10,21 @@ import pytest
 import torch
 from families import random_network
 
-from induction_lab import HeadKinds, HookedModel, classify_heads, repeated_tokens, score_heads
+from induction_lab import (
+    HeadKinds,
+    HookedModel,
+    classify_heads,
+    find_circuit,
+    repeated_tokens,
+    score_heads,
+    surviving_kinds,
+)
 from induction_lab.circuits.kinds import BY_NAME, COLUMNS, KINDS, _table
 from induction_lab.models.attention_only.by_hand import head_gallery
 from induction_lab.scores.registry import EVERY
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.score import WeightScore
+from induction_lab.sweeps.measurements import KindsSettings
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +154,10 @@ def test_the_command_gives_a_table_a_file_and_a_map(tmp_path, monkeypatch, capsy
     [
         (["--kinds", "x"], "Unknown kinds"),
         (["--kinds", "function-vector", "--no-causal"], "known only by"),
+        (["--kinds", "function-vector", "--no-causal"], "--causal"),
+        (["--kinds", ","], "--kinds wants names separated by commas, or all"),
+        (["--kinds", ""], "--kinds wants names separated by commas, or all"),
+        (["./no-model", "--kinds", "all"], "no-model"),  # `all` is allowed: it goes on to the model
         (["--prompts", "1"], "at least 2"),
     ],
 )
@@ -154,3 +168,52 @@ def test_mistakes_on_the_command_line_are_one_message(arguments, message, monkey
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def other_weights(model: HookedModel) -> HookedModel:
+    """A model of the same name whose weights are others."""
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        next(iter(network.parameters())).mul_(1.5)
+    return HookedModel(network, name=model.name)
+
+
+def test_scores_and_kinds_of_other_weights_or_another_dtype_are_refused(small):
+    prompts = repeated_tokens(small, period=5, n_prompts=8)
+    scores, found = score_heads(small, prompts), classify_heads(small, prompts, kinds="induction")
+    double = HookedModel(copy.deepcopy(small.network).double(), name=small.name)
+    for model, message in ((other_weights(small), "of other weights of"), (double, "in float32, not in float64")):
+        with pytest.raises(ValueError, match=f"`scores` are .*{message}"):
+            classify_heads(model, prompts, kinds="induction", scores=scores)
+        with pytest.raises(ValueError, match=f"`scores` are .*{message}"):
+            find_circuit(model, prompts, scores=scores)
+        with pytest.raises(ValueError, match=f"`found` is .*{message}"):
+            surviving_kinds(model, found, prompts)
+    with pytest.raises(ValueError, match="`found` is of other, not of"):
+        surviving_kinds(small, replace(found, model="other"))
+
+
+def test_weighed_scores_are_no_kinds(small):
+    prompts = repeated_tokens(small, period=5, n_prompts=8)
+    with pytest.raises(ValueError, match=r"`scores` are weighed \(weigh='values'\)"):
+        classify_heads(small, prompts, kinds="induction", scores=score_heads(small, prompts, weigh="values"))
+
+
+def test_kinds_named_twice_are_one(small):
+    prompts = repeated_tokens(small, period=5, n_prompts=8)
+    once, twice = (classify_heads(small, prompts, kinds=["induction"] * n) for n in (1, 2))
+    assert twice.table.equals(once.table)
+    assert KindsSettings(("induction", "induction")) == KindsSettings(("induction",))
+
+
+def test_what_is_no_result_or_no_name_is_refused(small, gallery, unchecked):
+    for kinds in (3, [3], [["induction"]]):
+        with pytest.raises(ValueError, match="inds.* there are induction"):
+            classify_heads(small, kinds=kinds)
+    with pytest.raises(ValueError, match="`scores` must be HeadScores, from `score_heads`; got HeadKinds"):
+        classify_heads(small, scores=gallery)
+    with pytest.raises(ValueError, match="`found` must be HeadKinds, from `classify_heads`; got HeadScores"):
+        surviving_kinds(small, score_heads(small, repeated_tokens(small, period=5)))
+    for n_draws in (2.5, "3"):
+        with pytest.raises(ValueError, match="`n_draws` must be a whole number"):
+            surviving_kinds(small, gallery, n_draws=n_draws)

@@ -1,5 +1,7 @@
 """What is left of a kind where another is ablated: against the slow way, on circuits by hand, and its bystanders."""
 
+import math
+
 import pandas as pd
 import pytest
 import torch
@@ -7,13 +9,14 @@ from by_hand import hooked_logits, model_of, z_of
 
 from induction_lab import HeadKinds, HookedModel, distinct_tokens, repeated_tokens, score_heads, surviving_kinds
 from induction_lab.circuits.kinds import COLUMNS
-from induction_lab.circuits.surviving import bystanders
+from induction_lab.circuits.surviving import _left, bystanders
 from induction_lab.data.prompts import Prompts
 from induction_lab.interventions.ablating import constant_heads
 from induction_lab.interventions.outputs import means_over_positions
 from induction_lab.models.attention_only.by_hand import head_gallery
 from induction_lab.results.heads import Head
 from induction_lab.scores.kinds.dual_route import TokenMatching
+from induction_lab.scores.results import HeadScores
 
 
 def kinds(model, **members):
@@ -112,3 +115,14 @@ def test_what_cannot_be_had_is_refused(bundled):
         surviving_kinds(bundled, found, scores="resting")
     empty = surviving_kinds(bundled, kinds(bundled, induction={(1, 1)}, previous=set()))
     assert len(empty) == 0 and "left" in empty.columns
+
+
+def test_a_score_at_chance_has_no_share(recwarn):
+    """Also with bystanders: of what is not there nothing can be left."""
+    values = {"prefix_matching": torch.full((2, 4), 0.25)}
+    clean = HeadScores("m", values, values, {"prefix_matching": 0.25})
+    changed = [HeadScores("m", {"prefix_matching": torch.full((2, 4), x)}, values, {}) for x in (0.1, 0.25, 0.3)]
+    row = _left("prefix_matching", [Head(1, 0)], clean, changed)
+    assert (row["clean"], row["n_heads"]) == (0.25, 1) and row["without"] == pytest.approx(0.1)
+    assert all(math.isnan(row[name]) for name in ("left", "others", "others_sd", "others_least", "others_most"))
+    assert not recwarn.list

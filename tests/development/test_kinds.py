@@ -4,6 +4,8 @@ import math
 
 import pandas as pd
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, JambaConfig
 
 from induction_lab import (
     HookedModel,
@@ -14,9 +16,13 @@ from induction_lab import (
     kinds_over_training,
     order_of_kinds,
     plot_kinds_over_training,
+    score_heads,
 )
-from induction_lab.development.rows import empty_table, typed
+from induction_lab.development.kinds import measure_kinds
+from induction_lab.development.rows import Rows, empty_table, typed
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.pages.panel_data import _head_kinds
+from induction_lab.results.heads import Head
 
 KINDS = ["induction", "previous-token", "duplicate-token", "retrieval"]
 ALONE = {"prompts": {}, "scores": (), "probes": ()}
@@ -145,8 +151,10 @@ def test_mistakes_are_refused_before_a_model_is_loaded(followed):
     with pytest.raises(ValueError, match=r"Unknown kinds \['x'\]; there are induction"):
         follow_training(run, kinds=["induction", "x"])
     assert run.asked == []
-    with pytest.raises(ValueError, match="retrieval: .*no tokenizer"):
-        follow_training(run, **ALONE, kinds="retrieval")
+    for how in (ALONE, {}):
+        with pytest.raises(ValueError, match="retrieval: .*no tokenizer"):
+            follow_training(run, **how, kinds=["retrieval", "successor"])
+    assert run.asked == [0, 0]
     with pytest.raises(ValueError, match=r"follow_training\(…, kinds="):
         order_of_kinds(Trajectory(empty_table()))
     other = Trajectory(followed.table.assign(run="other"), followed.provenance)
@@ -181,7 +189,40 @@ def test_the_command_follows_kinds_beside_all_else(command, tmp_path):
     for kinds, message in (
         (("--kinds", "x"), "Unknown kinds"),
         (("--kinds", "function-vector", "--no-causal"), "known only by what changing a head does"),
+        (("--kinds", ","), "--kinds wants names separated by commas, or all"),
         (("--kinds", "induction"), "was made with other kinds"),
     ):
         code, _, err = command(*quick, *kinds)
         assert code == 2 and message in err and "Traceback" not in err
+    code, _, err = command(*quick, "--kinds", "retrieval", "--out", "fresh")
+    assert code == 2 and "no tokenizer" in err and not (tmp_path / "fresh").exists()  # before anything is measured
+
+
+def test_heads_of_hybrids_keep_their_layers():
+    """Layers 1 and 3 of 4 attend: `classify_heads` has rows of these alone."""
+    torch.manual_seed(0)
+    config = JambaConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=32, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False, num_experts=2,
+        mamba_d_state=8,
+    )  # fmt: skip
+    model = HookedModel(AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval(), name="jamba")
+    rows = Rows("jamba", 0)
+    measure_kinds(model, ["previous-token", "copy-suppression"], rows)
+    table, found = rows.table(), classify_heads(model, kinds=["previous-token", "copy-suppression"])
+    for kind in found.kinds:
+        for column, metric in (("value", f"kind_{kind}"), ("is_kind", f"is_{kind}")):
+            there = table[table["metric"] == metric].set_index(["layer", "head"])["value"].to_dict()
+            of = found.table[found.table["kind"] == kind].set_index(["layer", "head"])[column].astype(float).to_dict()
+            assert there == pytest.approx(of, abs=1e-6) and {layer for layer, _ in there} == {1, 3}
+    shown = _head_kinds(found, score_heads(model, scores="previous_token"))  # the report numbers heads through
+    for kind in shown["kinds"]:
+        assert [i for i, value in enumerate(kind["values"]) if value is not None] == [4, 5, 6, 7, 12, 13, 14, 15]
+        assert [str(Head(*divmod(i, 4))) for i in kind["heads"]] == [str(head) for head in found.of(kind["name"])]
+
+
+def test_what_is_no_trajectory_is_refused(bundled, unchecked):
+    found = classify_heads(bundled, kinds="previous-token")
+    for function in (kinds_over_training, order_of_kinds, plot_kinds_over_training):
+        with pytest.raises(ValueError, match="`trajectory` must be Trajectory, from `follow_training`; got HeadKinds"):
+            function(found)

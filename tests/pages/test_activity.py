@@ -3,12 +3,14 @@
 import json
 import math
 import re
+from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
 from pages import HOSTILE, hostile_model
 
-from induction_lab import induction_activity, repeated_tokens, write_activity
+from induction_lab import classify_heads, induction_activity, repeated_tokens, write_activity, write_report
 
 
 def data_of(path):
@@ -100,3 +102,29 @@ def test_the_command_writes_the_page_beside_the_table(tmp_path, monkeypatch, cap
     page.feed((tmp_path / "pages" / "z.html").read_text())
     assert "The zorblat" in "".join(text for _, text in page.spans).replace("\\n", "\n") and "br" in page.elements
     assert (tmp_path / "results" / "smollm2-135m_activity.csv").is_file()
+
+
+def test_what_cannot_become_a_page_is_refused_before_anything_is_measured(bundled, tmp_path, command, unchecked):
+    (tmp_path / "folder.html").mkdir()
+    found = induction_activity(bundled, repeated_tokens(bundled, n_prompts=1, period=5))
+    assert write_activity(found, tmp_path / "text.HTML").is_file()
+    for write in (partial(write_activity, found), partial(write_report, bundled)):
+        with pytest.raises(ValueError, match="folder.html is a folder; a file is wanted"):
+            write(tmp_path / "folder.html")
+    with pytest.raises(ValueError, match="`found` must be TextActivity, from `induction_activity`; got HeadKinds"):
+        write_activity(classify_heads(bundled, kinds="previous-token"), tmp_path / "text.html")
+    code, _, said = command("activity", "./no-model", "--text", "a b", "--html", "folder.html")
+    assert code == 2 and "is a folder" in said  # before a model is looked for
+
+
+def test_how_many_tokens_come_from_context_is_a_sentence(bundled, tmp_path):
+    found = induction_activity(bundled, repeated_tokens(bundled, n_prompts=1, period=5), ["L1H3"])
+    known = found.tokens["from_context"].notna()
+    for lost, said in (
+        ([], "none comes from context: no probability falls to half or less when L1H3 is replaced by its mean"),
+        ([3], "1 comes from context: its probability falls to half or less when L1H3"),
+        ([3, 4], "2 come from context: their probabilities fall to half or less when L1H3"),
+    ):
+        nats = found.tokens["position"].isin(lost).astype(float).where(known)
+        path = write_activity(replace(found, tokens=found.tokens.assign(from_context=nats)), tmp_path / "text.html")
+        assert f"Of 10 predicted tokens, {said}" in " ".join(path.read_text().split())

@@ -5,7 +5,14 @@ from collections import Counter
 
 import pytest
 
-from induction_lab import AttentionOnlyConfig, AttentionOnlyTransformer, HookedModel, classify_heads, repeated_tokens
+from induction_lab import (
+    AttentionOnlyConfig,
+    AttentionOnlyTransformer,
+    HookedModel,
+    classify_heads,
+    repeated_tokens,
+    write_report,
+)
 from induction_lab.circuits.kinds import BY_NAME
 from induction_lab.pages.html import as_script
 from induction_lab.pages.panel_data import page_data
@@ -86,3 +93,10 @@ def test_layers_that_do_not_attend_hold_no_number(bundled, subject):
     kinds = type(subject.kinds)(subject.kinds.model, table, subject.kinds.provenance)
     given = json.loads(as_script(page_data(type(subject)(**{**subject.__dict__, "kinds": kinds}))))["kinds"]
     assert all(kind["values"][0] is None and kind["values"][-1] is not None for kind in given["kinds"])
+
+
+def test_all_kinds_on_one_prompt_are_refused_as_they_were_asked_for(bundled, tmp_path, command):
+    with pytest.raises(ValueError, match="with all kinds give 2 or more, got 1"):
+        write_report(bundled, tmp_path / "page.html", n_prompts=1, all_kinds=True)
+    code, _, said = command("report", "--all-kinds", "--prompts", "1")
+    assert code == 2 and "give 2 or more" in said and not list(tmp_path.glob("*.html"))

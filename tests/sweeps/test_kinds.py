@@ -2,12 +2,14 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from induction_lab import classify_heads, kind_counts, load_sweep, load_sweep_plan, repeated_tokens, sweep
 from induction_lab.circuits.kinds import KINDS
 from induction_lab.sweeps import plan as plan_module
 from induction_lab.sweeps.measurements import KindsSettings
+from induction_lab.sweeps.summaries import head_map, induction_counts
 
 ASKED = {
     "models": ["induction-2l"],
@@ -66,6 +68,7 @@ def test_the_counts_are_those_of_the_table(swept, direct):
     for row in counts.to_dict("records"):
         rows = direct.table[direct.table["kind"] == row["kind"]]
         assert row["n_heads"] == len(direct.of(row["kind"]))
+        rows = rows[rows["is_kind"]] if rows["is_kind"].any() else rows  # as in `kinds_over_training`
         assert row["best"] == rows.loc[rows["value"].idxmax(), "label"]
         assert row["value"] == pytest.approx(rows["value"].max()) and math.isfinite(row["standard_error"])
         assert row["chance"] == pytest.approx(rows["chance"].iloc[0], nan_ok=True)
@@ -115,8 +118,13 @@ def test_a_mistake_is_one_clear_error(settings, message):
 
 
 def test_one_prompt_is_no_test_and_kinds_that_are_not_there_no_cell(tmp_path):
-    done = sweep({**ASKED, "prompts": {"one": {"period": 8, "n_prompts": 1}}}, tmp_path / "one")
-    assert list(done.failed.values()) == ["Whether a head is of a kind is tested over prompts: give 2 or more, got 1."]
+    one = {**ASKED, "prompts": {**ASKED["prompts"], "one": {"period": 8, "n_prompts": 1}}}
+    with pytest.raises(
+        ValueError, match="kinds on one: it is tested over prompts, so `n_prompts` must be at least 2, got 1"
+    ):
+        load_sweep_plan(one)
+    load_sweep_plan({**one, "measurements": {"kinds": {"kinds": ["retrieval", "successor"]}}})  # has prompts of its own
+    load_sweep_plan({**one, "measurements": ["head_scores"]})
     done = sweep({**ASKED, "measurements": {"kinds": {"kinds": ["retrieval"]}}}, tmp_path / "words")
     (error,) = done.failed.values()
     assert error.startswith("retrieval: ") and "no tokenizer" in error
@@ -126,3 +134,25 @@ def test_a_sweep_without_kinds_says_how_to_have_them(swept):
     other = swept[1][~swept[1]["metric"].isin([kind.metric for kind in KINDS])]
     with pytest.raises(ValueError, match="ask for the measurement `kinds`"):
         kind_counts(other)
+
+
+def test_the_best_is_the_highest_of_the_kind_and_nothing_where_no_head_has_a_number(swept):
+    frame = swept[1].copy()
+    of = frame["metric"] == "kind_induction"
+    low = frame[of & (frame["label"] == "L0H0")].index
+    frame.loc[low, "value"] = 2.0  # the highest of all, and of no kind
+    frame.loc[frame["metric"] == "kind_duplicate-token", ["value", "index"]] = [math.nan, 0]
+    counts = kind_counts(frame).set_index("kind")
+    members = frame[of & (frame["index"] > 0)]
+    assert counts.loc["induction", "best"] == members.loc[members["value"].idxmax(), "label"] != "L0H0"
+    row = counts.loc["duplicate-token"]
+    assert row["n_heads"] == 0 and pd.isna(row["best"]) and math.isnan(row["value"])
+
+
+def test_what_is_no_frame_of_a_sweep_is_refused(swept, direct, unchecked):
+    lacking = swept[1].drop(columns=["metric"])
+    for function in (kind_counts, head_map, induction_counts):
+        with pytest.raises(ValueError, match="from `load_sweep`; got one without metric"):
+            function(lacking)
+        with pytest.raises(ValueError, match="from `load_sweep`; got HeadKinds"):
+            function(direct)

@@ -37,9 +37,10 @@ def activity(
     from induction_lab.attribution.one_text import induction_activity
     from induction_lab.cli.terminal_kinds import show_activity
     from induction_lab.models.loading import load_model
-    from induction_lab.pages.activity import check_page, write_activity
+    from induction_lab.pages.activity import SAID, write_activity
+    from induction_lab.pages.html import check_page
 
-    page = None if html is None else check_page(html)
+    page = None if html is None else check_page(html, SAID)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     say("")
     found = induction_activity(loaded, content, heads or None)

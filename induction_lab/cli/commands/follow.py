@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Folder, Spread, Stage, Steps, save_figure, say, stem, whole_numbers
+from induction_lab.cli.shared import Folder, Spread, Stage, Steps, kind_names, save_figure, say, stem, whole_numbers
 from induction_lab.data.text_files import read_text
 
 commands = typer.Typer()
@@ -49,6 +49,7 @@ def follow(
     The tables are kept in the folder; what they hold is not measured again.
     """
     say("loading libraries …")
+    from induction_lab.circuits.kinds import check_kinds
     from induction_lab.cli.terminal import show_files, show_trajectory
     from induction_lab.development.following import follow_training
     from induction_lab.scores.registry import SCORES
@@ -60,9 +61,12 @@ def follow(
         raise ValueError(f"There is no score {score!r} here; there are {', '.join(there)}.")
     if texts < 2:
         raise ValueError(f"--texts must be at least 2, got {texts}.")
-    asked, of_kinds = whole_numbers(steps, "--steps"), _kinds(kinds, causal)
+    asked, of_kinds = whole_numbers(steps, "--steps"), kind_names(kinds, causal=causal) if kinds else []
     sources = [_checkpoints(name, asked, n, stage, device) for name in runs]
     places = _places(sources, out)
+    for source in sources if of_kinds else ():  # before anything is measured
+        if at_hand := [step for step in source.steps if not asked or step in asked]:
+            check_kinds(source.model(min(at_hand)), of_kinds)
     found, drawn = [], []
     for source, place in zip(sources, places, strict=True):
         say(f"{source.name}: drawing texts …")
@@ -103,19 +107,6 @@ def _checkpoints(name: str, steps: list[int], n: int | None, stage: str | None, 
         f"{name} has {len(there)} checkpoints: {steps_in_words(there)}. Say which: induction-lab follow {name} "
         f"--steps {there[0]},{there[-1]}; or how many, evenly through them: --n {min(12, len(there))}."
     )
-
-
-def _kinds(asked: str, causal: bool) -> list[str]:
-    """Names of the kinds of heads to follow; none where it was not asked for.
-
-    Raises:
-        ValueError: If one is unknown.
-    """
-    from induction_lab.circuits.kinds import find_kinds
-
-    names = [name.strip() for name in asked.split(",") if name.strip()]
-    wanted = find_kinds(None if names == ["all"] else names, causal=causal) if names else []
-    return [kind.name for kind in wanted]
 
 
 def _follow_kinds(source: Any, kinds: list[str], steps: list[int], place: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from induction_lab.cli.shared import (
     Seed,
     deliver,
     file_name,
+    kind_names,
     say,
 )
 from induction_lab.models.named_models import BUNDLED
@@ -35,7 +36,7 @@ commands = typer.Typer()
 )
 def heads(
     model: ModelName = BUNDLED,
-    kinds: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
+    kinds: Annotated[str, typer.Option(help="Names separated by commas, or all.")] = "all",
     causal: Annotated[
         bool, typer.Option(help="Also the kinds known by what changing a head does: a forward pass a head and prompt.")
     ] = True,
@@ -51,13 +52,12 @@ def heads(
 ) -> None:
     """Say of every head of MODEL which kinds it is of: induction, previous-token, retrieval, and so on."""
     say("loading libraries and the model …")
-    from induction_lab.circuits.kinds import classify_heads, find_kinds
+    from induction_lab.circuits.kinds import classify_heads
     from induction_lab.cli.terminal_kinds import show_kinds
     from induction_lab.data.prompts import check_numbers, repeated_tokens
     from induction_lab.models.loading import load_model
 
-    names = [name.strip() for name in kinds.split(",") if name.strip()] or None
-    find_kinds(names, causal=causal)  # before a model is loaded
+    names = kind_names(kinds, causal=causal)  # before a model is loaded
     if prompts < 2:
         raise ValueError(f"--prompts must be at least 2, so that there is a standard error; got {prompts}.")
     check_numbers(n_prompts=prompts, period=period)

@@ -79,9 +79,7 @@ def report(
     from induction_lab.training.checkpoints import open_by_name
 
     check_libraries()
-    if prompts < 1:
-        raise ValueError(f"--prompts must be at least 1, got {prompts}.")
-    check_numbers(period=period)
+    check_numbers(**{"--prompts": prompts}, period=period)
     content = None if text is None else read_text(text)
     explained = [Explanation.load(path) for path in explanation or []]
     followed = [Trajectory.load(path) for path in training or []]

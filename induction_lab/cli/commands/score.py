@@ -82,9 +82,9 @@ def score(
     names = [name.strip() for name in scores.split(",") if name.strip()] or None
     find_scores(names)  # before a model is loaded
     check_weighing(weigh)
-    if prompts < 1:
-        raise ValueError(f"--prompts must be at least 1, got {prompts}.")
-    check_numbers(period=period, n_repeats=repeats, gap=gap, length=length, batch_size=batch_size)
+    check_numbers(
+        **{"--prompts": prompts}, period=period, n_repeats=repeats, gap=gap, length=length, batch_size=batch_size
+    )
     if length is not None and text is None:
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
     content = None if text is None else read_text(text)
