@@ -79,10 +79,10 @@ def section(rows: pd.DataFrame) -> str:
     found: Any = stability(rows)
     parts = [
         f"## The same heads at every length of context: {rows['model'].iloc[0]}\n",
-        "Written by `python -m experiments context_lengths`. Two prompts of each length, a block of random tokens "
-        "twice. Each cell: rank correlation of all heads with the shortest length (Spearman) · how many of the heads "
-        f"above {LOOKS} there still are / how many are now. Key-value heads by the highest of the heads that read each "
-        "(`by_kv_head`).\n",
+        f"Written by `python -m experiments context_lengths`. {int(rows['n_prompts'].iloc[0])} prompts of each "
+        "length, a block of random tokens twice. Each cell: rank correlation of all heads with the shortest length "
+        f"(Spearman) · how many of the heads above {LOOKS} there still are / how many are now. Key-value heads by the "
+        "highest of the heads that read each (`by_kv_head`).\n",
     ]
     lengths = sorted(found["length"].unique())
     for of, some in found.groupby("of", sort=False):

@@ -29,8 +29,7 @@ def page(figures: Path) -> str:
     ends = {"": "", "ablated": "_ablated", "shared": "_overlaps", "surviving": "_surviving"}
     table, ablated, shared, left = (_read(figures / f"kinds_of_heads{end}.csv") for end in ends.values())
     assert table is not None and ablated is not None and shared is not None
-    ablated = ablated.reindex(columns=[*dict.fromkeys([*ablated, "farthest", "nothing_to_copy"])])
-    ablated["farthest"] = ablated["farthest"].fillna(0)
+    ablated = ablated.reindex(columns=[*dict.fromkeys([*ablated, "others_sd", "farthest", "nothing_to_copy"])])
     parts = [
         "# Kinds of heads\n",
         "Induction heads are one kind of head. `classify_heads(model)` and `induction-lab heads MODEL` score every "
@@ -101,7 +100,7 @@ def losses(ablated: Any) -> str:
             beside = f"{found.others:+.2f}, at most {found.others_most:+.2f}" if found.n_sets else "–"
             row[str(found.behaviour)] = f"{said} ± {found.standard_error:.2f} ({beside})"
         least = some[["n_sets", "farthest"]].iloc[0]
-        row["sets"] = f"{int(least['n_sets'])}" + (f", {int(least['farthest'])} away" if least["farthest"] else "")
+        row["sets"] = f"{int(least['n_sets'])}" + (f", {int(least['farthest'])} away" if least["farthest"] > 0 else "")
         rows.append(row)
     return as_markdown(pd.DataFrame(rows))
 
@@ -136,12 +135,17 @@ def overlaps(shared: Any) -> str:
 def how(ablated: Any, left: Any) -> str:
     """What the tables hold, and what each model can do at all."""
     lists = set(ablated["behaviour"]) & {"words", "translation", "opposites"}
+    known = ablated["farthest"].notna().all()  # else which layers the others are from is not known
+    where = ", from the same layers where there are enough" if known else ""
+    away = ", and how many layers a head may be *away* from the one for which it stands" if known else ""
+    tasks = (
+        "*tasks*: the right answer's first token after ten examples. " if "tasks" in set(ablated["behaviour"]) else ""
+    )
     said = [
         "In the tables of losses each set of heads is replaced by its mean over random tokens, position by position. "
-        "In brackets the same with as many heads of no kind, from the same layers where there are enough: the mean "
-        "over different sets (*sets*: how many, and how many layers a head may be *away* from the one for which it "
-        "stands), and the largest. Bold: more than any of them. *copying*: the second copy of random tokens. "
-        "*tasks*: the right answer's first token after ten examples. "
+        f"In brackets the same with as many heads of no kind{where}: the mean over different sets (*sets*: how "
+        f"many{away}), and the largest. Bold: more than any of them. *copying*: the second copy of random tokens. "
+        + tasks
         + (
             "*words*, *translation*, *opposites*: the second of two lists of ten words, which are the same, their "
             "translations (English with French or Spanish, either way), or opposites. "
@@ -182,17 +186,23 @@ def predictions(ablated: Any, shared: Any) -> str:
         row: Any = effects.loc[(model, behaviour, kind)]
         return f"{kind} {row['effect']:+.2f} (others at most {row['others_most']:+.2f})"
 
-    def above(model: str, behaviour: str, kind: str) -> float | None:
-        """What is lost beyond what is lost without bystanders; None if that cannot be said."""
+    def above(model: str, behaviour: str, kind: str) -> tuple[float, float] | None:
+        """What is lost beyond what is lost without bystanders, and its variance; None if that cannot be said."""
         if (model, behaviour, kind) not in effects.index:
             return None
         row: Any = effects.loc[(model, behaviour, kind)]
         copies = row["nothing_to_copy"] - row["clean"]  # NaN where that is not asked
-        return None if copies < CAN or row["n_sets"] < FEWEST else float(row["effect"] - row["others"])
+        if copies < CAN or row["n_sets"] < FEWEST:
+            return None
+        variance = row["standard_error"] ** 2 + row["others_sd"] ** 2 / row["n_sets"]  # of prompts and of sets
+        return float(row["effect"] - row["others"]), float(variance)
 
     def compared(model: str, behaviour: str, more: str, less: str) -> tuple[str, str]:
         a, b = above(model, behaviour, more), above(model, behaviour, less)
-        verdict = "not decided" if a is None or b is None else "yes" if a > max(b, 0.0) else "no"
+        verdict = "not decided"
+        if a is not None and b is not None:
+            ahead, error = a[0] - max(b[0], 0.0), (a[1] + b[1]) ** 0.5  # NaN in tables that do not hold it
+            verdict = "yes" if ahead > 2 * error else "no" if ahead < -2 * error else verdict
         return f"{lost(model, behaviour, more)}, {lost(model, behaviour, less)}", verdict
 
     rows = []
@@ -202,14 +212,15 @@ def predictions(ablated: Any, shared: Any) -> str:
         if key in effects.index:
             row: Any = effects.loc[key]
             verdict = "yes" if row["effect"] > row["others_most"] else "no"
+            verdict = "not decided" if row["n_sets"] < FEWEST else verdict
             rows.append((model, "induction heads carry verbatim copying", lost(*key), verdict))
         said = compared(model, "tasks", "function-vector", "induction")
         rows.append((model, "function-vector heads carry the tasks more than induction heads", *said))
         if ("induction", "function-vector") in pairs.index:
             both: Any = pairs.loc[("induction", "function-vector")]
             n = f"{int(both['n_shared'])} of {int(both['n_heads'])} and {int(both['n_other_heads'])}"
-            none = min(both["n_heads"], both["n_other_heads"]) == 0
-            few = "not decided" if none else "yes" if both["n_shared"] <= both["n_other_heads"] / 2 else "no"
+            smaller = min(both["n_heads"], both["n_other_heads"])  # of 2 heads nothing but both shared would be many
+            few = "not decided" if smaller <= 2 else "yes" if both["n_shared"] <= smaller / 2 else "no"
             rows.append((model, "few heads are both induction and function-vector heads", n, few))
         for behaviour, more, less in (
             ("copying", "token", "concept"), ("words", "token", "concept"), ("translation", "concept", "token"),
@@ -221,8 +232,10 @@ def predictions(ablated: Any, shared: Any) -> str:
     table = as_markdown(pd.DataFrame(rows, columns=["model", "predicted", "came out (nats)", "as predicted"]))
     return (
         "## What papers predict of larger models\n\nOf two kinds it is compared what is lost beyond the mean of as "
-        "many others. *Not decided*: a kind has no head or fewer "
-        f"than {FEWEST} sets of bystanders, or the model does not do what is measured.\n\n" + table + "\n"
+        "many others; one is more if the difference is above twice its standard error, of prompts and of sets. Few "
+        "are both if at most half of the smaller kind is shared. *Not decided*: a kind has no head or fewer "
+        f"than {FEWEST} sets of bystanders, the difference is within that or its error is not known, two kinds are "
+        "compared of which one has 2 heads or fewer, or the model does not do what is measured.\n\n" + table + "\n"
     )
 
 

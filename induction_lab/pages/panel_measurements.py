@@ -65,7 +65,7 @@ class ReportPlan:
         all_heads: Show every head in full, not only those that `worth_showing` chooses.
         ablate: Ablate the heads that are shown in full, one at a time.
         scores: Scores of your own, beside all that there are.
-        all_kinds: Look for all kinds of heads, not only the `QUICK_KINDS`, which take two forward passes in all.
+        all_kinds: Look for all kinds of heads, not only the `QUICK_KINDS`: two of these have 64 prompts of their own.
     """
 
     period: int = 50

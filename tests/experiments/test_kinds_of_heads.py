@@ -1,5 +1,7 @@
 """The experiment on kinds of heads: whole on the bundled model, and its parts against counting."""
 
+import math
+
 import pandas as pd
 import pytest
 import torch
@@ -82,3 +84,55 @@ def test_lists_of_words_are_read_where_each_word_begins(kind, smollm2):
         assert metric(logits, row[:n]) > 1
     unrelated, _ = behaviours.word_lists(smollm2, kind, 4, related=False)
     assert not torch.equal(unrelated.tokens[:, :8], prompts.tokens[:, :8])
+
+
+def ablations(**changes):
+    """Two kinds ablated on copying, as `kinds_of_heads` would write it."""
+    row = {"model": "m", "behaviour": "copying", "n_heads": 5, "clean": 1.0, "standard_error": 0.1, "others": 0.2}
+    row |= {"others_sd": 0.1, "others_most": 0.4, "n_sets": 10, "farthest": 0, "nothing_to_copy": math.nan}
+    kinds = {"induction": 3.0, "token-matching": 2.0, "concept-matching": 1.0}
+    return pd.DataFrame([row | {"kind": kind, "effect": effect} | changes for kind, effect in kinds.items()])
+
+
+def shared(n_heads, n_other, n_shared):
+    names = ["model", "kind", "other_kind", "n_heads", "n_other_heads", "n_shared"]
+    return pd.DataFrame([("m", "induction", "function-vector", n_heads, n_other, n_shared)], columns=names)
+
+
+def verdicts(ablated, both):
+    """What came out of each prediction."""
+    page = kinds_page.predictions(ablated, both)
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in page.splitlines() if line.startswith("| m |")]
+    return {(said, came.split()[0]): verdict for said, came, verdict in rows}
+
+
+def test_no_more_is_said_than_was_decided():
+    carry = ("induction heads carry verbatim copying", "induction")
+    more = ("copying goes with token heads more than with concept heads", "token-matching")
+    for changes, expected in (
+        ({}, ("yes", "yes")),
+        ({"n_sets": 4}, ("not decided", "not decided")),
+        ({"standard_error": 0.6}, ("yes", "not decided")),  # the difference is 1
+        ({"others_sd": 2.0}, ("yes", "not decided")),
+        ({"others_sd": math.nan}, ("yes", "not decided")),  # of a table that does not hold it
+        ({"effect": 0.1}, ("no", "not decided")),
+    ):
+        found = verdicts(ablations(**changes), shared(8, 8, 0))
+        assert (found[carry], found[more]) == expected, changes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((8, 8, 4), "yes"), ((8, 8, 5), "no"), ((3, 8, 3), "no"), ((8, 2, 0), "not decided"), ((1, 6, 1), "not decided")],
+)
+def test_few_are_both_only_where_it_could_be_otherwise(sizes, expected):
+    found = verdicts(ablations(), shared(*sizes))
+    assert [v for (said, _), v in found.items() if said.startswith("few heads are both")] == [expected]
+
+
+def test_what_a_table_does_not_hold_is_not_described():
+    old = ablations().assign(farthest=math.nan)
+    assert "away" not in kinds_page.how(old, None) and "same layers" not in kinds_page.how(old, None)
+    assert "tasks" not in kinds_page.how(old, None) and "table of what is left" not in kinds_page.how(old, None)
+    assert "away" in kinds_page.how(ablations(), None)
+    assert "away" not in kinds_page.losses(old) and "2 away" in kinds_page.losses(ablations(farthest=2))

@@ -61,7 +61,7 @@ def test_what_is_missing_says_why(bundled, panel):
     assert {kind["name"] for kind in every["kinds"]} | set(every["left_out"]) == set(BY_NAME)
 
 
-def test_two_forward_passes_tell_the_quick_kinds(monkeypatch):
+def test_few_prompts_tell_the_quick_kinds(monkeypatch):
     """What is read beside the page's own scores: 64 prompts of 60 tokens, and as many of words where there are some."""
     network = AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=300, n_ctx=400), seed=0)
     model, read = HookedModel(network, name="roomy"), Counter()
