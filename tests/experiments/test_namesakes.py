@@ -72,8 +72,8 @@ def test_scrambled_words_are_the_same_words():
 
 def test_coefficients_are_those_that_made_the_log_odds(model):
     texts = two.write_texts(model, DATA, "made_up", two.PLAIN, [0], every=True, seed=0)
-    odds = [0.3 + sum(weight * texts.factors[name][i] for weight, name in zip((1.0, -0.5, 0.25), two.FACTORS[:3], strict=True))
-            for i in range(16)]  # fmt: skip
+    weights = dict(zip(two.FACTORS[:3], (1.0, -0.5, 0.25), strict=True))
+    odds = [0.3 + sum(weight * texts.factors[name][i] for name, weight in weights.items()) for i in range(16)]
     found = two.coefficients(odds, texts.factors)
     wanted = {"constant": 0.3, "topic": 2.0, "last": -1.0, "often": 0.5, "sentence": 0.0, "role": 0.0}
     assert found == pytest.approx(wanted, abs=1e-12)

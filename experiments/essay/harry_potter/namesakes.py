@@ -268,7 +268,7 @@ def memory(table: pd.DataFrame) -> Verdict:
 
 
 def names(table: pd.DataFrame) -> list[str]:
-    return [str(name) for name in table["model"].unique()]
+    return list(dict.fromkeys(map(str, table["model"])))
 
 
 def of(
@@ -283,12 +283,11 @@ def of(
 
 
 def sets_of(table: pd.DataFrame, model: str) -> list[str]:
-    found = table[(table["model"] == model) & (table["quantity"] == "attention")]["heads"]
-    return [str(name) for name in found.unique()]
+    return list(dict.fromkeys(table[(table["model"] == model) & (table["quantity"] == "attention")]["heads"]))
 
 
 def members(table: pd.DataFrame, model: str) -> str:
-    return str(table[(table["model"] == model) & (table["heads"] == CIRCUIT)]["members"].iloc[0])
+    return str(list(table[(table["model"] == model) & (table["heads"] == CIRCUIT)]["members"])[0])
 
 
 def carried(left: Sequence[float], clean: Sequence[float]) -> Effect:
