@@ -159,6 +159,9 @@ def topic_moves(table: pd.DataFrame) -> Verdict:
         criterion=f"the topic changes the log-odds by more than {DOUBLED:g} nats: it doubles the odds at least",
         numbers=numbers,
         control="; ".join(control),
+        caveat="The sentence says with its words which role is meant, so that a topic is no more than words that go "
+        "with the role's word; and interval and outcome are those of two models that are unlike: see each.",
+        captions={"namesakes": caption(table)},
         beforehand=True,
         **judge(effects, DOUBLED, unit="nats"),
     )
@@ -182,6 +185,8 @@ def topic_leads(table: pd.DataFrame) -> Verdict:
         "that it has on the mean) lies above 0",
         numbers=numbers,
         control="all factors stand in all combinations, so that none can speak for another",
+        caveat="Who is named twice is also who is named first, alone in a sentence without a role: how often, how early "
+        "and how plainly are not told apart.",
         beforehand=True,
         **judge(effects, 0.0, unit="nats"),
     )
@@ -201,6 +206,7 @@ def sentence_or_words(table: pd.DataFrame) -> Verdict:
         criterion=f"scrambled words keep less than {WORDS:.0%} of the topic's effect",
         numbers=numbers,
         control="the same words, names, roles and order; half of the combinations of factors",
+        caveat="A share of no effect says nothing: only models in which the topic has one are to be read.",
         beforehand=True,
         **judge(effects, WORDS, at_most=True, unit="of the effect", undecided=absent(table)),
     )
@@ -239,6 +245,9 @@ def heads_ask(table: pd.DataFrame) -> Verdict:
         f"above {SHARE:.0%}",
         numbers=numbers,
         control=f"{SETS} such sets: " + "; ".join(control),
+        caveat="A share of no effect says nothing: only models in which the topic has one are to be read. More than "
+        "100 % is what other parts of the run work against. Queries are taken from a whole text with the other topic, "
+        "so that this says where the topic enters, not that nothing else makes use of it.",
         beforehand=True,
         **judge(effects, SHARE, unit="of the effect", undecided=absent(table)),
     )
@@ -262,8 +271,27 @@ def memory(table: pd.DataFrame) -> Verdict:
             f"{model}: made-up names gain {shown(of(table, model, 'sentence'))} from the sentence by itself"
             for model in names(table)
         ),
+        caveat="The sentence by itself also stands for what its words recall without any name's being asked for; the two "
+        "models differ.",
         beforehand=True,
         **judge(effects, 0.0, unit="nats"),
+    )
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What the figure finds."""
+    parts = []
+    for model in names(table):
+        topic, often, mixed = (
+            effect(of(table, model, name, kind=kind)).value
+            for name, kind in (("topic", PLAIN), ("often", PLAIN), ("topic", SCRAMBLED))
+        )
+        parts.append(f"{model}: topic {topic:+.2f} nats ({mixed:+.2f} with its words scrambled), named twice {often:+.2f}")
+    return (
+        "What makes one of two namesakes' names likelier after their first name (made-up names filled, famous hollow; "
+        "bars: two standard errors over scenes). " + "; ".join(parts) + ". Right: the share of the topic's effect that "
+        "goes over with the stream at the end from a layer on, with the queries of 8 induction heads (diamond), of "
+        "their bystanders (grey) and of all heads (square), where the topic has an effect."
     )
 
 

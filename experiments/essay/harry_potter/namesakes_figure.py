@@ -38,6 +38,8 @@ def _factors(ax: Axes, table: Any) -> None:
         colour, face = COLOURS[number // 2 % 4], None if group == "made_up" else "white"
         ax.errorbar(x, own.mean()[list(FACTORS)], 2 * own.sem()[list(FACTORS)], fmt="o", ms=6, capsize=2,
                     color=colour, markerfacecolor=face, label=f"{model}, {group.replace('_', ' ')} names")  # fmt: skip
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
     ax.set_xticks(range(len(FACTORS)), [LABELS[name] for name in FACTORS], rotation=25, fontsize=8)
     ax.set(ylabel="change of the name's log-odds, nats", title="What says whose name comes")
     ax.legend(frameon=False, fontsize=8)
@@ -60,7 +62,11 @@ def _words(ax: Axes, table: Any) -> None:
 def _ways(ax: Axes, table: Any) -> None:
     for number, model in enumerate(table["model"].unique()):
         own = table[(table["model"] == model) & (table["group"] == "made_up")]
-        clean = own[own["quantity"] == "clean"]["value"].mean()
+        each = own[own["quantity"] == "clean"]["value"]
+        topic = own[(own["quantity"] == "topic") & (own["kind"] == PLAIN)]["value"]
+        if topic.mean() < 2 * topic.sem():
+            continue  # a share of nothing
+        clean = each.mean()
         share = (clean - own.groupby(["quantity", "heads"])["value"].mean()) / (2 * clean)
         stream = share["stream"]
         colour = COLOURS[number % 4]
@@ -72,4 +78,5 @@ def _ways(ax: Axes, table: Any) -> None:
         ax.plot([1.15 + 0.04 * number] * len(others), others, "_", ms=7, color="0.5")
     ax.set_xticks([0, 0.5, 1, 1.17, 1.33], ["first", "middle\nlayer", "last", "8 heads'\nqueries", "all"], fontsize=8)
     ax.set(ylabel="share of the topic's effect", title="Taken over at the end: stream, queries")
-    ax.legend(frameon=False, fontsize=8)
+    if ax.lines:
+        ax.legend(frameon=False, fontsize=8, loc="upper left")
