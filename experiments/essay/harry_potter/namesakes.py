@@ -185,7 +185,7 @@ def topic_leads(table: pd.DataFrame) -> Verdict:
         "that it has on the mean) lies above 0",
         numbers=numbers,
         control="all factors stand in all combinations, so that none can speak for another",
-        caveat="Who is named twice is also who is named first, alone in a sentence without a role: how often, how early "
+        caveat="Who is named twice is also who is named first, in a sentence without a role: how often, how early "
         "and how plainly are not told apart.",
         beforehand=True,
         **judge(effects, 0.0, unit="nats"),
@@ -271,7 +271,7 @@ def memory(table: pd.DataFrame) -> Verdict:
             f"{model}: made-up names gain {shown(of(table, model, 'sentence'))} from the sentence by itself"
             for model in names(table)
         ),
-        caveat="The sentence by itself also stands for what its words recall without any name's being asked for; the two "
+        caveat="The sentence by itself also stands for what its words recall, whoever is asked for; the two "
         "models differ.",
         beforehand=True,
         **judge(effects, 0.0, unit="nats"),
@@ -286,7 +286,9 @@ def caption(table: pd.DataFrame) -> str:
             effect(of(table, model, name, kind=kind)).value
             for name, kind in (("topic", PLAIN), ("often", PLAIN), ("topic", SCRAMBLED))
         )
-        parts.append(f"{model}: topic {topic:+.2f} nats ({mixed:+.2f} with its words scrambled), named twice {often:+.2f}")
+        parts.append(
+            f"{model}: topic {topic:+.2f} nats ({mixed:+.2f} with its words scrambled), named twice {often:+.2f}"
+        )
     return (
         "What makes one of two namesakes' names likelier after their first name (made-up names filled, famous hollow; "
         "bars: two standard errors over scenes). " + "; ".join(parts) + ". Right: the share of the topic's effect that "
