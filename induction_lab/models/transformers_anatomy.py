@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from induction_lab.attention.scopes import alone
+from induction_lab.attention.scopes import alone, outside
 from induction_lab.models.anatomy import Anatomy, Component
 from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
 from induction_lab.models.wiring.block_by_block import BlockByBlock, block_by_block
@@ -73,7 +73,7 @@ class TransformersAnatomy(Anatomy):
         Raises:
             ValueError: If TransformerLens has none for this architecture.
         """
-        return bridge_of(self.network, self.name, self.tokenizer, self._two_tokens, list(self.attention_configs))
+        return bridge_of(self.network, self.name, self.tokenizer, self._two_tokens)
 
     @property
     def _wiring(self) -> Wiring | BlockByBlock:
@@ -170,8 +170,11 @@ class TransformersAnatomy(Anatomy):
         inside = {*self.network.base_model.parameters(), *self.network.get_output_embeddings().parameters()}
         if all(weight.ndim < 2 or weight in inside for weight in self.network.parameters()):
             return False
-        with torch.inference_mode(), evaluating(self.network):
-            own, direct = self.logits(self._two_tokens), self.unembed(self.hidden(self._two_tokens))
+        try:
+            with outside(), torch.inference_mode(), evaluating(self.network):
+                own, direct = self.logits(self._two_tokens), self.unembed(self.hidden(self._two_tokens))
+        except ValueError:  # the stream has another width where it is unembedded
+            return True
         return not torch.allclose(own, direct, rtol=1e-3, atol=1e-3 * float(own.abs().max()), equal_nan=True)
 
     @property

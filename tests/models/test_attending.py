@@ -6,7 +6,7 @@ from threading import Thread
 from families import random_network
 from transformers import PreTrainedConfig
 
-from induction_lab.models.wiring.attending import attending, by_eager
+from induction_lab.models.wiring.attending import attending
 
 
 def function(*_, **__):
@@ -18,14 +18,14 @@ def test_the_property_of_configurations_is_transformers_own_but_for_open_scopes(
     own = vars(PreTrainedConfig)["_attn_implementation"]
     first, second, elsewhere = ExitStack(), ExitStack(), []
     first.enter_context(attending([config], "a_test", function, function))
-    second.enter_context(by_eager([config]))
-    assert config._attn_implementation == "eager" and other._attn_implementation == "sdpa"
+    second.enter_context(attending([config], "another_test", function, function))
+    assert config._attn_implementation == "another_test" and other._attn_implementation == "sdpa"
     thread = Thread(target=lambda: elsewhere.append(config._attn_implementation))
     thread.start()
     thread.join()
     assert elsewhere == ["sdpa"]  # a thread of its own, in no scope
     first.close()  # not the last that was opened
-    assert config._attn_implementation == "eager"
+    assert config._attn_implementation == "another_test"
     second.close()
     assert config._attn_implementation == "sdpa" and vars(PreTrainedConfig)["_attn_implementation"] is own
 
@@ -34,7 +34,7 @@ def test_an_error_inside_takes_the_property_off_again():
     config = random_network("llama").config
     own = vars(PreTrainedConfig)["_attn_implementation"]
     try:
-        with by_eager([config]):
+        with attending([config], "a_test", function, function):
             raise KeyError
     except KeyError:
         assert vars(PreTrainedConfig)["_attn_implementation"] is own

@@ -230,7 +230,7 @@ def test_scores_that_an_architecture_has_not_are_left_out_with_the_reason():
     prompts = repeated_tokens(model, n_prompts=2, period=10)
     scores = score_heads(model, prompts, scores=None)
     assert {"copying", "logit_attribution"} <= set(scores.provenance["left_out"])
-    with pytest.raises(ValueError, match="copying: .* projected before the unembedding"):
+    with pytest.raises(ValueError, match="copying: .* projected, .* before the unembedding"):
         score_heads(model, prompts, scores=["copying"])
 
 

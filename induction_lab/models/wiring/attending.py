@@ -37,19 +37,6 @@ def attending(
 
         AttentionInterface.register(name, function)
         AttentionMaskInterface.register(name, mask)
-    with _attending_by(name, configs):
-        yield
-
-
-@contextmanager
-def by_eager(configs: Iterable[Any]) -> Iterator[None]:
-    """Inside, modules with these configurations multiply their matrices out, so that they can give their patterns."""
-    with _attending_by("eager", list(configs)):
-        yield
-
-
-@contextmanager
-def _attending_by(name: str, configs: list[Any]) -> Iterator[None]:
     with _asking_scopes() if configs else nullcontext():
         with Scope({("attends by", id(config)): name for config in configs}):
             yield
