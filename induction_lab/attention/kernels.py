@@ -103,7 +103,7 @@ def _on_gpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) 
 
 def _gpu_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Callable[..., Any]:
     if torch.compiler.is_compiling() or is_functorch_wrapped_tensor(q):  # where PyTorch cannot be asked
-        return _flash if bias is None and q.dtype.itemsize == 2 else _efficient
+        return _flash if bias is None and q.dtype.itemsize == 2 and q.shape[-1] <= 256 else _efficient
     chosen = torch.ops.aten._fused_sdp_choice(q, k, v, bias, 0.0, bias is None, scale=scale, enable_gqa=True)
     return GPU_KERNELS.get(chosen, _efficient)
 

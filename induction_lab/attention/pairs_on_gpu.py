@@ -42,10 +42,11 @@ def pair_scores(q: Tensor, k: Tensor, prompt: Tensor, query: Tensor, key: Tensor
     n_heads, n_kv_heads, d_key = q.shape[1], k.shape[1], q.shape[-1]
     out = torch.empty(len(prompt), n_heads, dtype=torch.float32, device=q.device)
     if len(prompt):
-        _kernel[(len(prompt), n_kv_heads)](
-            q, k, prompt, query, key, out, *q.stride()[:3], *k.stride()[:3], n_kv_heads,
-            GROUP=n_heads // n_kv_heads, D_KEY=d_key, WIDTH=triton.next_power_of_2(d_key), num_warps=1,
-        )  # fmt: skip
+        with torch.cuda.device_of(q):  # Triton runs on the current one
+            _kernel[(len(prompt), n_kv_heads)](
+                q, k, prompt, query, key, out, *q.stride()[:3], *k.stride()[:3], n_kv_heads,
+                GROUP=n_heads // n_kv_heads, D_KEY=d_key, WIDTH=triton.next_power_of_2(d_key), num_warps=1,
+            )  # fmt: skip
     return out
 
 

@@ -109,14 +109,12 @@ def weights_sha256(model: HookedModel) -> str:
     for name, parameter in sorted(model.network.named_parameters()):
         whole = parameter.detach()
         flat = (whole if type(whole) is Tensor else whole.dequantize()).flatten()  # torchao keeps fewer bits
-        some = flat[:: max(1, flat.numel() // 64)]
-        if some.device.type == "cpu" or some.device != model.device or not some.is_floating_point():
-            some = some.to(model.device, torch.float32, copy=True)
+        some = flat[:: max(1, flat.numel() // 64)].to(model.device, torch.float32, copy=True)  # not a view of all of it
         names.append(f"{name}{tuple(parameter.shape)}")
         entries.append(some)
         let_go(model.network, parameter)
     digest = hashlib.sha256()
-    found = torch.cat(entries).float().cpu()  # at once: a GPU waits at every transfer
+    found = torch.cat(entries).cpu()  # at once: a GPU waits at every transfer
     for name, some in zip(names, found.split([len(each) for each in entries]), strict=True):
         digest.update(name.encode() + some.numpy().tobytes())
     return digest.hexdigest()
