@@ -80,7 +80,12 @@ def pooled(effects: Sequence[Effect]) -> Interval:
 
 
 def judge(
-    effects: Mapping[str, Effect], needed: float, *, at_most: bool = False, unit: str = "", undecided: str = ""
+    effects: Mapping[str, Effect],
+    needed: float,
+    *,
+    at_most: bool = False,
+    unit: str = "",
+    undecided: str | Mapping[str, str] = "",
 ) -> dict[str, Any]:
     """The outcome in each class of models: the interval above `needed` holds, below it does not, across is undecided.
 
@@ -91,7 +96,8 @@ def judge(
         needed: The threshold, stated before the effects were seen.
         at_most: The claim is that the effect is below the threshold.
         unit: Of the effects.
-        undecided: Why nothing can be concluded (the control failed, still rising), whatever the interval says.
+        undecided: Why nothing can be concluded (the control failed, still rising), whatever the interval says; by
+            model where it is said of some, whose classes alone are undecided.
     """
     classes = {}
     for kind, own in by_class(effects).items():
@@ -99,8 +105,11 @@ def judge(
         low, high = (-bounds.high, -bounds.low) if at_most else (bounds.low, bounds.high)
         limit = -needed if at_most else needed
         failing = [name for name, each in own.items() if (each.value >= needed if at_most else each.value <= needed)]
-        if undecided:
-            found, why = UNDECIDED, undecided
+        reason = (
+            undecided if isinstance(undecided, str) else " ".join(undecided[name] for name in own if name in undecided)
+        )
+        if reason:
+            found, why = UNDECIDED, reason
         elif low > limit:
             reasons = [f"Fails for {', '.join(failing)}."] if failing else []
             reasons += [f"One model, {next(iter(own))}: nothing is said about others."] if len(own) == 1 else []

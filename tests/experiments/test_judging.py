@@ -140,3 +140,12 @@ def test_what_is_true_by_construction_is_called_so_where_the_check_comes_out():
 )
 def test_parts_of_a_claim_in_one_model_are_named_where_they_fail(passed, expected, caveat):
     assert judging.outcome(passed) == {"outcome": expected, "caveat": caveat}
+
+
+def test_what_is_undecided_of_one_model_leaves_the_other_class_decided():
+    effects = {"repeats-seed0": Effect(1.0, 0.01, 20), "smollm2-135m": Effect(1.0, 0.01, 20)}
+    found = judge(effects, 0.5, undecided={"repeats-seed0": "Its control failed."})
+    outcomes = {kind: each["outcome"] for kind, each in found["classes"].items()}
+    assert outcomes == {"small models": "not decided", "language models": "holds with a caveat"}
+    everywhere = judge(effects, 0.5, undecided="Nobody knows.")
+    assert everywhere["outcome"] == "not decided"

@@ -211,8 +211,9 @@ def learns_from_text(found: dict[str, Subject], *, n_random: int) -> Verdict:
         wanted = {"induction": one.induction[:size], **sets}
         swept = ablation_sweep(one.model, prompts, heads=wanted, metric=metric, progress=sys.stderr.isatty())
         row, others = swept.of("induction"), [swept.of(label)["effect"] for label in sets]
-        if row["clean"] < 0:
-            effects[name] = Effect(row["effect"] - max(0.0, *others), row["standard_error"], row["n_prompts"])
+        ahead = row["effect"] - max(0.0, *others)
+        ahead = ahead if row["clean"] < 0 else min(ahead, -row["clean"])  # later tokens that are no easier fail as well
+        effects[name] = Effect(ahead, row["standard_error"], row["n_prompts"])
         numbers[name] = (
             f"score {row['clean']:+.2f}; without {size} induction heads {said(row)}, without random ones "
             f"{min(others):+.3f} … {max(others):+.3f}"

@@ -59,7 +59,7 @@ def profiles(one: Subject) -> pd.DataFrame:
 
 
 def verdict(table: pd.DataFrame) -> Verdict:
-    numbers, effects, control, failed = {}, {}, [], []
+    numbers, effects, control, failed = {}, {}, [], {}
     by_model: Any = table.groupby("model", sort=False)
     for name, rows in by_model:
         wide = rows.pivot(index="lag", columns="heads", values="probability")
@@ -71,10 +71,11 @@ def verdict(table: pd.DataFrame) -> Verdict:
             f"{ablated}: {wide.loc[1, ablated]:.4f}"
         )
         at_one = rows[rows["lag"] == 1].set_index("heads")
-        effects[str(name)] = Effect(wide.loc[1, ablated] / own[1], at_one.loc[ablated, "standard_error"] / own[1])
-        failed += [] if own.idxmax() == 1 else [f"The profile of {name} does not peak at lag +1."]
+        left = wide.loc[1, ablated] / own[1] if own.idxmax() == 1 else 1.0  # no peak there: nothing hangs on it
+        effects[str(name)] = Effect(left, at_one.loc[ablated, "standard_error"] / own[1])
         if len(others):
-            failed += [] if float(others.min()) > SPARED else [f"Other heads matter as well in {name}."]
+            if float(others.min()) <= SPARED:
+                failed[str(name)] = f"Other heads matter as well in {name}."
             control.append(f"{name}: {others.min():.2f} to {others.max():.2f} of it")
     return Verdict(
         claim="After a repeated token the next one is expected at lag +1, and that is the induction heads' doing",
@@ -83,7 +84,7 @@ def verdict(table: pd.DataFrame) -> Verdict:
         f"is left, without as many other heads more than {SPARED}",
         numbers=numbers,
         control="without as many random other heads: " + ("; ".join(control) or "no model has as many"),
-        **judge(effects, LOWERED, at_most=True, unit="of the probability left", undecided=" ".join(failed)),
+        **judge(effects, LOWERED, at_most=True, unit="of the probability left", undecided=failed),
     )
 
 
