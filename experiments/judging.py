@@ -185,4 +185,6 @@ def _together(classes: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if not classes:
         return {"outcome": UNTESTED, "caveat": "No model here has what the claim is about."}
     outcomes = {each["outcome"] for each in classes.values()}
+    if outcomes == {HOLDS, CAVEAT}:
+        outcomes = {CAVEAT}
     return {"outcome": outcomes.pop() if len(outcomes) == 1 else DIFFERS, "classes": classes}

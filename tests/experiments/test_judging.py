@@ -149,3 +149,11 @@ def test_what_is_undecided_of_one_model_leaves_the_other_class_decided():
     assert outcomes == {"small models": "not decided", "language models": "holds with a caveat"}
     everywhere = judge(effects, 0.5, undecided="Nobody knows.")
     assert everywhere["outcome"] == "not decided"
+
+
+def test_one_model_of_a_class_makes_a_caveat_and_no_difference_between_classes():
+    effects = {f"repeats-seed{i}": Effect(1.0 + i / 100, 0.01, 20) for i in range(5)}
+    found = judge(effects | {"smollm2-135m": Effect(1.0, 0.01, 20)}, 0.5)
+    assert found["outcome"] == "holds with a caveat"
+    assert {each["outcome"] for each in found["classes"].values()} == {"holds", "holds with a caveat"}
+    assert judge(effects | {"smollm2-135m": Effect(0.0, 0.01, 20)}, 0.5)["outcome"] == "differs by class of models"
