@@ -20,7 +20,7 @@ from induction_lab.training.runs import checkpoint_folder
 RATE = 2e10  # floating-point operations a second that a core does, about
 LOADED = 0.7e9  # bytes of a process with its libraries
 DISK = 5e8  # bytes a second that weights are read at
-_ROWS = 3 * 4  # bytes a number of the vocabulary's vectors: in float32, as they enter the stream and as it is read
+_ROWS = 3 * 4  # bytes a number of the vocabulary's vectors: three float32 copies, of embedding, unembedding and product
 _AS_STORED = 2  # bytes a parameter, where the model's own dtype is taken
 
 

@@ -71,7 +71,6 @@ def summary(**changes) -> pd.DataFrame:
         "fixed-period": good | nothing | {"second_copy_loss": 9.0},
         "one-layer-smeared": good | smeared,
         "two-layers-smeared": good | smeared,
-        "large-start": good | {"onset": 600.0},
     }
     return pd.DataFrame([{"variant": kind, "seed": seed, **row} for kind, row in kinds.items() for seed in range(5)])
 

@@ -299,7 +299,7 @@ def draw_groups(found: dict[str, Subject], groups: dict[str, Effects]) -> Figure
         labels += ["random"] if random_sets else []
         ax.set_xticks(range(len(labels)), [label.replace("pattern_", "pattern ") for label in labels])
         ax.tick_params(axis="x", rotation=75, labelsize=7)
-        ax.set_title(name.replace("copying-", ""), fontsize=8)
+        ax.set_title(name, fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     np.atleast_1d(axes)[0].set_ylabel("loss on the second copy, nats")
     return figure

@@ -59,7 +59,6 @@ FLAT = 0.1  # claim 17: nats per unit of ln index
 CORRELATED, EXCHANGES = 0.5, 200  # claim 19
 TURN = 45.0  # claim 15: degrees
 LENGTHLESS = "An angle is the wrong statistic: it does not say how far the path goes after the turn."
-LEFT_OUT = ("fixed-period", "large-start")  # of the plane of per-token losses
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     found = followed(VARIANTS, seeds=args.seeds, steps=args.steps)
     table = summary(found)
     table.round(4).to_csv(args.out / "phase_change.csv", index=False)
-    same_data = [each for variant, some in found.items() if variant not in LEFT_OUT for each in some.values()]
+    same_data = [each for variant, some in found.items() if variant != "fixed-period" for each in some.values()]
     paths = loss_paths(same_data)
     verdicts = [
         formed_verdict(table),

@@ -136,7 +136,7 @@ def draw_pairs(table: pd.DataFrame) -> Figure:
         limit = SPREADS * table.loc[table["model"] == name, "spread"].iloc[0]
         ax.fill_between([place - 0.4, place + 0.4], -limit, limit, color="#222222", alpha=0.12, lw=0)
     ax.axhline(0, color="#222222", lw=0.8)
-    ax.set_xticks(range(len(models)), [name.replace("copying-", "") for name in models], rotation=20, ha="right")
+    ax.set_xticks(range(len(models)), models, rotation=20, ha="right")
     ax.set(ylabel="less Gaussian baseline", title="previous-token head → induction heads (grey: random pairs, ±2 sd)")
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)

@@ -5,9 +5,10 @@ normalised on the way; a part of each key goes round that norm. No module gives 
 run on vectors that are put in the place of what its attention reads. With the norms inside held at a scale all is
 linear, which is proven on random vectors, and that nothing but the vector where a token stands is read.
 
-A norm before attention divides all that a head reads by one number, which is left out of weights. A norm inside divides
-some of a key and not the rest, so that its number matters: it is the one of a stream whose directions are independent
-and alike, the root mean square over them.
+A norm before attention divides all that a head reads by one number, which weights leave out. A norm inside the
+attention divides one part of a key and not the other, so its number cannot be left out. It is held at the root mean
+square, over directions of the stream, of the size that a direction has there: what the norm would divide by on average
+if the stream were white noise.
 """
 
 from __future__ import annotations
