@@ -1,6 +1,6 @@
 """The runs that the experiments on training read: recipe `minute` and what differs from it, five seeds each.
 
-    python -m experiments phase_runs       # all of them, about 15 minutes on 2 CPU cores
+    python -m experiments.subjects.phase_runs    # all of them, about 15 minutes on 2 CPU cores
 
 two-layers           the recipe `minute`: blocks of 4 to 31 random tokens, 20 left out, repeated to the end
 one-layer            the same with one layer

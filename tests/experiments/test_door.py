@@ -1,6 +1,9 @@
 import importlib
 import inspect
 import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +34,17 @@ def test_an_experiment_is_run_by_its_name_with_its_own_arguments(capsys):
         main(["geometry", "--help"])
     said = capsys.readouterr().out
     assert stopped.value.code == 0 and "usage: python -m experiments geometry" in said and "--model" in said
+
+
+def test_every_command_that_a_page_or_a_docstring_names_is_there():
+    root = Path(__file__).parents[2]
+    pages = [root / "Makefile", *root.glob("*.md")]
+    pages += [page for folder in ("docs", "experiments", "induction_lab") for page in (root / folder).rglob("*")]
+    texts = [page.read_text() for page in pages if page.name == "Makefile" or page.suffix in (".py", ".md", ".toml")]
+    asked = {name for text in texts for name in re.findall(r"python -m experiments(\.[\w.]+| [a-z]\w+)", text)}
+    assert len(asked) > 20
+    for name in asked:
+        assert find_spec(f"experiments{name}") if name.startswith(".") else name.strip() in experiments(), name
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
@@ -99,10 +101,23 @@ def draw(tables: dict) -> Figure:
     figure, axes = plt.subplots(1, 3 if deep else 2, figsize=(14 if deep else 9, 3.4), layout="constrained")
     for ax, held in zip(axes, said, strict=False):
         plot_term_importance({name: own[held] for name, own in shallow.items()}, ax=ax)
+        by_kind(ax)
         ax.set_title(f"two layers, {said[held]}", fontsize=9)
     if deep:
         plot_term_importance(deep, ax=axes[2])
     return figure
+
+
+def by_kind(ax: Axes) -> None:
+    """A colour, and one line of the legend, for all seeds of a kind of data."""
+    lines: dict[str, Any] = {}
+    for drawn in ax.containers:
+        kind = str(drawn.get_label()).rsplit("-seed", 1)[0]
+        colour = f"C{list(dict.fromkeys([*lines, kind])).index(kind)}"
+        for part in (drawn.lines[0], *drawn.lines[2]):  # type: ignore[attr-defined]
+            part.set(color=colour, alpha=0.7)
+        lines.setdefault(kind, drawn)
+    ax.legend(lines.values(), lines.keys(), frameon=False, fontsize=8)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
