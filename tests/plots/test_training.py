@@ -163,6 +163,12 @@ def test_paths_mark_start_end_and_a_sharp_turn_only():
     assert ax.get_aspect() == 1
 
 
+@pytest.mark.parametrize("turns", [True, False])
+def test_the_legend_of_paths_names_the_marks_that_are_drawn(turns):
+    words = [text.get_text() for text in plot_loss_paths(path("a", turns)).get_legend().get_texts()]
+    assert words[-2:] == (["end", "turns by over 45°"] if turns else ["start", "end"])
+
+
 def test_the_sheet_has_six_panels_over_the_same_steps_with_one_band():
     t = trajectory()
     effects = pd.DataFrame([{"step": s, "label": f"L{i}H{j}", "effect": s * j / 100} for s in STEPS for i in (0, 1)
