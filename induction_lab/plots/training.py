@@ -178,7 +178,7 @@ def plot_loss_paths(
         if len(runs) > 1:
             ax.plot([], [], "-", color=_GREY, lw=1.2, label=f"{len(runs) - 1} other runs")
     marks = [("o", "start"), ("s", "end"), ("*", f"turns by over {_SHARP:.0f}°")]
-    drawn = {line.get_marker() for line in ax.lines}
+    drawn = {str(line.get_marker()) for line in ax.lines}
     for marker, label in (each for each in marks if each[0] in drawn):
         face = "white" if marker == "o" else INK
         ax.plot([], [], marker, color=INK, mfc=face, ms=9 if marker == "*" else 5, lw=0, label=label)
