@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from experiments.harness import begin, common_arguments, show_files, show_scores
-from induction_lab import HookedModel, Prompts, capture, load_model, repeated_tokens, score_heads
+from induction_lab import capture, load_model, repeated_tokens, score_heads
 from induction_lab.plots.heads import plot_all_scores, plot_loss, plot_patterns, plot_score_by_layer
 
 
@@ -40,20 +40,12 @@ def main(argv: list[str] | None = None) -> None:
         "scores": plot_all_scores(scores),
         "by_layer": plot_score_by_layer(scores, "prefix_matching").figure,
         "loss": plot_loss(scores).figure,
-        "patterns": plot_patterns(torch.stack(patterns), [previous, induction], labels=labels(model, short)),
+        "patterns": plot_patterns(torch.stack(patterns), [previous, induction], labels=model.token_labels(short)),
     }.items():
         path = Path(f"{stem}_{name}.png")
         figure.savefig(path, dpi=110)
         written.append(path)
     show_files(written)
-
-
-def labels(model: HookedModel, prompts: Prompts) -> list[str]:
-    """Tokens as people read them; numbers where the model has no tokenizer."""
-    ids = prompts.tokens[0].tolist()
-    if model.tokenizer is None:
-        return ["BOS", *map(str, ids[1:])]
-    return ["BOS", *(model.tokenizer.decode([token]) for token in ids[1:])]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

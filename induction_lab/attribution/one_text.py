@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -22,13 +22,13 @@ from induction_lab.attribution.logits_by_component import attribute_logits
 from induction_lab.behaviour.losses import losses_on
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens
-from induction_lab.data.vocabulary import token_text
 from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.interventions.ablating import ablate
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike
 from induction_lab.results.saved import Saved
+from induction_lab.results.token_labels import token_labels
 from induction_lab.scores.scoring import score_heads
 
 REFERENCE = 16  # prompts of random tokens that means are taken over
@@ -107,7 +107,7 @@ def induction_activity(
             log_p_without = -losses_on(model, prompt)[0].double()
     added = _added(model, prompt, chosen)
     n_pos = prompt.tokens.shape[1]
-    words = [token_text(model.tokenizer, int(token)) for token in prompt.tokens[0]]
+    words = model.token_labels(prompt)
     labels = [str(head) for head in chosen]
     awake = [" ".join(labels[i] for i in (attention[t] >= LOOKS).nonzero()[:, 0].tolist()) for t in range(n_pos)]
     known = torch.full((2, n_pos), torch.nan, dtype=torch.float64)
@@ -164,9 +164,10 @@ def compare_predictions(
         without = _log_probabilities(model, prompt, position)
     best = torch.cat([whole.topk(k).indices, without.topk(k).indices]).unique()
     best = best[whole[best].argsort(descending=True)]
+    before = prompt.tokens[0, : position % n_pos + 1].tolist()
     return pd.DataFrame(
         {
-            "token": [token_text(model.tokenizer, int(token)) for token in best],
+            "token": [token_labels(model.tokenizer, [int(token)], behind=before)[0] for token in best],
             "token_id": best.numpy(),
             "probability": whole[best].exp().numpy(),
             "without": without[best].exp().numpy(),
@@ -179,7 +180,7 @@ def _single(model: HookedModel, text: PromptsLike) -> Prompts:
     prompt = as_prompts(model, text)
     if len(prompt) != 1:
         raise ValueError(f"One text is wanted, got {len(prompt)}.")
-    return prompt
+    return replace(prompt, tokens=prompt.tokens[:, : int(prompt.real_lengths[0])], lengths=None)
 
 
 def _chosen(model: HookedModel, heads: HeadLike | Iterable[HeadLike] | None) -> list[Head]:

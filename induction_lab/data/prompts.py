@@ -7,8 +7,7 @@ well: then position 0 holds a token like the others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from numbers import Integral
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,14 @@ from induction_lab.data.vocabulary import (
     Bos,
     Vocabulary as Vocabulary,
     check_context,
+    check_numbers as check_numbers,
     default_period,
     draw,
     front,
     ordinary_tokens as ordinary_tokens,
 )
 from induction_lab.results.cards import html_card
+from induction_lab.results.token_labels import token_labels
 from induction_lab.runtime.machine import check_default_device
 
 
@@ -46,6 +47,7 @@ class Prompts:
         has_bos: Whether position 0 holds BOS, which is no token that recurs; else it is a token like the others.
         beyond_context: Whether they may be longer than the context that the model was trained on.
         note: How they differ from what was asked for, or from the usual.
+        tokenizer: What shows them as words, where there is one.
     """
 
     tokens: Int[Tensor, "prompt pos"]
@@ -58,17 +60,21 @@ class Prompts:
     has_bos: bool = True
     beyond_context: bool = False
     note: str = ""
+    tokenizer: Any = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str:
         """Their structure and first tokens, for notebooks."""
         kind = f"{self.kind}, period {self.period}, {self.n_repeats} copies" if self.period else self.kind
         rows = [
-            (i, int(n), " ".join(map(str, row[: min(n, 16)].tolist())) + (" …" if n > 16 else ""))
+            (i, int(n), "│".join(self._begins(row[: min(n, 16)].tolist())) + (" …" if n > 16 else ""))
             for i, (row, n) in enumerate(zip(self.tokens[:4], self.real_lengths, strict=False))
         ]
         note = f"{len(self) - 4} more prompts" if len(self) > 4 else ""
         facts = f"{len(self)} x {self.tokens.shape[1]} tokens; {kind}"
         return html_card("Prompts", facts, ("prompt", "tokens", "begins with"), rows, note=note)
+
+    def _begins(self, row: list[int]) -> list[str]:
+        return (["BOS"] if self.has_bos else []) + token_labels(self.tokenizer, row[self.first :])
 
     def __len__(self) -> int:
         """Number of prompts."""
@@ -110,26 +116,6 @@ class Prompts:
             "n_prompts": len(self),
             "n_tokens": self.tokens.shape[1],
         }
-
-
-def check_numbers(*, least: int | None = None, **numbers: int | None) -> None:
-    """Refuse numbers that are not whole, or too small whatever the model is: of prompts, of their length, of sets.
-
-    Args:
-        least: The smallest that is allowed; by default 1, of repeats and of a length with BOS 2, of a gap 0.
-        numbers: By the names of the arguments; None is allowed.
-
-    Raises:
-        ValueError: If one is.
-    """
-    for name, value in numbers.items():
-        called = name if name.startswith("--") else f"`{name}`"
-        if value is not None and not isinstance(value, Integral):
-            raise ValueError(f"{called} must be a whole number, got {value!r}.")
-        lowest = {"n_repeats": 2, "length": 2, "gap": 0}.get(name, 1) if least is None else least
-        if value is not None and value < lowest:
-            rule = f"be at least {lowest}" if lowest else "not be negative"
-            raise ValueError(f"{called} must {rule}, got {value}.")
 
 
 def repeated_tokens(
@@ -177,7 +163,8 @@ def repeated_tokens(
     for repeat in range(n_repeats - 1):
         parts += [gaps[:, repeat * gap : (repeat + 1) * gap], block]
     facts = {"n_repeats": n_repeats, "gap": gap, "seed": seed, "beyond_context": beyond_context, "note": note}
-    return Prompts(torch.cat(parts, 1), kind="repeated", period=period, has_bos=bool(begin), **facts)
+    facts |= {"period": period, "has_bos": bool(begin), "tokenizer": model.tokenizer}
+    return Prompts(torch.cat(parts, 1), kind="repeated", **facts)
 
 
 def distinct_tokens(
@@ -199,7 +186,8 @@ def distinct_tokens(
     check_context(model, len(begin) + length, f"{length=}", beyond_context)
     drawn = draw(model, n_prompts, length, seed, begin)
     tokens = torch.cat([torch.tensor([begin]).long().expand(n_prompts, -1), drawn], 1)
-    return Prompts(tokens, kind="distinct", seed=seed, has_bos=bool(begin), beyond_context=beyond_context)
+    how: dict[str, Any] = {"has_bos": bool(begin), "beyond_context": beyond_context, "tokenizer": model.tokenizer}
+    return Prompts(tokens, kind="distinct", seed=seed, **how)
 
 
 def text_prompts(
@@ -247,7 +235,7 @@ def text_prompts(
     for row, piece in zip(tokens, pieces, strict=True):
         row[: len(begin) + len(piece)] = torch.tensor([*begin, *piece])
     whole = bool((lengths == tokens.shape[1]).all())
-    how: dict[str, Any] = {"has_bos": bool(begin), "beyond_context": beyond_context}
+    how: dict[str, Any] = {"has_bos": bool(begin), "beyond_context": beyond_context, "tokenizer": model.tokenizer}
     return Prompts(tokens, lengths=None if whole else lengths, kind="text", **how)
 
 
@@ -281,7 +269,8 @@ def as_prompts(model: Vocabulary, prompts: PromptsLike) -> Prompts:
         refuse_padding(model, tokens)
     tokens, lengths = with_one_bos(model, tokens, torch.ones(tokens.shape).bool() if real is None else real)
     special = {model.bos_token_id, *getattr(model.tokenizer, "all_special_ids", ())}
-    return _checked(model, Prompts(tokens, lengths, has_bos=set(tokens[:, 0].tolist()) <= special))
+    facts = {"has_bos": set(tokens[:, 0].tolist()) <= special, "tokenizer": model.tokenizer}
+    return _checked(model, Prompts(tokens, lengths, **facts))
 
 
 def as_repeats(model: Vocabulary, prompts: PromptsLike) -> Prompts:

@@ -16,12 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from induction_lab.data.prompts import Prompts
 from induction_lab.models.anatomy import Anatomy
 from induction_lab.models.attention_only.anatomy import OwnAnatomy
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.models.transformers_anatomy import TransformersAnatomy
 from induction_lab.models.wiring.watching import evaluating
+from induction_lab.results.token_labels import token_labels
 from induction_lab.runtime.machine import check_default_device
 
 
@@ -189,6 +191,17 @@ class HookedModel:
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits from the normalised stream, with the scaling and capping that the architecture adds."""
         return self.anatomy.unembed(hidden)
+
+    def token_labels(self, prompts: Prompts, row: int = 0) -> list[str]:
+        """A prompt's tokens as people read them, one line each, `BOS` for that; numbers where there is no tokenizer.
+
+        Args:
+            prompts: Tokens with what is known of them.
+            row: Which of the prompts.
+        """
+        ids = prompts.tokens[row, : prompts.real_lengths[row]].tolist()
+        labels = token_labels(self.tokenizer, ids)
+        return ["BOS", *labels[1:]] if prompts.has_bos and self.bos_is else labels
 
     @cached_property
     def tokenizer_sha256(self) -> str | None:

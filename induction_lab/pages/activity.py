@@ -49,7 +49,7 @@ def write_activity(found: TextActivity, path: str | Path) -> Path:
         n_known=sum(token["nats"] is not None for token in tokens),
         n_from_context=sum((token["nats"] or 0.0) >= FROM_CONTEXT for token in tokens),
         heads=list(dict.fromkeys(found.heads["label"])),
-        numbers=all(token["text"].isdecimal() for token in tokens),  # of a model without a tokenizer
+        numbers=all(token["text"].isdecimal() for token in tokens[1:]),  # of a model without a tokenizer
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         own_style=Markup((FOLDER / "activity.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "activity.js").read_text(encoding="utf-8")),
@@ -73,7 +73,7 @@ def _tokens(found: TextActivity) -> list[dict[str, Any]]:
         token = {"text": row["token"], "nats": nats, "log_p": _number(row["log_p"])}
         token |= {"without": _number(row["log_p_without"]), "heads": heads.get(position, [])}
         token |= {"share": 0.0 if nats is None else round(max(0.0, -math.expm1(-nats)), 4)}
-        tokens.append(token | {"breaks": row["token"].endswith("\\n")})  # as `token_text` writes the end of a line
+        tokens.append(token | {"breaks": row["token"].endswith("⏎")})
     return tokens
 
 

@@ -1,4 +1,4 @@
-"""Single heads on short prompts: attention patterns, how much a head could write from each source, tokens as text.
+"""Single heads on short prompts: attention patterns, and how much a head could write from each source.
 
 Whole patterns are held in memory here, so only those of the heads that are shown, on prompts of a few dozen tokens.
 """
@@ -6,7 +6,7 @@ Whole patterns are held in memory here, so only those of the heads that are show
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -80,23 +80,3 @@ def head_views(
             for row, head in enumerate(chosen):
                 found[head][name] = HeadView(patterns[row], written[row])
     return found
-
-
-def token_names(model: HookedModel, prompts: Prompts) -> list[str]:
-    """The first prompt's tokens as text, `BOS` for that; token ids where the model has no tokenizer."""
-    ids = prompts.tokens[0, : prompts.real_lengths[0]].tolist()
-    names = [str(token) if model.tokenizer is None else _name(model.tokenizer, token) for token in ids]
-    return ["BOS", *names[1:]] if prompts.has_bos and model.bos_is else names
-
-
-def _name(tokenizer: Any, token: int) -> str:
-    try:
-        text, piece = tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token)
-    except Exception:  # whatever a tokenizer trips over, the number is known
-        return str(token)
-    if piece is None:  # the model has more logits than its tokenizer tokens
-        return str(token)
-    piece = str(piece)
-    if "\ufffd" in text or not text:  # part of a character
-        return f"⟨{piece}⟩"
-    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text

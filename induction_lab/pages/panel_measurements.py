@@ -24,7 +24,7 @@ from induction_lab.interventions.each_head import ablation_sweep
 from induction_lab.interventions.effects import Effects
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
-from induction_lab.pages.head_views import HeadView, head_views, token_names, worth_showing
+from induction_lab.pages.head_views import HeadView, head_views, worth_showing
 from induction_lab.results.heads import Head, parse_head
 from induction_lab.runtime.progress import Ticker
 from induction_lab.scores.planning import plan_scores
@@ -263,7 +263,7 @@ def _short_prompts(
         found["text"] = text_prompts(model, plan.text, n_prompts=1, length=length)
     except ValueError as error:
         left_out["text"] = str(error)
-    return {name: (prompts, token_names(model, prompts)) for name, prompts in found.items()}
+    return {name: (prompts, model.token_labels(prompts)) for name, prompts in found.items()}
 
 
 def _ablated(model: HookedModel, heads: Sequence[Head], plan: ReportPlan, tick: Ticker) -> Effects:

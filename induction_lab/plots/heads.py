@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, printable
+from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, families, printable
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.scores.results import HeadScores
 
@@ -163,8 +163,8 @@ def plot_pattern(
     ax.set(xlabel="attends to", ylabel="from", title="" if head is None else str(parse_head(head)))
     if labels is not None and n_keys <= 40:
         shown = [printable(label) for label in labels]
-        ax.set_xticks(range(n_keys), shown, rotation=90, fontsize=6)
-        ax.set_yticks(range(n_queries), shown[n_keys - n_queries :], fontsize=6)
+        ax.set_xticks(range(n_keys), shown, rotation=90, fontsize=6, fontfamily=families())
+        ax.set_yticks(range(n_queries), shown[n_keys - n_queries :], fontsize=6, fontfamily=families())
     return ax
 
 

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib import font_manager, rcParams
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 
 INK, ACCENT, QUIET = "#222222", "#d1495b", "#8d99ae"  # text and lines; what stands out; what stands back
 ARROW, EMPTY = "#5c677d", "#e8eaee"  # between heads; cells of a heatmap that hold no number
 PREVIOUS, INDUCTION = "#2a6f97", ACCENT  # previous-token heads and induction heads
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LINES = (*OKABE_ITO, INK)
+_WIDE = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
+    "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji",
+    "Segoe UI Emoji", "Symbola",
+)  # fmt: skip
 
 
 def bare(ax: Axes, *more: str) -> None:
@@ -30,6 +37,19 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def printable(label: str) -> str:
-    """Tokens as people read them; matplotlib would take `$` for mathematics."""
-    text = label.replace("\n", "⏎").replace("\t", "⇥").replace("$", r"\$")
-    return text if len(text) <= 14 else text[:13] + "…"
+    """A token for a figure: cut where it is long, characters that no font here has as codes.
+
+    Draw it with `fontfamily=families()`. Matplotlib would take `$` for mathematics.
+    """
+    text = label.replace("\n", "⏎").replace("\t", "⇥")
+    text = text if len(text) <= 14 else text[:13] + "…"
+    fonts = [font_manager.get_font(font_manager.findfont(FontProperties(family=[name]))) for name in families()]
+    known = (any(font.get_char_index(ord(character)) for font in fonts) for character in text)
+    codes = (c if there else c.encode("unicode_escape").decode() for c, there in zip(text, known, strict=True))
+    return "".join(codes).replace("$", r"\$")
+
+
+def families() -> list[str]:
+    """The user's own font, and those installed that have Chinese, Japanese, Korean or emoji, which few fonts have."""
+    here = {font.name for font in font_manager.fontManager.ttflist}
+    return [*rcParams["font.family"], *(name for name in _WIDE if name in here)]

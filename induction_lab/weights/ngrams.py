@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention.grouped import key_head
-from induction_lab.data.vocabulary import n_real_tokens, token_text
+from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.models.frozen_norms import final_norm, refuse_changed_outputs, unembedding_readers
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import HeadLike, parse_head
+from induction_lab.results.token_labels import token_labels
 from induction_lab.weights.ov_qk import Offset, qk_circuit
 from induction_lab.weights.stream_sources import stream_rows
 
@@ -177,5 +178,5 @@ def _stream_scale(model: HookedModel) -> Float[Tensor, " row"]:
 
 
 def _shown(model: HookedModel, source: int, destination: int, out: int) -> str:
-    a, b, c = (token_text(model.tokenizer, int(token)) for token in (source, destination, out))
+    (a,), (b, c) = token_labels(model.tokenizer, [source]), token_labels(model.tokenizer, [destination, out])
     return f"{a} … {b} → {c}"

@@ -5,8 +5,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from induction_lab import HookedModel, head_gallery, repeated_tokens, score_heads, skip_trigrams, text_prompts
-from induction_lab.data.vocabulary import token_text
-from induction_lab.pages.head_views import token_names
+from induction_lab.results.token_labels import token_labels
 
 FEW = 40  # tokens of the tokenizer; the model has logits for 128
 
@@ -38,11 +37,11 @@ class Stubborn:
 def test_what_cannot_be_decoded_is_called_by_its_number(tokenizer):
     model = HookedModel(head_gallery(d_vocab=128), tokenizer)
     known = isinstance(tokenizer, PreTrainedTokenizerFast)
-    assert token_text(tokenizer, 99) == "99" and token_text(tokenizer, 5) == ("w5" if known else "5")
+    assert token_labels(tokenizer, [99, 5]) == ["99", "w5" if known else "5"]
     prompts = repeated_tokens(model, n_prompts=1, period=6)
     beyond = type(prompts)(prompts.tokens.clone())
     beyond.tokens[0, 1] = 99
-    assert token_names(model, beyond)[:2] == ["BOS", "99"]
+    assert model.token_labels(beyond)[:2] == ["BOS", "99"]
     found = skip_trigrams(model, "L0H1")
     assert len(found) and found["text"].str.len().min() > 0
     scores = score_heads(model, prompts, scores=["previous_token"])

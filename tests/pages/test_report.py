@@ -31,7 +31,7 @@ from induction_lab import (
     write_report,
 )
 from induction_lab.pages.encoding import lower_triangle, pack, unpack
-from induction_lab.pages.head_views import head_views, token_names, worth_showing
+from induction_lab.pages.head_views import head_views, worth_showing
 from induction_lab.pages.html import FOLDER, SCRIPTS, as_script, script
 from induction_lab.pages.panel_data import kinds_of_heads, page_data
 from induction_lab.pages.panel_measurements import ReportPlan, measure, partners
@@ -252,8 +252,8 @@ def test_names_that_are_the_same_are_told_apart(bundled):
 def test_tokens_are_named_as_a_person_reads_them(bundled):
     prompts = repeated_tokens(bundled, n_prompts=1, period=2)
     ids = prompts.tokens[0].tolist()
-    assert token_names(bundled, prompts) == ["BOS", *map(str, ids[1:])]
-    assert token_names(hostile_model(), prompts[:1])[0] == "BOS"
+    assert bundled.token_labels(prompts) == ["BOS", *map(str, ids[1:])]
+    assert hostile_model().token_labels(prompts[:1])[0] == "BOS"
 
 
 def test_results_show_themselves_in_notebooks_with_everything_escaped(bundled):

@@ -34,6 +34,8 @@ from induction_lab import (
     skip_trigrams,
 )
 from induction_lab.data.corpora import TextFiles
+from induction_lab.plots.style import printable
+from induction_lab.results.token_labels import token_labels
 from induction_lab.weights.ngrams import bigram_counts, bigram_divergence
 
 NEAR = 48  # tokens back in which a source is looked for
@@ -159,7 +161,7 @@ def draw_bigrams(model: HookedModel, counts: torch.Tensor) -> Figure:
     seen = counts.sum(1).topk(30).indices
     text = ((counts + 1e-3) / (counts + 1e-3).sum(1, keepdim=True)).log()
     tables = {"the text": text, "W_E W_U": bigram_logits(model).log_softmax(-1)}
-    names = [repr(model.tokenizer.decode([int(token)]))[1:-1] for token in seen]
+    names = [printable(*token_labels(model.tokenizer, [int(token)])) for token in seen]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
     for ax, (title, table) in zip(axes, tables.items(), strict=False):
         image = ax.imshow(table[seen][:, seen].numpy(), vmin=-12, vmax=0, cmap="viridis")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from experiments.essay.context_fusion.minimal_pairs import PLACES, Asked, differences
 from induction_lab import HookedModel
 from induction_lab.internals.residual_stream import ResidualStreams
+from induction_lab.results.token_labels import token_labels
 
 TOLD = {"question": "asked without the word", "named": "asked with the word", "alone": "asked without the sentence"}
 COLOURS = {"question": "#2a6f97", "named": "#e09f3e", "alone": "#8d99ae"}
@@ -71,8 +72,8 @@ def draw_example(model: HookedModel, asked: Asked, streams: ResidualStreams) -> 
     last = int(asked.passages.last[0])
     apart = differences(asked, streams)[:, 0, 1 : last + 1]
     tokens = asked.passages.tokens[:, 1 : last + 1]
-    pairs = zip(tokens[0].tolist(), tokens[len(asked.pairs)].tolist(), strict=True)
-    words = [" / ".join(dict.fromkeys(model.tokenizer.decode([token]).strip() for token in pair)) for pair in pairs]
+    rows = (token_labels(model.tokenizer, tokens[row].tolist()) for row in (0, len(asked.pairs)))
+    words = [" / ".join(dict.fromkeys(label.strip() for label in pair)) for pair in zip(*rows, strict=True)]
     figure, ax = plt.subplots(figsize=(10, 4), layout="constrained")
     image = ax.imshow(apart.numpy(), aspect="auto", origin="lower", cmap="viridis", vmin=0)
     ax.set_xticks(range(len(words)), words, rotation=60, ha="right")

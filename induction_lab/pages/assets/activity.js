@@ -11,7 +11,7 @@ const made = (tag, words, name) => {
   if (name) element.className = name;
   return element;
 };
-const visible = (words) => words.replace(/\n/g, "↵").replace(/\t/g, "→").replace(/^ /, "␣") || "∅";
+const visible = (words) => words.replace(/^ /, "␣") || "∅";
 const per_cent = (value) => value === null ? "–" : value > 0 && value < 0.001 ? "< 0.1 %" : `${(100 * value).toFixed(1)} %`;
 const signed = (value) => value === null ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
 

@@ -25,7 +25,7 @@ function fillTokens() {
   const key = `${state.model} ${state.prompt}`;
   if (list.dataset.key !== key) {
     list.dataset.key = key;
-    list.replaceChildren(...words.map((word, i) => element("span", { role: "option", id: `token-${i}`, "data-token": i, class: i > half ? "copy" : null, "aria-selected": "false" }, legible(word))));
+    list.replaceChildren(...words.map((word, i) => element("span", { role: "option", id: `token-${i}`, "data-token": i, class: i > half ? "copy" : null, "aria-selected": "false" }, word)));
     state.token = null;
   }
   if (state.token === null || state.token >= words.length) state.token = busiest();
@@ -54,7 +54,7 @@ function look(query) {
   list.setAttribute("aria-activedescendant", `token-${query}`);
   const best = found.map((weight, i) => [weight, i]).sort((a, b) => b[0] - a[0]).slice(0, 6).filter(([weight]) => weight >= 0.03);
   drawArcs(query, best);
-  const name = (i) => `“${short(legible(words[i]).trim() || "␣")}” (${i})`;
+  const name = (i) => `“${short(words[i].trim() || "␣")}” (${i})`;
   byId("token-live").textContent = `From ${name(query)}: ` + (best.map(([weight, i]) => `${i === query ? "itself" : name(i)} ${number(weight, 2)}`).join(", ") || "spread thinly over many") + (state.weighted ? ", weighed by what each could write." : ".");
 }
 
@@ -75,10 +75,10 @@ function drawArcs(query, best) {
 function drawPattern() {
   const words = tokens(), n = words.length;
   const rows = words.map((_, query) => { const found = weights(query); return words.map((_, key) => (key <= query ? found[key] : null)); });
-  const named = words.map((word, i) => `${plain(short(legible(word).trim() || "␣"))} (${i})`);
+  const named = words.map((word, i) => `${plain(short(word.trim() || "␣"))} (${i})`);
   const target = byId("pattern");
   const step = Math.ceil(n / 22), ticks = words.map((_, i) => i).filter((i) => i % step === 0);
-  const axis = { type: "category", showgrid: false, zeroline: false, fixedrange: true, tickvals: ticks, ticktext: ticks.map((i) => plain(short(legible(words[i]).trim() || "␣", 9))), tickfont: { size: 9 } };
+  const axis = { type: "category", showgrid: false, zeroline: false, fixedrange: true, tickvals: ticks, ticktext: ticks.map((i) => plain(short(words[i].trim() || "␣", 9))), tickfont: { size: 9 } };
   draw(target, [{ type: "heatmap", z: rows, x: named, y: named, colorscale: "Cividis", zmin: 0, zmax: 1, showscale: false, hoverongaps: false, hovertemplate: "from %{y}<br>to %{x}<br>%{z:.3f}<extra></extra>" }],
     { height: 380, margin: { l: 84, r: 4, t: 6, b: 84 }, xaxis: { ...axis, tickangle: -90, title: { text: "looks at" } }, yaxis: { ...axis, autorange: "reversed", title: { text: "from" } } });
   listenOnce(target, "plotly_hover", (point) => look(point.pointIndex[0]));

@@ -49,7 +49,6 @@ function number(value, digits = 3) {
 const signed = (value, digits = 3) => (value > 0 ? "+" : "") + number(value, digits);
 const withError = (value, error, digits = 3) => number(value, digits) + (error ? ` ± ${number(error, digits)}` : "");
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const legible = (token) => token.replace(/\n/g, "⏎").replace(/\r/g, "␍").replace(/\t/g, "⇥");
 const short = (text, most = 22) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 
 function element(tag, attributes = {}, ...children) {
