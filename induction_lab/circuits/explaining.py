@@ -27,11 +27,14 @@ from induction_lab.circuits.verdicts import CIRCUIT, verdicts
 from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
 from induction_lab.internals.reading import attention_layers
 from induction_lab.internals.side_by_side import refuse_on_disk
-from induction_lab.interventions.each_head import ablation_sweep
+from induction_lab.interventions.each_head import parse_groups, sweep_prepared
 from induction_lab.interventions.effects import Effects
-from induction_lab.interventions.path_patching import patch_paths
+from induction_lab.interventions.path_patching import patch_prepared
+from induction_lab.interventions.prepared import PreparedPrompts
+from induction_lab.interventions.senders import check_patchable
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.heads import Head, parse_head
+from induction_lab.results.tables import check_suffix
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
 
@@ -75,10 +78,12 @@ def explain(
     facts = {name: getattr(prompts, name) for name in ("period", "gap", "bos", "beyond_context")}
     others = repeated_tokens(model, n_prompts=REFERENCE, seed=(prompts.seed or 0) + 1, **facts)
     fresh = repeated_tokens(model, n_prompts=len(prompts), seed=(prompts.seed or 0) + 2, **facts)
-    run = {"reference": others if reference is None else reference, "progress": progress}
+    if path is not None:
+        check_suffix(Path(path))
     scores = _scores(model, prompts, progress)  # step 1, and where heads look
     fall = scores.loss_by_copy[0] - scores.loss_by_copy[1]
-    sweep = ablation_sweep(model, prompts, path=path, **run)  # step 2
+    prepared = _prepared(model, prompts, others if reference is None else reference)
+    sweep = sweep_prepared(prepared, parse_groups(model, None), path=path, progress=progress)  # step 2
     heads = _evidence(scores, sweep)
     heads["verdict"] = verdicts(heads, fall)  # which the induction heads of step 3 are taken from
     receivers = [str(label) for label in heads.loc[heads["verdict"] == "induction", "label"]]
@@ -86,13 +91,13 @@ def explain(
     edges = pd.DataFrame(columns=EDGES)
     if any(parse_head(label).layer for label in receivers):
         try:
-            heads = _with_paths(heads, model, prompts, receivers, run)  # step 3
+            heads = _with_paths(heads, prepared, receivers, progress)  # step 3
             heads["verdict"] = verdicts(heads, fall)  # step 4
-            edges = _edges(heads, model, prompts, run)
+            edges = _edges(heads, prepared, progress)
         except ValueError as error:
             left_out["paths"] = str(error)
     chosen = [parse_head(label) for label in heads.loc[heads["verdict"].isin(CIRCUIT), "label"]]
-    tests, no_heads = _tests(model, fresh, chosen, n_random, seed, run)  # step 5
+    tests, no_heads = _tests(prepared.on(fresh), chosen, n_random, seed, progress)  # step 5
     copies = {"first_copy": scores.loss_by_copy[0], "second_copy": float(sweep.table["clean"].iloc[0])}
     known = sweep.provenance | {"left_out": scores.provenance["left_out"] | left_out}
     shape = (model.name, model.n_layers, model.n_heads)
@@ -124,19 +129,27 @@ def _evidence(scores: HeadScores, sweep: Effects) -> pd.DataFrame:
     return heads
 
 
-def _with_paths(
-    heads: pd.DataFrame, model: HookedModel, prompts: Prompts, receivers: list[str], run: dict[str, Any]
-) -> pd.DataFrame:
+def _prepared(model: HookedModel, prompts: Prompts, reference: Prompts) -> PreparedPrompts:
+    """The prompts and what the reference says, worked out once for all steps; with streams, if paths can be cut."""
+    how = {"method": "mean", "metric": "copy_loss", "reference": reference}
+    try:
+        check_patchable(model, "mean")
+    except ValueError:  # which step 3 says again
+        return PreparedPrompts(model, prompts, **how)
+    return PreparedPrompts(model, prompts, **how, whole_streams=True)
+
+
+def _with_paths(heads: pd.DataFrame, prepared: PreparedPrompts, receivers: list[str], progress: bool) -> pd.DataFrame:
     """What is known of each head, with the effect of its direct path to the keys of all receivers together."""
     top = max(parse_head(label).layer for label in receivers)
     senders = [Head(layer, head) for layer, head in zip(heads["layer"], heads["head"], strict=True) if layer < top]
-    found = patch_paths(model, prompts, receivers, "k", senders=senders, **run).table
+    found = patch_prepared(prepared, receivers, "k", senders=senders, progress=progress).table
     values: Any = found.set_index("label")
     effect, error = (heads["label"].map(values[column]) for column in ("effect", "standard_error"))
     return heads.assign(to_keys=effect, to_keys_error=error)
 
 
-def _edges(heads: pd.DataFrame, model: HookedModel, prompts: Prompts, run: dict[str, Any]) -> pd.DataFrame:
+def _edges(heads: pd.DataFrame, prepared: PreparedPrompts, progress: bool) -> pd.DataFrame:
     """The strongest senders to each of the strongest receivers, one path at a time."""
     feeding = heads.loc[heads["verdict"].isin(["previous-token", "carrier"])].nlargest(MOST_DRAWN, "to_keys")
     senders = [parse_head(label) for label in feeding["label"]]
@@ -145,16 +158,17 @@ def _edges(heads: pd.DataFrame, model: HookedModel, prompts: Prompts, run: dict[
     for receiver in map(parse_head, induction):
         below = [sender for sender in senders if sender.layer < receiver.layer]
         if below:
-            found: Any = patch_paths(model, prompts, receiver, "k", senders=below, **run).table
+            found: Any = patch_prepared(prepared, receiver, "k", senders=below, progress=progress).table
             rows += [(r["label"], str(receiver), r["effect"], r["standard_error"]) for r in found.to_dict("records")]
     table = pd.DataFrame(rows, columns=EDGES)
     return table.sort_values("effect", ascending=False, ignore_index=True)
 
 
 def _tests(
-    model: HookedModel, prompts: Prompts, circuit: list[Head], n_random: int, seed: int, run: dict[str, Any]
+    prepared: PreparedPrompts, circuit: list[Head], n_random: int, seed: int, progress: bool
 ) -> tuple[pd.DataFrame, float]:
     """Faithfulness and necessity of the circuit and of random sets of other heads."""
+    model = prepared.model
     every = [Head(*pair) for pair in itertools.product(attention_layers(model), range(model.n_heads))]
     sets = {"circuit": circuit} if circuit else {}
     generator = random.Random(seed)
@@ -167,7 +181,7 @@ def _tests(
         groups[f"without {name}"] = members
         rest = [head for head in every if head not in members]
         groups |= {f"{name} alone": rest} if rest else {}
-    found = ablation_sweep(model, prompts, heads=groups, **run)
+    found = sweep_prepared(prepared, parse_groups(model, groups), progress=progress)
     clean = float(found.table["clean"].iloc[0])
     losses = dict(zip(found.table["label"], found.table["changed"], strict=True))
     rows = []

@@ -115,6 +115,8 @@ class Method(ABC):
             )
         method = copy.copy(self)
         method.prompts = prompts
+        for known in ("_sums", "_shift", "_partners"):  # of the prompts before
+            vars(method).pop(known, None)
         return method
 
     @abstractmethod

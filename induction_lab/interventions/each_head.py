@@ -73,7 +73,19 @@ def ablation_sweep(
         check_suffix(Path(path))
     groups = parse_groups(model, heads)
     prepared = PreparedPrompts(model, prompts, method, metric, reference=reference, seed=seed)
-    facts = provenance(model, prepared.prompts) | {"method": method, "metric": name_of(prepared.metric), "seed": seed}
+    return sweep_prepared(prepared, groups, path=path, progress=progress)
+
+
+def sweep_prepared(
+    prepared: PreparedPrompts,
+    groups: Mapping[str, Group],
+    *,
+    path: str | Path | None = None,
+    progress: bool | Ticker = False,
+) -> Effects:
+    """`ablation_sweep` on prompts that are prepared already."""
+    facts = provenance(prepared.model, prepared.prompts)
+    facts |= {"method": prepared.method, "metric": name_of(prepared.metric), "seed": prepared.seed}
     facts["reference"] = None if prepared.reference is None else about_prompts(prepared.reference)
     facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
     if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to

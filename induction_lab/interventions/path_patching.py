@@ -82,10 +82,25 @@ def patch_paths(
         ValueError: If a head is not there or given twice, no sender lies below a receiver, or the model's attention or
             what its heads write cannot be reached.
     """
-    chosen, to = find_receivers(model, receivers, component)
-    every = find_senders(model, senders, chosen)
+    find_senders(model, senders, find_receivers(model, receivers, component)[0])
     check_patchable(model, method)
     prepared = PreparedPrompts(model, prompts, method, metric, reference=reference, seed=seed, whole_streams=True)
+    return patch_prepared(prepared, receivers, component, senders=senders, progress=progress)
+
+
+def patch_prepared(
+    prepared: PreparedPrompts,
+    receivers: HeadLike | Iterable[HeadLike] | None,
+    component: Component | str,
+    *,
+    senders: HeadLike | Iterable[HeadLike] | None = None,
+    progress: bool = False,
+) -> Effects:
+    """`patch_paths` on prompts that are prepared already, with whole streams."""
+    model = prepared.model
+    chosen, to = find_receivers(model, receivers, component)
+    every = find_senders(model, senders, chosen)
+    check_patchable(model, prepared.method)
     effects: dict[Sender, list[Tensor]] = {sender: [] for sender in every}
     clean: list[Tensor] = []
     with progress_bar(len(every) * len(prepared.prompts), "patching paths", shown=progress) as tick:
@@ -93,7 +108,7 @@ def patch_paths(
             clean.append(batch.measure.clean(batch.streams.normalised))
             for sender, values in _patched(batch, every, chosen, component, tick):
                 effects[sender].append(values)
-    what = (f"{method} patch to {to}", name_of(prepared.metric), torch.cat(clean))
+    what = (f"{prepared.method} patch to {to}", name_of(prepared.metric), torch.cat(clean))
     rows = {
         str(sender): effect_row(model.name, str(sender), _as_heads(sender), *what, torch.cat(values))
         for sender, values in effects.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -78,13 +79,25 @@ class PreparedPrompts:
                 f"The reference has prompts of {reference.tokens.shape[1]} tokens, those measured on have "
                 f"{prompts.tokens.shape[1]}: they must be as long."
             )
-        self.model, self.prompts, self.method, self.metric = model, prompts, method, as_metric(metric)
+        self.model, self.method, self.metric, self.seed = model, method, as_metric(metric), seed
         self.reference, self.whole_streams = reference, whole_streams
+        self._substitutes = kind(self, reference=reference, seed=seed)
+        self._read(prompts)
+
+    def _read(self, prompts: Prompts) -> None:
+        self.prompts = prompts
         self.slices = chunks(*prompts.tokens.shape, most=TOKENS_A_RUN)
-        self._measure = Measure(model, self.metric, prompts)
-        self._substitutes = kind(self, reference=reference, seed=seed).prepared(prompts)
+        self._measure = Measure(self.model, self.metric, prompts)
+        self._substitutes = self._substitutes.prepared(prompts)
+        self._substitutes.runs = self
         self._streams: ResidualStreams | None = None  # of the batch at hand
         self._only: PreparedBatch | None = None  # where all prompts fit in one batch
+
+    def on(self, prompts: Prompts) -> PreparedPrompts:
+        """The same for other prompts, as long as these: what is known of the reference is not worked out again."""
+        other = copy.copy(self)
+        other._read(prompts)
+        return other
 
     def __len__(self) -> int:
         """Number of batches."""

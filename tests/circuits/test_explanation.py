@@ -1,5 +1,6 @@
 import json
 
+import pandas as pd
 import pytest
 from families import random_network
 from matplotlib import pyplot as plt
@@ -20,6 +21,8 @@ from induction_lab import (
 )
 from induction_lab.behaviour.losses import loss_per_token
 from induction_lab.circuits import explaining
+from induction_lab.interventions.each_head import parse_groups, sweep_prepared
+from induction_lab.interventions.prepared import PreparedPrompts
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,27 @@ def test_faithfulness_and_necessity_are_what_ablating_by_hand_says(explained, ga
     assert row["faithfulness"] == pytest.approx((none - loss(every - own)) / (none - clean), abs=1e-4)
     assert row["necessity"] == pytest.approx((loss(own) - clean) / (none - clean), abs=1e-4)
     assert explained.behaviour["no_heads"] == pytest.approx(none, abs=1e-4)
+
+
+def test_what_the_reference_says_is_worked_out_once_for_all_steps(gallery):
+    prompts = repeated_tokens(gallery, n_prompts=3, period=20)
+    reference = repeated_tokens(gallery, n_prompts=7, period=20, seed=5)
+    read = []
+    handle = gallery.anatomy.body.register_forward_pre_hook(lambda _, args: read.append(args[0][0].tolist()))
+    explain(gallery, prompts, reference=reference, n_random=2)
+    handle.remove()
+    assert read.count(reference.tokens[0].tolist()) == 1
+
+
+@pytest.mark.parametrize("given", ["reference", "the other prompts"])
+def test_prompts_prepared_like_others_are_as_those_prepared_alone(gallery, given):
+    first, other, reference = (repeated_tokens(gallery, n_prompts=n, period=9, seed=n) for n in (3, 4, 6))
+    for method in ("mean", "resample"):
+        how = {"reference": reference if given == "reference" else None}
+        prepared = PreparedPrompts(gallery, first, method, "copy_loss", **how)
+        sweep_prepared(prepared, parse_groups(gallery, None))
+        found = sweep_prepared(prepared.on(other), parse_groups(gallery, None)).table
+        pd.testing.assert_frame_equal(found, ablation_sweep(gallery, other, method=method, **how).table)
 
 
 def test_a_random_model_has_no_circuit(small):
