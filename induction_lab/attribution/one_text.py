@@ -21,9 +21,10 @@ from induction_lab.attention.exact import AttentionReading
 from induction_lab.attribution.logits_by_component import attribute_logits
 from induction_lab.behaviour.losses import losses_on
 from induction_lab.data.occurrences import Recurrences
-from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.interventions.ablating import ablate
+from induction_lab.interventions.outputs import random_reference
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike
@@ -31,7 +32,6 @@ from induction_lab.results.saved import Saved
 from induction_lab.results.token_labels import token_labels
 from induction_lab.scores.scoring import score_heads
 
-REFERENCE = 16  # prompts of random tokens that means are taken over
 FROM_CONTEXT = math.log(2)  # nats lost without the heads: the right token's probability is halved
 DARKEST = 3.0  # nats from which on a token is shaded no darker
 
@@ -179,7 +179,10 @@ def compare_predictions(
 def _single(model: HookedModel, text: PromptsLike) -> Prompts:
     prompt = as_prompts(model, text)
     if len(prompt) != 1:
-        raise ValueError(f"One text is wanted, got {len(prompt)}.")
+        raise ValueError(
+            f"One text is wanted, got {len(prompt)} prompts: give texts one by one, and of a text that is longer than "
+            f"{prompt.tokens.shape[1]} tokens its beginning, text_prompts(model, text, n_prompts=1)."
+        )
     return replace(prompt, tokens=prompt.tokens[:, : int(prompt.real_lengths[0])], lengths=None)
 
 
@@ -194,10 +197,7 @@ def _chosen(model: HookedModel, heads: HeadLike | Iterable[HeadLike] | None) -> 
 
 def _replaced(model: HookedModel, prompt: Prompts, heads: list[Head], method: str) -> Any:
     """A context in which the heads put out something else."""
-    length, bos = prompt.tokens.shape[1] - prompt.first, prompt.bos
-    how: dict[str, Any] = {"bos": bos, "beyond_context": prompt.beyond_context}
-    reference = distinct_tokens(model, n_prompts=REFERENCE, length=length, **how)
-    return ablate(model, heads, method=method, reference=reference)
+    return ablate(model, heads, method=method, reference=random_reference(model, prompt))
 
 
 def _log_probabilities(model: HookedModel, prompt: Prompts, position: int) -> Float[Tensor, " d_vocab"]:

@@ -63,7 +63,7 @@ def input_shares(
         receiver: The head whose input is split.
         component: `q`, `k` or `v` of it.
         method: What senders put out instead, `mean`, `resample` or `zero`, as in `ablate`.
-        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+        reference: As in `ablation_sweep`.
         seed: Of the choice that `resample` makes.
 
     Returns:
@@ -88,7 +88,8 @@ def input_shares(
     shares = []
     for batch in PreparedPrompts(model, prompts, method, "loss", reference=reference, seed=seed, whole_streams=True):
         scale = attention_scale(model, head.layer, batch.streams.before[head.layer])
-        parts = [change / scale @ W for _, change in changes_of_stream(model, batch, senders)]
+        real = batch.prompts.real[..., None].to(model.device)
+        parts = [change / scale @ W * real for _, change in changes_of_stream(model, batch, senders)]
         whole = sum(parts, torch.zeros((), dtype=torch.float32))
         size = whole.square().sum((1, 2))
         shares.append(torch.stack([(part * whole).sum((1, 2)) / size for part in parts], 1).cpu())

@@ -248,9 +248,15 @@ def _late_minus_early(early: int, late: int, window: int, prompts: Prompts) -> T
     if not long.any():
         raise ValueError(
             f"The in-context-learning score reads tokens up to {late + window}, the longest prompt here has only "
-            f"{int(lengths.max())}. Use longer prompts, or lower indices: metrics.icl_score(early=…, late=…)."
+            f"{int(lengths.max())}. Use longer prompts, or lower indices{_such_as(int(lengths.max()))}."
         )
     weights = torch.zeros(prompts.tokens.shape, dtype=torch.float32)
     for index, sign in ((early, -1.0), (late, 1.0)):
         weights[long, index - 1 - window : index + window] = sign / (2 * window + 1)
     return weights
+
+
+def _such_as(n_tokens: int) -> str:
+    """Indices that prompts of so many tokens have."""
+    early, late = max(1, n_tokens // 8), n_tokens - 1 - n_tokens // 8
+    return f": metric=icl_score(early={early}, late={late})" if early < late else ""

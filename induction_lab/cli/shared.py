@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from induction_lab.data.text_files import SUFFIXES, read_text
 from induction_lab.models.named_models import BUNDLED
 from induction_lab.runtime.dtypes import DTYPES
 
@@ -34,6 +36,7 @@ Bos = Annotated[bool, typer.Option("--bos/--no-bos", help="Begin prompts with BO
 Offload = Annotated[
     bool, typer.Option("--offload", help="Leave weights on disk, read block by block: for models larger than memory.")
 ]
+Text = Annotated[str | None, typer.Option(help="A text, or a text file.", show_default=False)]
 Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
 
 
@@ -141,6 +144,21 @@ def deliver(
     show_files([path, *drawn, *also], err=not people)
     if format in (Format.csv, Format.json):
         sys.stdout.write(path.read_text())
+
+
+def text_of(given: str | None) -> tuple[str, str] | None:
+    """What `--text` names: a text file's name and what stands in it, or the text itself; None where none was given.
+
+    Raises:
+        ValueError: If the file cannot be read, or there is no text.
+    """
+    if given is None:
+        return None
+    named = os.path.exists(given) or (given.endswith(SUFFIXES) and len(given.split()) == 1)
+    name, text = (stem(Path(given).stem), read_text(Path(given))) if named else ("text", given)
+    if not text.strip():
+        raise ValueError('A text is wanted, this one is empty: --text "one two three one two", or --text letter.txt.')
+    return name, text
 
 
 def counted(n: int, noun: str) -> str:

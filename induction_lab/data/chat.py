@@ -1,37 +1,55 @@
-"""Texts as people give them: one, several, or the messages of a chat, which the tokenizer's template writes out."""
+"""Texts as people give them: one, several, files, or the messages of a chat, which the tokenizer's template writes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from induction_lab.data.text_files import SUFFIXES, read_text
 
 
 def is_text(given: Any) -> bool:
-    """Whether these are a text, texts, messages or lists of messages; tokens else."""
-    if isinstance(given, str):
+    """Whether these are a text, a text file, several of these, messages or lists of messages; tokens else."""
+    if isinstance(given, str | Path):
         return True
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         return False
-    some = list(given)
-    return bool(some) and (all(isinstance(each, str) for each in some) or _are_messages(some) or _are_chats(some))
+    some: list[Any] = list(given)
+    return bool(some) and (_are_texts(some) or _are_messages(some) or _are_chats(some))
 
 
-def texts_of(tokenizer: Any, given: str | Iterable[Any]) -> list[str]:
-    """The texts, chats as the tokenizer's template writes them.
+def texts_of(tokenizer: Any, given: str | Path | Iterable[Any]) -> list[str]:
+    """The texts, files read, chats as the tokenizer's template writes them.
 
     Raises:
-        ValueError: If these are neither texts nor messages, or the tokenizer has no template for them.
+        ValueError: If these are neither texts nor messages, a text is but the name of a file, a file cannot be read, or
+            the tokenizer has no template for messages.
     """
-    if isinstance(given, str):
-        return [given]
-    some = list(given)
+    some: list[Any] = [given] if isinstance(given, str | Path) else list(given)
     if _are_messages(some):
         return [_written(tokenizer, some)]
     if some and _are_chats(some):
         return [_written(tokenizer, list(chat)) for chat in some]
-    if not all(isinstance(each, str) for each in some):
+    if not _are_texts(some):
         raise ValueError(f"Text is one string, several, or messages with `role` and `content`, got {some[:1]}.")
-    return some
+    return [read_text(each) if isinstance(each, Path) else _no_file(each) for each in some]
+
+
+def _are_texts(given: list[Any]) -> bool:
+    return all(isinstance(each, str | Path) for each in given)
+
+
+def _no_file(text: str) -> str:
+    """A text, but for those that somebody gave for what stands in a file.
+
+    Raises:
+        ValueError: If it is the name of a text file that is there.
+    """
+    if text.endswith(SUFFIXES) and os.path.isfile(text):
+        raise ValueError(f"{text!r} is a file: give Path({text!r}) for the text in it.")
+    return text
 
 
 def _are_messages(given: Any) -> bool:

@@ -31,6 +31,7 @@ def token_rows(given: Any) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "pro
     mask = None
     if not isinstance(given, Tensor | np.ndarray | Mapping):
         given = list(given)
+        refuse_table(given)
         if given and all(isinstance(each, Mapping) and "input_ids" in each for each in given):
             masked = all("attention_mask" in each for each in given)
             names = ("input_ids", "attention_mask") if masked else ("input_ids",)
@@ -53,6 +54,25 @@ def token_rows(given: Any) -> tuple[Int[Tensor, "prompt pos"], Bool[Tensor, "pro
     if bool(((said != 0) & (said != 1)).any()):
         raise ValueError(f"`attention_mask` is 1 at tokens and 0 at padding, got {said.min()} … {said.max()}.")
     return tokens, said.cpu().bool() if real is None else said.cpu().bool() & real
+
+
+def refuse_table(given: Any) -> None:
+    """Refuse a table of texts (`datasets.Dataset`, a data frame, rows as mappings), whose column is meant.
+
+    Raises:
+        ValueError: If that is what this is.
+    """
+    columns = getattr(given, "column_names", None)
+    columns = getattr(given, "columns", None) if columns is None else columns
+    if columns is None and isinstance(given, list) and given and isinstance(given[0], Mapping):
+        columns = given[0]
+    if columns is not None and "input_ids" not in columns:
+        names = [str(name) for name in columns]
+        texts = [name for name in names if name in ("text", "content", "prompt")] or names
+        raise ValueError(
+            f"Prompts are one column of a table, and this one has {', '.join(names) or 'none'}: give the column of "
+            f"texts{f', such as data[{texts[0]!r}]' if texts else ''}."
+        )
 
 
 def begun(

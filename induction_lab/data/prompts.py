@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from induction_lab.data.chat import is_text, texts_of
-from induction_lab.data.given import begun, real_on_the_right, refuse_padding, token_rows, with_one_bos
+from induction_lab.data.given import begun, real_on_the_right, refuse_padding, refuse_table, token_rows, with_one_bos
 from induction_lab.data.vocabulary import (
     Bos,
     Vocabulary as Vocabulary,
@@ -192,7 +193,7 @@ def distinct_tokens(
 
 def text_prompts(
     model: Vocabulary,
-    text: str | Iterable[Any],
+    text: str | Path | Iterable[Any],
     *,
     n_prompts: int | None = None,
     length: int | None = None,
@@ -203,8 +204,8 @@ def text_prompts(
 
     Args:
         model: Must have a tokenizer.
-        text: One text, cut into consecutive prompts, or several, each cut in the same way. A list of chat messages
-            (`role`, `content`) is one text, as the tokenizer's chat template writes it.
+        text: One text (a `Path`: what stands in the file), cut into consecutive prompts, or several, each cut in the
+            same way. A list of chat messages (`role`, `content`) is one, as the tokenizer's chat template writes it.
         n_prompts: Keep the first so many; all by default.
         length: Longest prompt in tokens, BOS included; by default 512, or the context if that is shorter.
         bos: What stands in front of each prompt, as in `repeated_tokens`; a BOS that the text spells is not doubled.
@@ -239,16 +240,16 @@ def text_prompts(
     return Prompts(tokens, lengths=None if whole else lengths, kind="text", **how)
 
 
-PromptsLike = Prompts | Tensor | Mapping[str, Any] | Iterable[Any]
+PromptsLike = Prompts | Tensor | Path | Mapping[str, Any] | Iterable[Any]
 
 
 def as_prompts(model: Vocabulary, prompts: PromptsLike) -> Prompts:
     """Whatever a user gives where prompts are wanted.
 
-    That is `Prompts`; text, several texts, chat messages; or tokens: a tensor, an array, a list or a column of rows of
-    any lengths, or what a tokenizer returns, with its `attention_mask`. Tokens are taken as they are, except that
-    every prompt is moved to begin at position 0, its padding behind it, and that of two BOS, the template's and the
-    tokenizer's, one is left. Where position 0 holds no BOS, it counts as a token like the others.
+    That is `Prompts`; texts, text files (`Path`), chat messages; or tokens: a tensor, an array, a list or a column of
+    rows of any lengths, or what a tokenizer returns, with its `attention_mask`. Tokens are taken as they are, except
+    that every prompt is moved to begin at position 0, its padding behind it, and that of two BOS, the template's and
+    the tokenizer's, one is left. Where position 0 holds no BOS, it counts as a token like the others.
 
     Raises:
         ValueError: If tokens lie outside the vocabulary, are no whole numbers, do not fit the context, or hold padding
@@ -257,9 +258,11 @@ def as_prompts(model: Vocabulary, prompts: PromptsLike) -> Prompts:
     check_default_device()
     if isinstance(prompts, Prompts):
         return _checked(model, _from_the_left(model, prompts))
-    if not isinstance(prompts, str | Iterable):
+    if not isinstance(prompts, str | Path | Iterable):
         raise ValueError(f"Prompts are `Prompts`, tokens or text, got {type(prompts).__name__}.")
-    given = prompts if isinstance(prompts, Tensor | np.ndarray | Mapping | str) else list(prompts)
+    if not isinstance(prompts, list):  # which may be of messages
+        refuse_table(prompts)
+    given = prompts if isinstance(prompts, Tensor | np.ndarray | Mapping | str | Path) else list(prompts)
     if is_text(given):
         return text_prompts(model, given)
     tokens, real = token_rows(given)

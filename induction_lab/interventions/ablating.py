@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,15 +47,17 @@ def ablate(
 
     Contexts may be nested: `ablate(model, a)` inside `ablate(model, b)` ablates both, and means are always those of the
     model that nothing is done to. Of one head the inner context has its way; `pattern_preserving` must come first.
-    Without a `reference`, prompts that are padded to one length lend their padding too.
+    Prompts are those that are run together. Where they cannot lend each other their outputs (one prompt, or one that is
+    longer than all others), prompts of random tokens lend theirs. BOS at the end of a prompt is taken for padding, and
+    an `attention_mask` for what it says.
 
     Args:
         model: Any supported model.
         heads: `"L16H0"`, `(16, 0)`, or several; query heads in grouped-query models.
         method: `mean` (of other prompts, position by position), `zero`, `resample` (another prompt's output),
             `pattern_preserving`, `ideal_previous_token` or `ideal_induction`: see `interventions.ablation_methods`.
-        reference: For `mean` and `resample`, prompts whose outputs replace the heads' own, as long as those that are
-            run inside. By default the other prompts that are run together with each.
+        reference: For `mean` and `resample`, prompts whose outputs replace the heads' own, at least as long as those
+            that are run inside. By default the other prompts that are run together with each.
         seed: Of the choice that `resample` makes.
 
     Yields:
@@ -64,7 +65,7 @@ def ablate(
 
     Raises:
         ValueError: If a head is not there or given twice, the method is unknown or not to be had of this architecture;
-            inside the context, if what is run has another length than the reference, or is a single prompt without one.
+            inside the context, if what is run is longer than the reference, or padded on the left.
     """
     chosen = heads_of(model, heads)
     if not chosen:
@@ -124,6 +125,7 @@ class _Ablation:
         self.model, self.heads, self.method = model, heads, method
         self.layers = {head.layer for head in heads}
         self.tokens: Tensor | None = None
+        self.mask: Tensor | None = None
         self.fixed = None if method.needs_tokens else method.on(slice(None))
         self.substitute = self.fixed
 
@@ -133,12 +135,13 @@ class _Ablation:
         # A sweep runs the same prompts side by side, once a head: other prompts are those of other tokens.
         numbers: dict[tuple[int, ...], int] = {}
         which = [numbers.setdefault(tuple(row), len(numbers)) for row in prompts.tokens.tolist()]
-        distinct = Prompts(torch.tensor(list(numbers)).to(prompts.tokens))
-        made = self.method.prepared(distinct).on(slice(None))
-        if len(distinct) == len(prompts):
+        first = [which.index(number) for number in range(len(numbers))]
+        lengths = None if prompts.lengths is None else prompts.lengths[first]
+        made = self.method.prepared(replace(prompts, tokens=prompts.tokens[first], lengths=lengths)).on(slice(None))
+        if len(first) == len(prompts):
             return made
         assert isinstance(made, OtherOutputs)
-        return OtherOutputs(made.outputs.map(lambda x: x[which]))
+        return OtherOutputs(made.outputs.map(lambda x: x[which] if len(x) > 1 else x))
 
     def edit(self, attention: LayerAttention) -> LayerAttention:
         """As `edit_attention` wants it."""
@@ -154,15 +157,20 @@ class _Ablation:
         watched += [] if bridge is None else [(bridge, bridge.embed)]
         with Scope() as scope:
             for whole, embedding in watched:
-                scope.before(whole, self._forget)
+                scope.before(whole, self._forget, with_kwargs=True)
                 scope.before(embedding, self._see)
             if bridge is not None:
                 hooks = {layer: self._bridge_hooks(layer) for layer in attention_layers(model)}
                 scope.enter_context(hooking_attention(bridge, hooks))
             yield
 
-    def _forget(self, module: Any, args: tuple[Any, ...]) -> None:
-        self.tokens, self.substitute = None, self.fixed
+    def _forget(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.tokens, self.mask, self.substitute = None, kwargs.get("attention_mask"), self.fixed
+        if self.method.from_others and self.mask is not None and self.mask.ndim == 2 and not self.mask[:, 0].all():
+            raise ValueError(
+                f"Some prompts are padded on the left, so that `{self.method.name}` would mix positions up. Pad on the "
+                "right: tokenizer.padding_side = 'right'."
+            )
 
     def _see(self, module: Any, args: tuple[Any, ...]) -> None:
         self.tokens, self.substitute = args[0], self.fixed
@@ -171,8 +179,18 @@ class _Ablation:
         if self.substitute is None:
             if self.tokens is None:
                 raise ValueError(f"{self.method.name} must know the tokens; the model was run on embeddings.")
-            self.substitute = self._make(Prompts(self.tokens))
+            self.substitute = self._make(self._prompts(self.tokens))
         return self.substitute
+
+    def _prompts(self, tokens: Tensor) -> Prompts:
+        """What is run, its padding found: where BOS stands at the end, or where a mask says so."""
+        bos, n_pos = self.model.bos_token_id, tokens.shape[1]
+        lengths = n_pos - (tokens == bos).long().flip(1).cumprod(1).sum(1)
+        if self.mask is not None and self.mask.shape == tokens.shape:
+            lengths = self.mask.long().sum(1)
+        lengths = lengths.clamp(min=1).cpu()
+        has_bos = bool((tokens[:, 0] == bos).all())
+        return Prompts(tokens, lengths=None if bool((lengths == n_pos).all()) else lengths, has_bos=has_bos)
 
     def _bridge_hooks(self, layer: int) -> AttentionHooks:
         """A layer's values are kept, outputs changed, a forced pattern shown: some architectures attend with that."""

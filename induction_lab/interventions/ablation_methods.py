@@ -12,7 +12,8 @@
 Each is a class, known by its `name` to whatever takes a `method`. In use:
 
 1. `find_method(model, name)` gives the class, or says why this model cannot be ablated so.
-2. `prepared(prompts)` takes note of all prompts, of which any may lend its outputs.
+2. `prepared(prompts)` takes note of all prompts, of which any may lend its outputs; where they cannot (one prompt, or
+   texts of which one is the longest), prompts of random tokens do.
 3. `on(rows)` gives the edit of attention on a batch of them.
 
 Sources: Olsson et al. (2022), https://arxiv.org/abs/2209.11895, with Redwood's comment on idealised patterns there;
@@ -35,7 +36,7 @@ from induction_lab.data.occurrences import ideal_pattern
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.editing import is_edited
 from induction_lab.interventions.edits import HeldPatterns, OtherOutputs, OtherPattern, Substitute
-from induction_lab.interventions.outputs import Outputs, Sums, sums_over
+from induction_lab.interventions.outputs import Outputs, Sums, cut_to, length_of, random_reference, sums_over
 from induction_lab.models.hooked_model import HookedModel
 
 
@@ -62,7 +63,7 @@ class Method(ABC):
 
     Args:
         runs: How the clean model is run.
-        reference: Prompts whose outputs to take; by default those of the other prompts.
+        reference: Prompts whose outputs to take, at least as long; by default the other prompts.
         seed: Of the choice of other prompts.
 
     Attributes:
@@ -106,18 +107,22 @@ class Method(ABC):
         """The method for these prompts; what it needs of all of them is worked out when it is first asked for.
 
         Raises:
-            ValueError: If it takes outputs from other prompts and there is none, or they are of several lengths.
+            ValueError: If it takes outputs from a reference, and that is too short for these prompts.
         """
-        if self.from_others and self.reference is None and len(prompts) < 2:
-            raise ValueError(
-                f"`{self.name}` takes a head's outputs from other prompts, but only one was given: run several prompts "
-                "at once, or give a `reference` such as repeated_tokens(model, seed=1)."
-            )
         method = copy.copy(self)
         method.prompts = prompts
         for known in ("_sums", "_shift", "_partners"):  # of the prompts before
             vars(method).pop(known, None)
+        if self.from_others and self.reference is not None:
+            method.reference = cut_to(self.reference, prompts)
+        elif self.from_others and not self.serve_each_other(prompts):
+            method.reference = random_reference(self.runs.model, prompts)
         return method
+
+    @staticmethod
+    def serve_each_other(prompts: Prompts) -> bool:
+        """Whether each of these prompts can be given outputs of the others, at all its positions."""
+        return int(prompts.real.sum(0).min()) >= 2
 
     @abstractmethod
     def on(self, rows: slice) -> Substitute:
@@ -140,7 +145,7 @@ class Zero(Method):
 
 
 class Mean(Method):
-    """The mean over a reference or, for each prompt, over all other prompts."""
+    """The mean over a reference or, for each prompt, over all other prompts that reach the position."""
 
     name, from_others = "mean", True
 
@@ -180,12 +185,20 @@ class Resample(Method):
         """The method for these prompts.
 
         Raises:
-            ValueError: If prompts are of several lengths, so that one would get another's padding, or there is one.
+            ValueError: If prompts of the reference are of several lengths: one would lend its padding.
         """
         method = super().prepared(prompts)
-        if any(some is not None and some.lengths is not None for some in (prompts, self.reference)):
-            raise ValueError("`resample` wants prompts of one length, some here are padded: cut them, or use `mean`.")
+        if method.reference is not None and method.reference.lengths is not None:
+            raise ValueError(
+                "`resample` takes whole prompts' outputs, and those of the reference end at different places. Use "
+                f"`mean`, or prompts of one length: reference=distinct_tokens(model, length={length_of(prompts)})."
+            )
         return method
+
+    @staticmethod
+    def serve_each_other(prompts: Prompts) -> bool:
+        """Whether there are several, of one length."""
+        return len(prompts) >= 2 and bool(prompts.real.all())
 
     def on(self, rows: slice) -> Substitute:
         """The outputs of each prompt's partner."""

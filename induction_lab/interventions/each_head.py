@@ -24,7 +24,6 @@ from induction_lab.internals.reading import attention_layers, heads_of
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.provenance import about_prompts, provenance
 from induction_lab.results.heads import Head, parse_heads
 from induction_lab.results.tables import check_suffix
 from induction_lab.runtime.progress import Ticker, progress_bar
@@ -57,8 +56,9 @@ def ablation_sweep(
         method: As in `ablate`.
         metric: `copy_loss`, `loss`, `icl_score`, `copy_logit`, `metrics.icl_score(early=…, late=…)`, or a function of
             one prompt's logits `[pos, d_vocab]` and tokens `[pos]` that returns a number.
-        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
-            Of a few prompts the mean is none yet, it says what they say: give some dozens where effects matter.
+        reference: For `mean` and `resample`, prompts at least as long; by default the other prompts among `prompts`, or
+            random tokens where these cannot serve (one text, or one that is longer than all others). Of a few prompts
+            the mean is none yet, it says what they say: give some dozens where effects matter.
         seed: Of the choice that `resample` makes.
         path: A file (`.csv`, `.json`, `.parquet`) that the sweep is kept in as it goes on; one that is there already is
             gone on with.
@@ -84,9 +84,7 @@ def sweep_prepared(
     progress: bool | Ticker = False,
 ) -> Effects:
     """`ablation_sweep` on prompts that are prepared already."""
-    facts = provenance(prepared.model, prepared.prompts)
-    facts |= {"method": prepared.method, "metric": name_of(prepared.metric), "seed": prepared.seed}
-    facts["reference"] = None if prepared.reference is None else about_prompts(prepared.reference)
+    facts = prepared.provenance()
     facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
     if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to
         first = next(iter(prepared))

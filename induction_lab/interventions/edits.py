@@ -62,6 +62,11 @@ class Substitute(ABC):
         """Whether it can be used on other prompts than those it was made for."""
         return False
 
+    @property
+    def fits_beginnings(self) -> bool:
+        """Whether it can be used on shorter prompts than those it was made for."""
+        return self.fits_any_tokens
+
     @abstractmethod
     def _instead(self, layer: int, heads: list[int], z: Tensor, v: Tensor | None) -> Tensor:
         """What the heads put out, `[prompt or 1, head, pos, d_head]` or a number."""
@@ -78,11 +83,12 @@ class Substitute(ABC):
         if not heads:
             return z
         n_prompts, n_pos = self._made_for(layer) or (1, z.shape[2])
-        if z.shape[2] != n_pos or n_prompts not in (1, z.shape[0]):
+        fits = z.shape[2] <= n_pos if self.fits_beginnings else z.shape[2] == n_pos
+        if not fits or n_prompts not in (1, z.shape[0]):
             raise ValueError(
                 f"The heads' replacements are for {n_prompts} prompts of {n_pos} tokens, the model was run on "
-                f"{z.shape[0]} of {z.shape[2]}. Give a `reference` of that length (generation with a cache of "
-                "keys and values cannot be ablated in this way)."
+                f"{z.shape[0]} of {z.shape[2]}. Leave `reference` out, or give one that is as long or longer: "
+                f"reference=distinct_tokens(model, length={z.shape[2]})."
             )
         z = z.clone()
         z[:, heads] = self._instead(layer, heads, z, v).to(z)
@@ -112,9 +118,14 @@ class OtherOutputs(Substitute):
         """Only where heads put out nothing."""
         return not self.outputs.heads
 
+    @property
+    def fits_beginnings(self) -> bool:
+        """Where all prompts are given the same, a mean: position by position, so that it may be cut."""
+        return all(len(outputs) == 1 for outputs in self.outputs.heads.values())
+
     def _instead(self, layer: int, heads: list[int], z: Tensor, v: Tensor | None) -> Tensor:
         outputs = self.outputs.heads.get(layer)
-        return z.new_zeros(()) if outputs is None else outputs[:, heads]
+        return z.new_zeros(()) if outputs is None else outputs[:, heads, : z.shape[2]]
 
     def _made_for(self, layer: int) -> tuple[int, int] | None:
         outputs = self.outputs.heads.get(layer)

@@ -22,7 +22,6 @@ from induction_lab.interventions.each_head import parse_groups
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.provenance import provenance
 from induction_lab.runtime.progress import progress_bar
 
 
@@ -52,7 +51,7 @@ def attribution_patching(
         method: `mean`, `zero` or `resample`.
         metric: `copy_loss`, `loss`, `icl_score`, `copy_logit`, a `Metric`, or a differentiable function of one prompt's
             logits `[pos, d_vocab]` and tokens `[pos]` that returns a number.
-        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+        reference: As in `ablation_sweep`.
         seed: Of the choice that `resample` makes.
         progress: A progress bar on standard error.
 
@@ -84,7 +83,7 @@ def attribution_patching(
         name: effect_row(model.name, name, groups[name], *what, before + torch.cat(changes))
         for name, changes in per_group.items()
     }
-    return Effects(effects_table(rows, list(groups)), provenance(model, prepared.prompts))
+    return Effects(effects_table(rows, list(groups)), prepared.provenance())
 
 
 def _first_order(

@@ -1,4 +1,4 @@
-"""What heads put out on some prompts, and sums and means of that over prompts."""
+"""What heads put out on some prompts, sums and means of that over prompts, and the prompts to take them from."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lab.attention.exact import HeadOutputs, LayerAttention
-from induction_lab.data.prompts import Prompts
+from induction_lab.data.prompts import Prompts, distinct_tokens, ordinary_tokens
 from induction_lab.internals.batches import chunks
 from induction_lab.internals.editing import edit_attention
 from induction_lab.internals.reading import attention_layers
 from induction_lab.models.hooked_model import HookedModel
+
+REFERENCE = 16  # prompts of random tokens, where prompts have no others
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,44 @@ def means_over_positions(model: HookedModel, reference: Prompts) -> Mapping[int,
     sums = sums_over(reference, look)
     n = sums.count[1:].sum()
     return {layer: total[0, :, 1:].sum(1) / n for layer, total in sums.total.heads.items()}
+
+
+def cut_to(reference: Prompts, prompts: Prompts) -> Prompts:
+    """A reference without what lies beyond the longest prompt, which no position of a prompt asks for.
+
+    Raises:
+        ValueError: If it is shorter than that.
+    """
+    n_pos, longest = prompts.tokens.shape[1], int(reference.real_lengths.max())
+    if longest < n_pos:
+        raise ValueError(
+            f"The reference has prompts of {longest} tokens, those measured on have {n_pos}: it must be as long, or "
+            f"longer. Give reference=distinct_tokens(model, length={length_of(prompts)}), or none."
+        )
+    lengths = reference.real_lengths.clamp(max=n_pos)
+    return replace(reference, tokens=reference.tokens[:, :n_pos], lengths=None if (lengths == n_pos).all() else lengths)
+
+
+def random_reference(model: HookedModel, prompts: Prompts) -> Prompts:
+    """`REFERENCE` prompts of random tokens that begin as these do and are as long, for prompts that have no others.
+
+    None occurs twice in as many tokens as the vocabulary has. Prompts of other lengths get the same beginnings, so that
+    texts are given the same outputs together as one by one.
+    """
+    length, drawn = length_of(prompts), ordinary_tokens(model)
+    most = len(drawn) if prompts.bos is None else int((drawn != prompts.bos).sum())
+    how: dict[str, Any] = {"n_prompts": REFERENCE, "beyond_context": prompts.beyond_context}
+    first = distinct_tokens(model, length=min(length, most), bos=prompts.bos, **how)
+    more = [
+        distinct_tokens(model, length=min(most, length - start), seed=seed, bos=None, **how).tokens
+        for seed, start in enumerate(range(most, length, most), start=1)
+    ]
+    return replace(first, tokens=torch.cat([first.tokens, *more], 1)) if more else first
+
+
+def length_of(prompts: Prompts) -> int:
+    """Tokens of the longest prompt, BOS left out."""
+    return prompts.tokens.shape[1] - prompts.first
 
 
 def clean_run(

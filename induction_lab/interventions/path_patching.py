@@ -37,7 +37,6 @@ from induction_lab.interventions.senders import (
     find_senders,
 )
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.runtime.progress import Ticker, progress_bar
 
@@ -74,7 +73,7 @@ def patch_paths(
         senders: Heads; by default every earlier head, every earlier MLP and the embedding.
         method: What senders put out instead, `mean`, `resample` or `zero`, as in `ablate`.
         metric: As in `ablation_sweep`.
-        reference: For `mean` and `resample`, prompts of the same length; by default the other prompts among `prompts`.
+        reference: As in `ablation_sweep`.
         seed: Of the choice that `resample` makes.
         progress: A progress bar on standard error.
 
@@ -113,7 +112,7 @@ def patch_prepared(
         str(sender): effect_row(model.name, str(sender), _as_heads(sender), *what, torch.cat(values))
         for sender, values in effects.items()
     }
-    facts = provenance(model, prepared.prompts) | {"receivers": [str(head) for head in chosen], "component": component}
+    facts = prepared.provenance() | {"receivers": [str(head) for head in chosen], "component": component}
     return Effects(effects_table(rows, [str(sender) for sender in every]), facts)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from induction_lab.attention.exact import LayerAttention
-from induction_lab.behaviour.metrics import Measure, MetricLike, as_metric
+from induction_lab.behaviour.metrics import Measure, MetricLike, as_metric, name_of
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import chunks
 from induction_lab.internals.head_outputs import adds_linearly, written_together
@@ -19,6 +19,7 @@ from induction_lab.interventions.ablation_methods import find_method
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import about_prompts, provenance
 
 TOKENS_A_RUN = 4096
 
@@ -52,10 +53,10 @@ class PreparedPrompts:
 
     Attributes:
         prompts: All of them, read.
-        reference: Likewise, or None.
+        reference: Those that outputs are taken from, or None where the prompts lend them to each other.
 
     Raises:
-        ValueError: If the method is unknown or not to be had, or the reference is of another length.
+        ValueError: If the method is unknown or not to be had, or the reference is shorter than the prompts.
     """
 
     def __init__(
@@ -74,13 +75,8 @@ class PreparedPrompts:
         kind = find_method(model, method)
         prompts = as_prompts(model, prompts)
         reference = None if reference is None else as_prompts(model, reference)
-        if reference is not None and reference.tokens.shape[1] != prompts.tokens.shape[1]:
-            raise ValueError(
-                f"The reference has prompts of {reference.tokens.shape[1]} tokens, those measured on have "
-                f"{prompts.tokens.shape[1]}: they must be as long."
-            )
         self.model, self.method, self.metric, self.seed = model, method, as_metric(metric), seed
-        self.reference, self.whole_streams = reference, whole_streams
+        self.whole_streams = whole_streams
         self._substitutes = kind(self, reference=reference, seed=seed)
         self._read(prompts)
 
@@ -90,6 +86,7 @@ class PreparedPrompts:
         self._measure = Measure(self.model, self.metric, prompts)
         self._substitutes = self._substitutes.prepared(prompts)
         self._substitutes.runs = self
+        self.reference = self._substitutes.reference
         self._streams: ResidualStreams | None = None  # of the batch at hand
         self._only: PreparedBatch | None = None  # where all prompts fit in one batch
 
@@ -115,6 +112,12 @@ class PreparedPrompts:
             if len(self) == 1:
                 self._only = batch
             yield batch
+
+    def provenance(self) -> dict[str, Any]:
+        """What another lab needs to repeat an intervention on them."""
+        other = None if self.reference is None else about_prompts(self.reference)
+        how = {"method": self.method, "metric": name_of(self.metric), "seed": self.seed, "reference": other}
+        return provenance(self.model, self.prompts) | how
 
     def outputs(self, prompts: Prompts) -> Outputs:
         """What heads put out on some prompts and, if wanted, what stands before each layer."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from induction_lab import HookedModel, ablate, compare_predictions, distinct_tokens, induction_activity, repeated_tokens
-from induction_lab.attribution.one_text import FROM_CONTEXT, REFERENCE
+from induction_lab.attribution.one_text import FROM_CONTEXT
+from induction_lab.interventions.outputs import REFERENCE
 from induction_lab.models.attention_only.by_hand import induction_circuit
 
 

@@ -234,13 +234,10 @@ def test_every_method_is_to_be_had_where_attention_can_be_seen(method):
                 find_method(model_of(name), method)
 
 
-def test_unknown_methods_and_lonely_prompts_are_refused_with_what_to_do():
+def test_unknown_methods_are_refused_with_what_there_is():
     model = model_of("small")
     with pytest.raises(ValueError, match="must be one of mean, zero.*got 'median'"):
         find_method(model, "median")
-    for method in ("mean", "resample"):
-        with pytest.raises(ValueError, match=f"`{method}` takes.*only one was given.*`reference`"):
-            METHODS[method](Looked()).prepared(Prompts(tokens_of(model, n_prompts=1)))
 
 
 def test_groups_side_by_side_are_edited_each_in_its_own_rows():

@@ -7,8 +7,20 @@ from typing import Annotated
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, Folder, Format, Given, ModelName, Revision, deliver, file_name, say
-from induction_lab.data.text_files import read_text
+from induction_lab.cli.shared import (
+    Device,
+    Dtype,
+    Folder,
+    Format,
+    Given,
+    ModelName,
+    Revision,
+    Text,
+    deliver,
+    file_name,
+    say,
+    text_of,
+)
 
 commands = typer.Typer()
 
@@ -20,7 +32,7 @@ commands = typer.Typer()
 )
 def activity(
     model: ModelName = "smollm2-135m",
-    text: Annotated[str, typer.Option(help="A text, or a text file.")] = "",
+    text: Text = None,
     heads: Annotated[str, typer.Option(help="Which heads; all induction heads by default.")] = "",
     html: Annotated[Path | None, typer.Option(help="Also a page to explore, .html.", show_default=False)] = None,
     device: Device = None,
@@ -30,9 +42,9 @@ def activity(
     format: Given = Format.table,
 ) -> None:
     """Show how much of each prediction of a text MODEL's induction heads carry, and which of them are awake."""
-    if not text.strip():
+    given = text_of(text)
+    if given is None:
         raise ValueError('A text is wanted: --text "one two three one two", or --text letter.txt.')
-    content = read_text(Path(text)) if len(text) < 200 and Path(text).is_file() else text
     say("loading libraries and the model …")
     from induction_lab.attribution.one_text import induction_activity
     from induction_lab.cli.terminal_kinds import show_activity
@@ -43,6 +55,6 @@ def activity(
     page = None if html is None else check_page(html, SAID)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     say("")
-    found = induction_activity(loaded, content, heads or None)
+    found = induction_activity(loaded, given[1], heads or None)
     also = [] if page is None else [write_activity(found, page)]
     deliver(found, out / f"{file_name(model, loaded)}_activity", format, (), show_activity, also=also)

@@ -8,8 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Folder, Spread, Stage, Steps, kind_names, save_figure, say, stem, whole_numbers
-from induction_lab.data.text_files import read_text
+from induction_lab.cli.shared import (
+    Folder,
+    Spread,
+    Stage,
+    Steps,
+    kind_names,
+    save_figure,
+    say,
+    stem,
+    text_of,
+    whole_numbers,
+)
 
 commands = typer.Typer()
 TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are not those it begins with
@@ -33,7 +43,7 @@ def follow(
     n: Spread = None,
     stage: Stage = None,
     texts: Annotated[int, typer.Option(help="Texts to measure losses on, drawn as the run's own data.")] = 128,
-    text: Annotated[Path | None, typer.Option(help="Measure losses on this text file instead.")] = None,
+    text: Annotated[str | None, typer.Option(help="Measure losses on this text, or text file, instead.")] = None,
     probes: Annotated[bool, typer.Option(help="Measure what weights alone say, too.")] = True,
     kinds: Annotated[
         str, typer.Option(help="Also in which order kinds of heads appear: all, or names separated by commas.")
@@ -62,6 +72,7 @@ def follow(
     if texts < 2:
         raise ValueError(f"--texts must be at least 2, got {texts}.")
     asked, of_kinds = whole_numbers(steps, "--steps"), kind_names(kinds, causal=causal) if kinds else []
+    content = text_of(text)
     sources = [_checkpoints(name, asked, n, stage, device) for name in runs]
     places = _places(sources, out)
     for source in sources if of_kinds else ():  # before anything is measured
@@ -70,7 +81,7 @@ def follow(
     found, drawn = [], []
     for source, place in zip(sources, places, strict=True):
         say(f"{source.name}: drawing texts …")
-        given = _texts(source, texts, text)
+        given = _texts(source, texts, None if content is None else content[1])
         say("")
         chosen = asked if n is None else choose_steps(source.name, source.steps, asked, n=n)
         measured: Any = {"texts": given, "probes": PROBES if probes else (), "steps": chosen or None}
@@ -160,8 +171,8 @@ def _is_of_another(place: Path, source: Any) -> bool:
     return bool(both) and weights_sha256(source.model(both[0])) != known[str(both[0])]
 
 
-def _texts(source: Any, n_texts: int, text: Path | None) -> Any:
-    """The file's text, or texts like the run's own data: of those held out, where they are text."""
+def _texts(source: Any, n_texts: int, text: str | None) -> Any:
+    """The text that was given, or texts like the run's own data: of those held out, where they are text."""
     import torch
 
     from induction_lab.data.prompts import Prompts, text_prompts
@@ -170,7 +181,7 @@ def _texts(source: Any, n_texts: int, text: Path | None) -> Any:
     if text is not None:
         if not source.steps:
             raise ValueError(f"{source.name} has no checkpoint yet.")
-        return text_prompts(source.model(min(source.steps)), read_text(text), n_prompts=n_texts)
+        return text_prompts(source.model(min(source.steps)), text, n_prompts=n_texts)
     if not isinstance(source, Run):
         return None
     n_ctx, stream = source.recipe.model.n_ctx, source.stream()

@@ -10,8 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, Revision, Spread, Stage, Steps, file_name, say, whole_numbers
-from induction_lab.data.text_files import read_text
+from induction_lab.cli.shared import (
+    Device,
+    Dtype,
+    Revision,
+    Spread,
+    Stage,
+    Steps,
+    file_name,
+    say,
+    text_of,
+    whole_numbers,
+)
 from induction_lab.models.named_models import BUNDLED
 
 commands = typer.Typer()
@@ -39,7 +49,9 @@ def report(
         int | None, typer.Option(help="Tokens of the block, which is written twice; 50, fewer where there is no room.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random tokens.")] = 0,
-    text: Annotated[Path | None, typer.Option(help="Show what heads look at in this text file's beginning.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Show what heads look at in the beginning of this text, or text file.")
+    ] = None,
     all_heads: Annotated[bool, typer.Option("--all-heads", help="Show every head in full, not the best 24.")] = False,
     all_kinds: Annotated[
         bool, typer.Option("--all-kinds", help="Look for all kinds of heads; takes long. See induction-lab heads.")
@@ -80,7 +92,7 @@ def report(
 
     check_libraries()
     check_numbers(**{"--prompts": prompts}, period=period)
-    content = None if text is None else read_text(text)
+    content = text_of(text)
     explained = [Explanation.load(path) for path in explanation or []]
     followed = [Trajectory.load(path) for path in training or []]
     names = models or [BUNDLED]
@@ -96,7 +108,7 @@ def report(
         period=period,
         n_prompts=prompts,
         seed=seed,
-        text=content,
+        text=None if content is None else content[1],
         all_heads=all_heads,
         all_kinds=all_kinds,
         ablate=ablate,

@@ -24,9 +24,8 @@ from induction_lab.cli.shared import (
     deliver,
     file_name,
     say,
-    stem,
+    text_of,
 )
-from induction_lab.data.text_files import read_text
 from induction_lab.models.named_models import BUNDLED
 
 commands = typer.Typer()
@@ -50,7 +49,8 @@ def score(
         str, typer.Option(help="Names separated by commas, module:name for one of your own; all by default.")
     ] = "",
     text: Annotated[
-        Path | None, typer.Option(help="Score on this text file, not on random tokens (--period, --repeats, --gap).")
+        str | None,
+        typer.Option(help="Score on this text, or text file, not on random tokens (--period, --repeats, --gap)."),
     ] = None,
     length: Annotated[int | None, typer.Option(help="With --text: longest prompt in tokens.")] = None,
     beyond_context: Annotated[
@@ -87,19 +87,19 @@ def score(
     )
     if length is not None and text is None:
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
-    content = None if text is None else read_text(text)
+    content = text_of(text)
     loaded = load_model(model, device=device, dtype=dtype, revision=revision, offload=offload)
     how: dict[str, Any] = {"n_prompts": prompts, "bos": "model" if bos else None, "beyond_context": beyond_context}
     if content is None:
         block = {"n_repeats": repeats, "gap": gap, "distinct": chance and prompts > 1}
         chosen = repeated_tokens(loaded, period=period, seed=seed, **block, **how)
     else:
-        chosen = text_prompts(loaded, content, length=length, **how)
+        chosen = text_prompts(loaded, content[1], length=length, **how)
     tested = chance and len(chosen) > 1
     say("")
     how = {"batch_size": batch_size, "chance_test": tested, "progress": sys.stderr.isatty()}
     found = score_heads(loaded, chosen, scores=names, weigh=weigh, **how)
-    about = ("" if text is None else f"_{stem(text.stem)}") + ("" if weigh is None else f"_by_{weigh}")
+    about = ("" if content is None else f"_{content[0]}") + ("" if weigh is None else f"_by_{weigh}")
     place = out / (file_name(model, loaded) + about)
     deliver(
         found, place, format, _score_pictures(found) if figures else (), lambda scores: show_scores(scores, top=top)
