@@ -181,8 +181,28 @@ class Anatomy(ABC):
         (Qwen 3.5), the output projection is given as it acts with the gate open.
 
         Raises:
-            ValueError: If it is no linear map of the normalised stream.
+            ValueError: If it is no linear map of the normalised stream, or what it writes is added to no stream that
+                goes on as it is.
         """
+
+    def stream_norms(self, layer: int) -> tuple[nn.Module, ...]:
+        """The norms that the whole stream goes through once a layer's heads have been added to it, in order.
+
+        Post-norm networks (GPT-1, BERT) have them: `x -> norm(x + heads(x))`. Elsewhere the stream goes on as it is.
+
+        Raises:
+            ValueError: If a layer without heads stands in such a network, whose norms nobody has found.
+        """
+        return ()
+
+    @property
+    def renormalises(self) -> bool:
+        """Whether norms stand in the stream itself (`stream_norms`), so that each layer has a basis of its own."""
+        return any(self.stream_norms(layer) for layer in set(self.representatives) & set(self.attending))
+
+    def output_map(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """`projection` of `o`, also where the sum that it is added to goes through `stream_norms`."""
+        return self.projection(layer, "o")
 
     def head_weights(self, layer: int) -> HeadWeights:
         """A layer's weights by head, see `projection`."""
@@ -256,7 +276,8 @@ class Anatomy(ABC):
     def norms(self) -> list[nn.Module]:
         """All normalisations that heads read or write through, and the final one, those that do nothing left out."""
         layers = range(self.shape.n_layers)
-        found = [norm for layer in layers for norm in (self.norm_before(layer), self.norm_after(layer))]
+        each = ((self.norm_before(layer), self.norm_after(layer), *self.stream_norms(layer)) for layer in layers)
+        found = [norm for norms in each for norm in norms]
         return [norm for norm in (*found, self.final_norm) if norm is not None and not isinstance(norm, nn.Identity)]
 
     @property

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from induction_lab.models.anatomy import Component, HeadWeights
-from induction_lab.models.head_weights import head_weights, output_weight
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.on_disk.offloading import let_go
 from induction_lab.models.wiring.norms import FrozenNorm, frozen_norm
 
 
@@ -44,6 +44,11 @@ def output_norm(model: HookedModel, layer: int) -> FrozenNorm | None:
     return None if norm is None else frozen_norm(norm, model.d_model, like=model.anatomy.like)
 
 
+def stream_norms(model: HookedModel, layer: int) -> list[FrozenNorm]:
+    """The normalisations of the whole stream once a layer's heads are added to it (GPT-1, BERT); elsewhere none."""
+    return [frozen_norm(norm, model.d_model, like=model.anatomy.like) for norm in model.anatomy.stream_norms(layer)]
+
+
 def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
     """`W_U` as rows, final norm and logit scale folded in: `x @ row` is a token's logit at frozen scale, less biases.
 
@@ -70,9 +75,11 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
 
     Those are the norm before the heads (`x @ W_Q` stands for `norm(x) * scale @ W_Q`), a norm of queries or keys (Qwen
     3, Gemma 3, OLMo-2), one of what the heads put out (BitNet), and a norm of the heads' sum before it is added to the
-    stream (Gemma 2 and 3, OLMo-2) or a factor in its place (Granite). Norms of latents that keys and values are made of
-    (DeepSeek) are held at the scale of a stream of independent directions (`models.wiring.latents`). Heads that are
-    narrower than others of the model, or make narrower values than keys, have zeros behind their dimensions.
+    stream (Gemma 2 and 3, OLMo-2) or a factor in its place (Granite). Where the whole stream is normalised behind the
+    sum (GPT-1, BERT), `W_O` is what arrives in the stream that the next layer reads: see `weights.folded.FoldedWeights`
+    for how it goes on from there. Norms of latents that keys and values are made of (DeepSeek) are held at the scale of
+    a stream of independent directions (`models.wiring.latents`). Heads that are narrower than others of the model, or
+    make narrower values than keys, have zeros behind their dimensions.
 
     Raises:
         ValueError: If the weights by head cannot be had, or a norm is none that can be folded.
@@ -80,16 +87,19 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     into, out = attention_norm(model, layer), output_norm(model, layer)
     latents = model.anatomy.latents(layer)
     if latents is None:
-        W_Q, W_K, W_V, W_O = (weights.to(model.wide) for weights in head_weights(model, layer))
+        W_Q, W_K, W_V = (model.anatomy.projection(layer, component)[0].to(model.wide) for component in ("q", "k", "v"))
         W_Q, W_K, W_V = (into.fold(weights.mT).mT for weights in (W_Q, W_K, W_V))
         W_Q, W_K = _fold_head_norm(model, layer, "q", W_Q), _fold_head_norm(model, layer, "k", W_K)
         W_V = _fold_head_norm(model, layer, "v", W_V)
     else:
         directions = into.apply(torch.eye(model.d_model, device=model.device, dtype=model.wide)).to(model.dtype)
         W_Q, W_K, W_V = (heads.to(model.wide).movedim(0, 1) for heads in latents.linear(directions))
-        W_O = output_weight(model, layer).to(model.wide)
+    W_O = model.anatomy.output_map(layer)[0].to(model.wide)
+    let_go(model.network)
     W_O = _fold_head_norm(model, layer, "z", W_O.mT).mT
     W_O = (W_O if out is None else out.apply(W_O)) * model.anatomy.output_factor
+    for norm in stream_norms(model, layer):
+        W_O = norm.apply(W_O)
     W_Q, W_K, W_V, written = (as_wide(model, weights) for weights in (W_Q, W_K, W_V, W_O.mT))
     return HeadWeights(W_Q, W_K, W_V, written.mT)
 

@@ -26,7 +26,7 @@ from induction_lab.models.wiring.latents import Latents
 from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
 from induction_lab.models.wiring.positions import position_module
-from induction_lab.models.wiring.projections import LayerParts
+from induction_lab.models.wiring.projections import RENORMALISED, LayerParts
 from induction_lab.models.wiring.sizes import shape_of
 from induction_lab.models.wiring.watching import evaluating, watch
 
@@ -198,7 +198,8 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def is_rotary(self) -> bool:
-        return bool(getattr(self._config, "rope_parameters", None) or getattr(self._config, "rotary_dim", None))
+        names = ("rope_parameters", "rotary_dim")
+        return hasattr(self._config, "rotary_value") or any(getattr(self._config, name, None) for name in names)
 
     @property
     def has_mlps(self) -> bool:
@@ -249,6 +250,8 @@ class TransformersAnatomy(Anatomy):
         self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]
     ) -> dict[int, Float[Tensor, "token head d_head"]]:
         configs = self.attention_configs if self.goes_through_interface else []
+        if hasattr(self._config, "rotary_value"):  # RoFormer takes positions, and does not heed them
+            raise ValueError(f"{self.name} cannot be told where a token stands, so its rotation cannot be seen.")
 
         def run() -> Tensor:
             return self.body(tokens, position_ids=positions, use_cache=False).last_hidden_state
@@ -272,7 +275,18 @@ class TransformersAnatomy(Anatomy):
     def is_gated(self, layer: int) -> bool:
         return self._layer(layer).gated
 
+    def stream_norms(self, layer: int) -> tuple[nn.Module, ...]:
+        return () if layer not in self._wiring.layers and not self.renormalises else self._layer(layer).stream_norms
+
     def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, Tensor | None]:
+        if component == "o" and self._layer(layer).stream_norms:
+            self._had(layer, RENORMALISED)
+        return self._map(layer, component)
+
+    def output_map(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        return self._map(layer, "o")
+
+    def _map(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, Tensor | None]:
         parts = self._layer(layer)
         for needed in (parts.norm_before, parts.apart):
             self._had(layer, needed)
@@ -289,7 +303,7 @@ class TransformersAnatomy(Anatomy):
         missing = any(isinstance(parts.projections[component], ValueError) for component in "qkv")
         if not (missing and self.goes_through_interface):
             return None
-        for needed in (parts.norm_before, parts.apart, parts.projections["o"]):
+        for needed in (parts.norm_before, RENORMALISED if parts.stream_norms else parts.apart, parts.projections["o"]):
             self._had(layer, needed)
         in_memory(self.network, self.blocks[layer])
         attention, configs = self._wiring.attending[layer], list(self.attention_configs)

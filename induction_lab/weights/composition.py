@@ -49,6 +49,10 @@ def composition_scores(
     not what is read. Exact to about 1e-4 where nothing composes and 1e-6 elsewhere. Weights only: a high score is no
     proof that it matters.
 
+    Where norms stand in the stream itself (post-norm: GPT-1, BERT), `OV` is what arrives of it at the later layer, that
+    is times the centring and gains of all norms between the two; it is defined pair by pair, and how much of what the
+    head wrote is lost on the way is not in it.
+
     Args:
         model: Any model whose projections are linear maps of the normalised stream.
         kind: Which input of the later head: `Q`, `K` or `V`.
@@ -67,11 +71,14 @@ def composition_scores(
     writers = folded.once("writers", lambda: _writers(folded))
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan, dtype=torch.float32)
     size = -(-n_layers // _LAYER_GROUPS) if later is None else n_layers
+    size = 1 if model.anatomy.renormalises else size
     for first in range(0, n_layers, size):
         group = [Head(layer, head) for layer in range(first, first + size) for head in chosen.get(layer, [])]
         if group:
             layers, heads = torch.tensor(group).T
             earlier = writers[: group[-1].layer]
+            if model.anatomy.renormalises and len(earlier):
+                earlier = torch.stack([_arriving(folded, each, i, len(earlier)) for i, each in enumerate(earlier)])
             ratios = _ratios(earlier.flatten(0, 1), _readers(folded, kind, group))
             scores[:, :, layers, heads] = 0.0
             scores[: len(earlier), :, layers, heads] = ratios.unflatten(0, (-1, n_heads)).cpu().float()
@@ -93,7 +100,8 @@ def pair_composition(folded: FoldedWeights, kind: Kind, pairs: Sequence[tuple[He
     writers = folded.once("writers", lambda: _writers(folded))
     later = list(dict.fromkeys(second for _, second in pairs))
     readers = dict(zip(later, _readers(folded, kind, later), strict=True))
-    products = [writers[first] @ readers[second].mT for first, second in pairs]
+    arriving = [_arriving(folded, writers[first], first.layer, second.layer) for first, second in pairs]
+    products = [writer @ readers[second].mT for writer, (_, second) in zip(arriving, pairs, strict=True)]
     baselines = [pair_baseline(model, kind, first.layer, second.layer)[0] for first, second in pairs]
     return torch.stack([product.norm() for product in products]).cpu() - torch.tensor(baselines)
 
@@ -143,6 +151,15 @@ def _writers(folded: FoldedWeights) -> Float[Tensor, "layer head d_head d_model"
         _, _, W_V, W_O = folded.layer(layer)
         writers[layer] = to_query_heads(_narrow(W_V), model.n_heads, dim=0) @ W_O
     return _of_norm_one(writers)
+
+
+def _arriving(
+    folded: FoldedWeights, writers: Float[Tensor, "*head d_head d_model"], layer: int, end: int
+) -> Float[Tensor, "*head d_head d_model"]:
+    """What heads of a layer write, as a later layer finds it: as it is, but for norms that stand in the stream."""
+    if end == layer + 1 or not folded.model.anatomy.renormalises:
+        return writers
+    return _of_norm_one(folded.carried(writers, layer + 1, end))
 
 
 def _readers(folded: FoldedWeights, kind: str, heads: Sequence[Head]) -> Float[Tensor, "head d_head d_model"]:

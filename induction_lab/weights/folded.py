@@ -3,21 +3,29 @@
 Folding a layer probes its norms with vectors and copies its weights; the rows of the stream run the model on every
 token of its vocabulary. Functions of this package need the same parts again and again, so they take a `FoldedWeights`
 where there is one, and make their own otherwise.
+
+Where a norm stands in the stream itself (post-norm: `x -> norm(x + heads(x))`, as in GPT-1 and BERT), no basis is
+common to all layers: what stands in the stream that enters one layer reaches another through all norms between. At
+frozen scale that is one linear map for each pair of layers, the product of their centring and gains, and `layer` folds
+it into the weights on either side. Each token's own scales divide all that comes this way alike, so they drop out of
+ratios. The map follows the stream itself: what MLPs and other heads make of it on the way, and biases, are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain
 from operator import index
 from typing import SupportsIndex, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.models.frozen_norms import folded_weights, unembedding_readers
+from induction_lab.models.frozen_norms import folded_weights, stream_norms, unembedding_readers
 from induction_lab.models.head_weights import HeadWeights
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.wiring.norms import FrozenNorm
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
 
@@ -59,13 +67,49 @@ class FoldedWeights:
             raise ValueError(f"`folded` holds the weights of {folded.model.name}, not those of this {model.name}.")
         return cls(model) if folded is None else folded
 
-    def layer(self, layer: int) -> HeadWeights:
+    def layer(self, layer: int, *, start: int | None = None, end: int | None = None) -> HeadWeights:
         """`W_Q`, `W_K`, `W_V`, `W_O` of a layer, norms folded in (`models.frozen_norms.folded_weights`).
 
+        Args:
+            layer: Which.
+            start: The layer that is entered by the stream which queries, keys and values are made of; by default this
+                one. Only where norms stand in the stream does that change anything, and likewise `end`.
+            end: The layer that is entered by the stream in which the output is looked for, `n_layers` for the end of
+                all; by default the next one.
+
         Raises:
-            ValueError: If the weights by head cannot be had, or a norm is none that can be folded.
+            ValueError: If the weights by head cannot be had, a norm is none that can be folded, or norms in the stream
+                lie between what is asked for and a layer that is too early to read it.
         """
-        return self.once(("layer", layer), lambda: folded_weights(self.model, layer))
+        W_Q, W_K, W_V, W_O = weights = self.once(("layer", layer), lambda: folded_weights(self.model, layer))
+        start, end = layer if start is None else start, layer + 1 if end is None else end
+        if not self._stream_norms or (start == layer and end == layer + 1):
+            return weights
+        if not start <= layer < end:
+            raise ValueError(
+                f"{self.model.name} normalises its stream in every layer, so heads of layer {layer} read what entered "
+                f"it or an earlier layer, and are read in later ones: not from layer {start} to layer {end}."
+            )
+        W_Q, W_K, W_V = (self._back(W.mT, start, layer).mT for W in (W_Q, W_K, W_V))
+        return HeadWeights(W_Q, W_K, W_V, self.carried(W_O, layer + 1, end))
+
+    @cached_property
+    def _stream_norms(self) -> list[list[FrozenNorm]]:
+        """The norms that stand in the stream itself, of every layer; none where it goes on as it is."""
+        layers = range(self.model.n_layers) if self.model.anatomy.renormalises else ()
+        return [stream_norms(self.model, layer) for layer in layers]
+
+    def carried(self, rows: Float[Tensor, "*rows d_model"], start: int, end: int) -> Float[Tensor, "*rows d_model"]:
+        """Vectors in the stream that enters one layer, as they arrive in that which enters a later one; less biases."""
+        for norm in chain.from_iterable(self._stream_norms[start:end]):
+            rows = norm.apply(rows)
+        return rows
+
+    def _back(self, readers: Float[Tensor, "*rows d_model"], start: int, end: int) -> Float[Tensor, "*rows d_model"]:
+        """Directions to read in at a later layer, as those that read the same in the stream that enters an earlier."""
+        for norm in reversed(list(chain.from_iterable(self._stream_norms[start:end]))):
+            readers = norm.fold(readers)
+        return readers
 
     @property
     def readers(self) -> Float[Tensor, "d_vocab d_model"]:

@@ -18,7 +18,7 @@ from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.results.heads import Heads, heads_by_layer
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.weights.folded import FoldedWeights, Offset
-from induction_lab.weights.ov_qk import Side, side_rows
+from induction_lab.weights.ov_qk import Side, side_rows, standing
 from induction_lab.weights.stream_sources import Source, token_rows
 
 _TOKENS_A_TIME = 2**13  # of the vocabulary, whose entries are compared
@@ -48,7 +48,7 @@ def ov_eigenvalues(
 
     def circuits() -> Iterator[tuple[int, Tensor]]:
         for layer in chosen:
-            _, _, W_V, W_O = folded.layer(layer)
+            _, _, W_V, W_O = folded.layer(layer, start=standing(folded, source), end=model.n_layers)
             yield layer, W_O.double() @ through @ to_query_heads(W_V.double(), model.n_heads, dim=0)
 
     return _eigenvalues(model, circuits(), chosen)
@@ -87,7 +87,7 @@ def qk_eigenvalues(
     chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads, of=model.anatomy.attending)
 
     def circuits() -> Iterator[tuple[int, Tensor]]:
-        for layer, W_Q, W_K, written in _query_sides(folded, previous_token):
+        for layer, W_Q, W_K, written in _query_sides(folded, previous_token, source):
             if layer > max(chosen, default=-1):
                 break
             if layer in chosen:
@@ -153,7 +153,7 @@ def ov_self_copying(
     result = torch.full((model.n_layers, model.n_heads), torch.nan)
     with progress_bar(model.n_layers, "output circuits", shown=progress) as tick:
         for layer in model.anatomy.attending:
-            _, _, W_V, W_O = folded.layer(layer)
+            _, _, W_V, W_O = folded.layer(layer, start=standing(folded, source), end=model.n_layers)
             for head in range(model.n_heads):
                 written = asked @ W_V[key_head(head, model.n_heads, len(W_V))] @ W_O[head]
                 result[layer, head] = among_first(written, readers, tokens, k)
@@ -184,7 +184,7 @@ def qk_diagonal(
     tokens = _sample(model, k, n_tokens, seed)
     result = torch.full((model.n_layers, model.n_heads), torch.nan)
     with progress_bar(model.n_layers, "query circuits", shown=progress) as tick:
-        for layer, W_Q, W_K, written in _query_sides(folded, previous_token):
+        for layer, W_Q, W_K, written in _query_sides(folded, previous_token, source):
             to_keys = (W_K if previous_token is None else written @ W_K).mT
             for head in range(model.n_heads):
                 looked_for = rows[tokens] @ W_Q[head] @ R[layer] @ to_keys[key_head(head, model.n_heads, len(to_keys))]
@@ -210,23 +210,27 @@ def _eigenvalues(
 
 
 def _query_sides(
-    folded: FoldedWeights, previous_token: Tensor | None
+    folded: FoldedWeights, previous_token: Tensor | None, source: Side
 ) -> Iterator[
     tuple[int, Float[Tensor, "head d_model d_head"], Float[Tensor, "kv d_model d_head"], Float[Tensor, "wide wide"]]
 ]:
-    """Each layer that attends, its W_Q and W_K, and the weighted sum of what the heads of all earlier layers write."""
-    model = folded.model
+    """Each layer that attends, its W_Q and W_K, and the weighted sum of what the heads of all earlier layers write.
+
+    Queries read the rows of the source, and so do keys where no sum is asked for; else they read that. Where norms
+    stand in the stream, all layers' shares of the sum have gone through as many, whose scales are taken to be alike.
+    """
+    model, start = folded.model, standing(folded, source)
     shape = (model.n_layers, model.n_heads)
     if previous_token is not None and tuple(previous_token.shape) != shape:
         raise ValueError(f"`previous_token` must be [layer, head] = {shape}, got {tuple(previous_token.shape)}.")
     written = torch.zeros(model.d_model, model.d_model, dtype=model.wide, device=model.device)
     for layer in model.anatomy.attending:
-        W_Q, W_K, W_V, W_O = folded.layer(layer)
-        yield layer, W_Q, W_K, written
+        W_Q, W_K, W_V, W_O = folded.layer(layer, start=start)
+        yield layer, W_Q, W_K if previous_token is None else folded.layer(layer).W_K, written
         if previous_token is not None:
             weights = previous_token[layer].to(written)[:, None, None]
             W_V = to_query_heads(W_V, model.n_heads, dim=0)
-            written = written + torch.einsum("hdn,hne->de", W_V, weights * W_O)
+            written = folded.carried(written, layer, layer + 1) + torch.einsum("hdn,hne->de", W_V, weights * W_O)
 
 
 def among_first(

@@ -52,7 +52,7 @@ def ov_circuit(
     """
     layer, number = _head(model, head)
     folded = FoldedWeights.of(model, folded)
-    _, _, W_V, W_O = folded.layer(layer)
+    _, _, W_V, W_O = folded.layer(layer, start=standing(folded, source), end=model.n_layers)
     into = W_V[key_head(number, model.n_heads, len(W_V))]
     return FactoredMatrix(side_rows(folded, source) @ into, W_O[number] @ folded.readers.mT)
 
@@ -91,11 +91,17 @@ def qk_circuit(
     folded = FoldedWeights.of(model, folded)
     R = folded.rotations(offset)[layer]
     rows = (side_rows(folded, query), side_rows(folded, key))
+    starts = (standing(folded, query), standing(folded, key))
     if exact:
+        if model.anatomy.renormalises and any(start not in (None, layer) for start in starts):
+            raise ValueError(
+                f"{model.name} normalises its stream in every layer: at the scale of each row, layer {layer} is asked "
+                "about vectors that stand in the stream which enters it. Give these, or exact=False."
+            )
         all_q, all_k = queries_and_keys(model, layer, *rows)
         q, k = (as_wide(model, x) for x in (all_q[number], all_k[key_head(number, model.n_heads, len(all_k))]))
     else:
-        W_Q, W_K, _, _ = folded.layer(layer)
+        W_Q, W_K = folded.layer(layer, start=starts[0]).W_Q, folded.layer(layer, start=starts[1]).W_K
         q, k = rows[0] @ W_Q[number], rows[1] @ W_K[key_head(number, model.n_heads, len(W_K))]
     return FactoredMatrix(q @ R, k.mT)
 
@@ -117,8 +123,20 @@ def side_rows(folded: FoldedWeights, side: Side) -> Float[Tensor, "row d_model"]
         layer, number = _head(model, side)
     except ValueError as error:
         raise ValueError(f"Rows are {', '.join(get_args(Source))}, a head, or vectors: {error}") from error
-    _, _, W_V, W_O = folded.layer(layer)
+    _, _, W_V, W_O = folded.layer(layer, start=0)
     return folded.rows() @ W_V[key_head(number, model.n_heads, len(W_V))] @ W_O[number]
+
+
+def standing(folded: FoldedWeights, side: Side) -> int | None:
+    """Which layer is entered by the stream that `side_rows` stand in; None for vectors: the one that is asked about.
+
+    Of no account where the stream goes on from layer to layer as it is.
+    """
+    if isinstance(side, Tensor):
+        return None
+    if isinstance(side, str) and side in get_args(Source):
+        return int(side == "effective")
+    return _head(folded.model, side).layer + 1
 
 
 def _head(model: HookedModel, head: HeadLike) -> Head:

@@ -124,7 +124,7 @@ def position_memory(model: HookedModel, *, folded: FoldedWeights | None = None) 
     future = torch.arange(n, device=rows.device) > position[:, None]
     found = []
     for layer in range(model.n_layers):
-        W_Q, W_K, _, _ = folded.layer(layer)
+        W_Q, W_K, _, _ = folded.layer(layer, start=0)
         keys = to_query_heads(rows @ W_K, model.n_heads, dim=0)
         scores = ((rows[2:] @ W_Q) @ keys.mT).masked_fill(future, -torch.inf)  # [head, query, key]
         before = scores.gather(2, (position - 1).expand(len(scores), -1)[..., None])

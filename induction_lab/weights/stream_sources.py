@@ -91,7 +91,7 @@ def _seen(model: HookedModel, tokens: Int[Tensor, "batch pos"], module: nn.Modul
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         seen = (args[0] if args else kwargs["hidden_states"]) if entering else output
-        kept.append(seen[0] if isinstance(seen, tuple) else seen)
+        kept.append(seen[0] if isinstance(seen, tuple | list) else seen)
         raise Enough
 
     with Scope() as scope, suppress(Enough):

@@ -1,8 +1,10 @@
 """No command writes over what another model, or other arguments, left there."""
 
+import json
 from pathlib import Path
 
 import pytest
+import transformers as hf
 from families import publish, random_network
 
 from induction_lab import HeadScores, sweep
@@ -113,3 +115,12 @@ def test_an_atlas_is_not_written_over_another_page(command):
     assert {"all.html", "all_copying_0.4.html", "all_prefix_matching_0.2.html"} <= {
         p.name for p in Path().glob("*.html")
     }
+
+
+@pytest.mark.parametrize("config", [hf.OpenAIGPTConfig, hf.BertConfig, hf.ElectraConfig])
+def test_networks_whose_stream_is_normalised_in_every_layer_have_a_circuit_too(command, config):
+    sizes = dict(vocab_size=300, num_hidden_layers=3, num_attention_heads=4, hidden_size=48, is_decoder=True)
+    hf.AutoModelForCausalLM.from_config(config(**sizes)).save_pretrained("post-norm")
+    code, out, _ = command("circuit", "./post-norm", "--no-figures", "--format", "json")
+    assert code == 0
+    assert all(row["K"] is not None and row["qk_matching"] is not None for row in json.loads(out)["rows"])

@@ -75,7 +75,7 @@ def _n_hooks(module: nn.Module) -> int:
 
 def _modules(parts: LayerParts) -> list[nn.Module]:
     projections = [made.module for made in parts.projections.values() if not isinstance(made, ValueError)]
-    norms = [parts.norm_before, parts.norm_after, *parts.head_norms.values()]
+    norms = [parts.norm_before, parts.norm_after, *parts.head_norms.values(), *parts.stream_norms]
     return [*projections, *(norm for norm in norms if isinstance(norm, nn.Module))]
 
 

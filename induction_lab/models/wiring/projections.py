@@ -4,7 +4,8 @@ A few single tokens are run (`wiring.watching`). The projection of queries, keys
 cut into heads in one of the known layouts, is what attention was given; a module between the two that keeps the shape
 is a norm of heads. The output projection is the module that gives what attention as a whole gives. All read one vector,
 which must be the residual stream or what one module, the norm before attention, makes of it; and what they write must
-be added to the stream. Whatever is found is thereby proven on these tokens; whatever is not is refused.
+be added to the stream, which goes on as it is or through norms that are found too (GPT-1, BERT). Whatever is found is
+thereby proven on these tokens; whatever is not is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from induction_lab.models.wiring.watching import AttentionCall, Passed, Watched
 
 Flow = dict[nn.Module, Passed]
 _WORDS = {"q": "queries", "k": "keys", "v": "values"}
+RENORMALISED = ValueError("does not add what its heads write to a residual stream that goes on as it is")
 
 
 class Layout(NamedTuple):
@@ -53,6 +55,8 @@ class LayerParts(NamedTuple):
         width: Of what the output projection reads.
         widths: Of queries and keys, and of values.
         apart: Why what the heads write cannot be followed through a residual stream, if so.
+        stream_norms: The norms that the whole stream goes through between the sum with what the heads write and the
+            block's end, in order (post-norm); none where it goes on as it is.
     """
 
     projections: dict[str, Projection | ValueError]
@@ -64,6 +68,7 @@ class LayerParts(NamedTuple):
     width: int
     widths: tuple[int, int]
     apart: ValueError | None
+    stream_norms: tuple[nn.Module, ...] = ()
 
 
 def layer_parts(
@@ -98,13 +103,16 @@ def layer_parts(
     projections: dict[str, Projection | ValueError] = {}
     head_norms: dict[str, nn.Module | None] = {}
     gated = False
-    apart = None
+    apart, behind = None, _Behind((), None)
     if isinstance(found_o, ValueError):
         projections["o"] = found_o
     else:
         head_norms["z"], gated = _between(inside, z, whole[found_o].read)
         projections["o"] = Projection(found_o, None)
         apart = _adds_up(whole[block], around, added * factor, factor)
+        if apart is not None and norm_after is None and factor == 1:
+            behind = _renormalised(whole[block], around, added)
+            apart = None if behind.norms else apart
     within = {m: passed for m, passed in inside.items() if m is not attention}  # which may give values as they are
     for component, (maker, norm) in _by_flow(within, call).items():
         head_norms[component] = norm
@@ -116,9 +124,10 @@ def layer_parts(
         )
     before = _norm_before(around, stream, read)
     has_mlp = stream.shape != added.shape or not same(whole[block].gave, stream + added * factor)
+    has_mlp = has_mlp if behind.has_mlp is None else behind.has_mlp
     width = 0 if isinstance(found_o, ValueError) else whole[found_o].read.shape[1]
     widths = call.q.shape[-1], call.v.shape[-1]
-    return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width, widths, apart)
+    return LayerParts(projections, head_norms, before, norm_after, has_mlp, gated, width, widths, apart, behind.norms)
 
 
 def _once(watched: Watched, within: nn.Module) -> Flow:
@@ -261,7 +270,32 @@ def _adds_up(block: Passed, around: Flow, added: Tensor, factor: float) -> Value
     rewritten = any(same(passed.gave, block.gave) for passed in inner)
     if explained or (read_between and not rewritten):
         return None
-    return ValueError("does not add what its heads write to a residual stream that goes on as it is")
+    return RENORMALISED
+
+
+class _Behind(NamedTuple):
+    """The norms of a stream behind the sum with what heads write; and whether anything else is added, if known."""
+
+    norms: tuple[nn.Module, ...]
+    has_mlp: bool | None
+
+
+def _renormalised(block: Passed, around: Flow, added: Tensor) -> _Behind:
+    """Follow the stream from the sum to the block's end, from norm to norm, one other module adding to it at a time."""
+    inner = {m: p for m, p in around.items() if p is not block and not same(p.gave, p.read)}
+    norms, has_mlp, stream = list[nn.Module](), False, block.read + added
+    while not same(stream, block.gave):
+        for norm, passed in inner.items():
+            if norm in norms or not _keeps_shape(norm) or passed.read.shape != stream.shape:
+                continue
+            rest = passed.read - stream
+            beside = not alike(passed.read, stream)
+            if not beside or any(alike(p.gave, rest, scale=passed.read) for p in inner.values()):
+                norms, has_mlp, stream = [*norms, norm], has_mlp or beside, passed.gave
+                break
+        else:
+            return _Behind((), None)
+    return _Behind(tuple(norms), has_mlp)
 
 
 def same(actual: Tensor, expected: Tensor) -> bool:

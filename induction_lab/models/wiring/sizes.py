@@ -13,13 +13,13 @@ def shape_of(config: Any, tokenizer: Any | None) -> Shape:
     Raises:
         ValueError: If it has no attention heads.
     """
-    n_heads, d_model = getattr(config, "num_attention_heads", None), config.hidden_size
+    n_heads, d_model = _of_decoder(config, "attention_heads", "num_attention_heads"), config.hidden_size
     if not n_heads:
         raise ValueError(f"A model of {type(config).__name__} has no attention heads, so there is nothing to score.")
     first = config.per_layer_config[0] if getattr(config, "per_layer_config", None) else config  # Gemma 4
     n_ctx = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return Shape(
-        n_layers=config.num_hidden_layers,
+        n_layers=_of_decoder(config, "layers", "num_hidden_layers"),
         n_heads=n_heads,
         n_kv_heads=_n_kv_heads(first) or n_heads,
         d_model=d_model,
@@ -29,6 +29,12 @@ def shape_of(config: Any, tokenizer: Any | None) -> Shape:
         n_ctx=int(n_ctx) if n_ctx else None,
         **_special(config, tokenizer),
     )
+
+
+def _of_decoder(config: Any, what: str, plain: str) -> Any:
+    """A number of the decoder's own, for the plain name may stand for an encoder's beside it (BART); None without."""
+    names = (f"decoder_{what}", f"num_decoder_{what}", plain)
+    return next((number for name in names if (number := getattr(config, name, None))), None)
 
 
 def _n_kv_heads(config: Any) -> int | None:
