@@ -32,7 +32,8 @@ _MOST_TOKENS = 8192
 def bigram_logits(model: HookedModel, tokens: Int[Tensor, " row"] | None = None) -> Float[Tensor, "row d_vocab"]:
     """What the direct path says of the token after each: `norm(W_E) W_U`, the final norm as the model applies it.
 
-    Those of a model without layers exactly. By default for every token, `[d_vocab, d_vocab]`, so give `tokens` where
+    Those of a model without layers exactly; where norms stand in the stream itself (GPT-1, BERT), through all of them.
+    By default for every token, `[d_vocab, d_vocab]`, so give `tokens` where
     the vocabulary is large.
 
     Raises:
@@ -43,7 +44,11 @@ def bigram_logits(model: HookedModel, tokens: Int[Tensor, " row"] | None = None)
     rows = stream_rows(model)
     rows = rows if tokens is None else rows[tokens.to(rows.device)]
     with torch.no_grad():
-        return model.unembed(model.final_norm(rows[None].to(model.dtype))).to(model.wide)[0]
+        stream = rows[None].to(model.dtype)
+        for layer in range(model.n_layers) if model.anatomy.renormalises else ():
+            for norm in model.anatomy.stream_norms(layer):
+                stream = norm(stream)
+        return model.unembed(model.final_norm(stream)).to(model.wide)[0]
 
 
 def bigram_counts(tokens: Int[Tensor, " pos"], d_vocab: int) -> Float[Tensor, "d_vocab d_vocab"]:

@@ -9,6 +9,7 @@ from torch import nn
 from induction_lab import (
     FoldedWeights,
     HookedModel,
+    bigram_logits,
     composition_scores,
     find_circuit,
     ov_circuit,
@@ -216,6 +217,18 @@ def test_copying_and_matching_are_those_of_matrices_of_the_vocabulary(family):
     ours = qk_circuit(model, "L2H1", key="L0H1").AB
     theirs = rows @ path(model, family, 0, 2) @ W_Q[1] @ W_K[1].T @ (virtual @ path(model, family, 0, 2)).T
     torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt", "opt"])
+def test_bigrams_are_what_is_left_when_heads_and_mlps_write_nothing(family):
+    model = built(family)
+    with torch.no_grad():
+        model.anatomy.position_module().weight.zero_()
+        for layer, block in enumerate(model.anatomy.blocks):
+            for silent in (block.get_submodule(POST[family][2]), model.anatomy.output_projection(layer)):
+                silent.weight.zero_(), silent.bias.zero_()
+        logits = model.network(torch.arange(3, 9)[:, None], use_cache=False).logits[:, 0]
+    torch.testing.assert_close(bigram_logits(built(family), torch.arange(3, 9)), logits, atol=1e-8, rtol=1e-6)
 
 
 def test_a_planted_pair_composes_and_is_at_chance_once_a_norm_between_cuts_its_path():
