@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     table = pd.DataFrame(rows)
     if args.only:
         known = pd.read_csv(TABLE, keep_default_na=False)
-        every = pd.concat([known[~known["family"].isin(args.only)], table])
+        every: Any = pd.concat([known[~known["family"].isin(args.only)], table])
         order = [name for name, *_ in decoders()]
         table = every.iloc[sorted(range(len(every)), key=lambda row: order.index(every["family"].iloc[row]))]
     show_line(said(table))
