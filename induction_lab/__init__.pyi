@@ -7,6 +7,7 @@ from .attribution import (
     induction_activity as induction_activity,
     input_shares as input_shares,
     logit_lens as logit_lens,
+    predict as predict,
     score_shares as score_shares,
     term_importance as term_importance,
     virtual_pattern as virtual_pattern,

@@ -4,6 +4,7 @@ from .one_text import (
     TextActivity as TextActivity,
     compare_predictions as compare_predictions,
     induction_activity as induction_activity,
+    predict as predict,
 )
 from .path_orders import term_importance as term_importance
 from .paths import expand_paths as expand_paths, virtual_pattern as virtual_pattern

@@ -19,6 +19,7 @@ from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.batches import batches
 from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.statistics import over_prompts
 from induction_lab.runtime.progress import progress_bar
 
@@ -37,6 +38,7 @@ class LayerReadings(NamedTuple):
     rank: Float[Tensor, "layer prompt pos"]
 
 
+@takes_names
 def logit_lens(
     model: HookedModel, prompts: PromptsLike, *, batch_size: int | None = None, progress: bool = False
 ) -> pd.DataFrame:

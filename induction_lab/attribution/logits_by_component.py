@@ -26,6 +26,7 @@ from induction_lab.internals.bridge_hooks import bridge_run
 from induction_lab.internals.head_outputs import heads_along
 from induction_lab.models.frozen_norms import final_norm, output_norm
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import Head, parse_head
 from induction_lab.results.saved import Saved
@@ -106,6 +107,7 @@ class LogitAttributions(Saved):
         return mean.view(self.shape), error.view(self.shape)
 
 
+@takes_names
 def attribute_logits(
     model: HookedModel,
     prompts: PromptsLike,

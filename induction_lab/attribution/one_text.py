@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.interventions.ablating import ablate
 from induction_lab.interventions.outputs import random_reference
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike
 from induction_lab.results.saved import Saved
@@ -82,6 +83,7 @@ class TextActivity(Saved):
         return f'<div style="font-family:monospace;white-space:pre-wrap;line-height:1.8">{"".join(spans)}</div>'
 
 
+@takes_names
 def induction_activity(
     model: HookedModel, text: PromptsLike, heads: HeadLike | Iterable[HeadLike] | None = None
 ) -> TextActivity:
@@ -98,7 +100,7 @@ def induction_activity(
     Raises:
         ValueError: If there is more than one prompt, or no such head.
     """
-    prompt = _single(model, text)
+    prompt = single_text(model, text)
     chosen = _chosen(model, heads)
     attention, looks_at = _where(model, prompt, chosen)
     with torch.no_grad():
@@ -125,6 +127,7 @@ def induction_activity(
     return TextActivity(model.name, tokens, pd.DataFrame(rows, columns=columns), provenance(model, prompt))
 
 
+@takes_names
 def compare_predictions(
     model: HookedModel,
     text: PromptsLike,
@@ -153,30 +156,79 @@ def compare_predictions(
     Raises:
         ValueError: If there is more than one prompt, no such position, or `k` is no number of tokens.
     """
-    prompt = _single(model, text)
+    prompt = single_text(model, text)
     n_pos = prompt.tokens.shape[1]
     if not -n_pos <= position < n_pos:
         raise ValueError(f"`position` must be in [{-n_pos}, {n_pos}), got {position}.")
+    found: Any = _likeliest(model, prompt, k, heads, method, [position % n_pos])
+    names = {"next_token": "token", "next_id": "token_id"}
+    return found[[*names, "probability", "without", "nats"]].rename(columns=names)
+
+
+@takes_names
+def predict(
+    model: HookedModel,
+    text: PromptsLike,
+    k: int = 5,
+    *,
+    without: HeadLike | Iterable[HeadLike] | None = None,
+    method: str = "mean",
+) -> pd.DataFrame:
+    """The likeliest next tokens behind each token of a text, with and without some heads.
+
+    >>> load_model("smollm2-135m").predict("one two three one two", k=2, without=["L18H6"])        # doctest: +SKIP
+
+    Args:
+        model: Any supported model.
+        text: One text, or one prompt.
+        k: How many next tokens at each position; with `without` as many of each of the two.
+        without: Heads to ablate.
+        method: As in `ablate`; means are those over 16 prompts of random tokens of the same length.
+
+    Returns:
+        One row a position and next token, the likeliest first: `position`, `token`, `next_token`, `next_id`,
+        `probability`; with heads to ablate also `without`, the probability then, and `nats`, the logarithm of their
+        ratio: what the heads add.
+
+    Raises:
+        ValueError: If there is more than one prompt, no such head, or `k` is no number of tokens.
+    """
+    prompt = single_text(model, text)
+    return _likeliest(model, prompt, k, without, method, range(prompt.tokens.shape[1]))
+
+
+def _likeliest(
+    model: HookedModel,
+    prompt: Prompts,
+    k: int,
+    heads: HeadLike | Iterable[HeadLike] | None,
+    method: str,
+    positions: Sequence[int],
+) -> pd.DataFrame:
+    """The table of `predict` for some positions."""
     if not 1 <= k <= model.d_vocab:
         raise ValueError(f"`k` must be a number of tokens from 1 to {model.d_vocab}, got {k}.")
-    whole = _log_probabilities(model, prompt, position)
-    with _replaced(model, prompt, heads_of(model, heads), method):
-        without = _log_probabilities(model, prompt, position)
-    best = torch.cat([whole.topk(k).indices, without.topk(k).indices]).unique()
-    best = best[whole[best].argsort(descending=True)]
-    before = prompt.tokens[0, : position % n_pos + 1].tolist()
-    return pd.DataFrame(
-        {
-            "token": [token_labels(model.tokenizer, [int(token)], behind=before)[0] for token in best],
-            "token_id": best.numpy(),
-            "probability": whole[best].exp().numpy(),
-            "without": without[best].exp().numpy(),
-            "nats": (whole - without)[best].numpy(),
-        }
-    )
+    runs = [model.logits(prompt.tokens)[0].cpu()]
+    if heads is not None:
+        with _replaced(model, prompt, heads_of(model, heads), method):
+            runs.append(model.logits(prompt.tokens)[0].cpu())
+    frames, ids, labels = [], prompt.tokens[0].tolist(), model.token_labels(prompt)
+    for position in positions:
+        chances = [logits[position].double().log_softmax(-1) for logits in runs]
+        best = torch.cat([each.topk(k).indices for each in chances]).unique()
+        best = best[chances[0][best].argsort(descending=True)]
+        behind = ids[: position + 1]
+        words = [token_labels(model.tokenizer, [int(token)], behind=behind)[0] for token in best]
+        rows = {"position": position, "token": labels[position], "next_token": words, "next_id": best.numpy()}
+        rows |= {"probability": chances[0][best].exp().numpy()}
+        if heads is not None:
+            rows |= {"without": chances[1][best].exp().numpy(), "nats": (chances[0] - chances[1])[best].numpy()}
+        frames.append(pd.DataFrame(rows))
+    return pd.concat(frames, ignore_index=True)
 
 
-def _single(model: HookedModel, text: PromptsLike) -> Prompts:
+def single_text(model: HookedModel, text: PromptsLike) -> Prompts:
+    """A text as a prompt without padding; a ValueError where there are several."""
     prompt = as_prompts(model, text)
     if len(prompt) != 1:
         raise ValueError(
@@ -198,11 +250,6 @@ def _chosen(model: HookedModel, heads: HeadLike | Iterable[HeadLike] | None) -> 
 def _replaced(model: HookedModel, prompt: Prompts, heads: list[Head], method: str) -> Any:
     """A context in which the heads put out something else."""
     return ablate(model, heads, method=method, reference=random_reference(model, prompt))
-
-
-def _log_probabilities(model: HookedModel, prompt: Prompts, position: int) -> Float[Tensor, " d_vocab"]:
-    with torch.no_grad():
-        return model.logits(prompt.tokens.to(model.device))[0, position].double().log_softmax(-1).cpu()
 
 
 def _where(model: HookedModel, prompt: Prompts, heads: list[Head]) -> tuple[Tensor, Tensor]:

@@ -32,10 +32,12 @@ from induction_lab.internals.residual_stream import ResidualStreams, refuse_hook
 from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.models.frozen_norms import frozen_norm
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.statistics import number_and_error
 from induction_lab.runtime.progress import progress_bar
 
 
+@takes_names
 def term_importance(
     model: HookedModel,
     prompts: PromptsLike,

@@ -23,6 +23,7 @@ from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.frozen_norms import FrozenNorm, attention_norm, final_norm
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.statistics import number_and_error
 from induction_lab.weights.stream_sources import stream_rows
@@ -102,6 +103,7 @@ def name_of(path: HeadPath) -> str:
     return " > ".join(map(str, path)) or "direct"
 
 
+@takes_names
 def expand_paths(model: HookedModel, tokens: PromptsLike) -> PathTerms:
     """All paths of a model without MLPs on given tokens; with `constant` they add up to its logits exactly.
 
@@ -145,6 +147,7 @@ def expand_paths(model: HookedModel, tokens: PromptsLike) -> PathTerms:
     return PathTerms(prompts, streams, constant, norm, scale, W_U, b_U)
 
 
+@takes_names
 def virtual_pattern(
     model: HookedModel, tokens: PromptsLike, first: HeadLike, second: HeadLike
 ) -> Float[Tensor, "batch query key"]:

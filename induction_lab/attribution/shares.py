@@ -32,6 +32,7 @@ from induction_lab.interventions.senders import (
 )
 from induction_lab.models.frozen_norms import attention_scale, folded_weights, head_normalised
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.scores.attention_scores import attention_targets
@@ -40,6 +41,7 @@ from induction_lab.weights.rotary import relative_rotations
 _UNSEEN = -1e30  # scores below are masked
 
 
+@takes_names
 def input_shares(
     model: HookedModel,
     prompts: PromptsLike,
@@ -96,6 +98,7 @@ def input_shares(
     return _table([(str(sender), sender) for sender in senders], torch.cat(shares))
 
 
+@takes_names
 def score_shares(model: HookedModel, prompts: PromptsLike, receiver: HeadLike) -> pd.DataFrame:
     """The share of each sender in how far a head's score at its induction targets stands above its other keys.
 

@@ -15,11 +15,13 @@ import torch
 from induction_lab.data.occurrences import LAGS, Recurrences
 from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.statistics import mean_and_error
 
 _PROMPTS, _LOGIT_BYTES = 4, 2**28  # whose logits are there at once, at most
 
 
+@takes_names
 def lag_profile(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int] = LAGS) -> pd.DataFrame:
     """Mean probability of the tokens around the latest earlier occurrence of the current token.
 

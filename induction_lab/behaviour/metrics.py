@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ from induction_lab.behaviour.losses import LOGIT_BYTES, losses_on
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import as_model
 
 Weights = Callable[[Prompts], Float[Tensor, "prompt query"]]
 Function = Callable[[Tensor, Tensor], Any]
@@ -50,7 +52,7 @@ class Metric:
 MetricLike = str | Metric | Function
 
 
-def before_and_after(before: HookedModel, after: HookedModel, prompts: PromptsLike) -> Metric:
+def before_and_after(before: HookedModel | str | Path, after: HookedModel | str | Path, prompts: PromptsLike) -> Metric:
     """Before-and-after attribution: how far an ablation pushes losses along the way they went between two snapshots.
 
     With `L` the losses of all tokens of all prompts as one vector, the metric is its product with
@@ -66,6 +68,7 @@ def before_and_after(before: HookedModel, after: HookedModel, prompts: PromptsLi
     Raises:
         ValueError: If the two lose the same everywhere.
     """
+    before, after = as_model(before), as_model(after)
     prompts = as_prompts(after, prompts)
     losses = [losses_on(model, prompts).nan_to_num(0.0) for model in (before, after)]
     change = losses[1] - losses[0]

@@ -33,6 +33,7 @@ from induction_lab.interventions.path_patching import patch_prepared
 from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.interventions.senders import check_patchable
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, parse_head
 from induction_lab.results.tables import check_suffix
 from induction_lab.scores.results import HeadScores
@@ -43,6 +44,7 @@ MOST_DRAWN = 8  # senders and receivers whose single paths are cut
 _SCORES = ("previous_token", "prefix_matching", "duplicate_token")
 
 
+@takes_names
 def explain(
     model: HookedModel,
     prompts: PromptsLike | None = None,

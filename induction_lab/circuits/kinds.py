@@ -17,6 +17,7 @@ import pandas as pd
 
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, repeated_tokens
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import about_prompts, check_same_model, provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable, check_result
@@ -158,6 +159,7 @@ class HeadKinds(Loadable):
         return cls(facts["model"], table.loc[:, list(COLUMNS)], facts.get("provenance", {}))
 
 
+@takes_names
 def classify_heads(
     model: HookedModel,
     prompts: PromptsLike | None = None,

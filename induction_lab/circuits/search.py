@@ -23,6 +23,7 @@ from induction_lab.data.prompts import PromptsLike, as_repeats, check_numbers, r
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.frozen_norms import refuse_projected
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import check_same_model, provenance
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import LOOKS, Head
@@ -87,6 +88,7 @@ class InductionCircuit(Loadable):
         return html_card(f"Induction circuit of {self.model}", facts, columns, rows, note="Likely, not proven.")
 
 
+@takes_names
 def find_circuit(
     model: HookedModel,
     prompts: PromptsLike | None = None,

@@ -19,6 +19,7 @@ from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, check_n
 from induction_lab.interventions.ablating import constant_heads
 from induction_lab.interventions.outputs import means_over_positions
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import check_same_model
 from induction_lab.results.heads import Head
 from induction_lab.results.saved import check_result
@@ -33,6 +34,7 @@ REFERENCE = 8  # prompts of random tokens that means are taken over
 FARTHEST = 3  # layers between a head and the bystander that stands for it
 
 
+@takes_names
 def surviving_kinds(
     model: HookedModel,
     found: HeadKinds,

@@ -16,6 +16,7 @@ from induction_lab.cli.commands import (
     heads,
     models,
     plot,
+    predict,
     report,
     score,
     sweep,
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (score, heads, activity, circuit, explain, plot, models, train, follow, report, sweep):
+for module in (score, heads, activity, predict, circuit, explain, plot, models, train, follow, report, sweep):
     app.add_typer(module.commands)
 
 

@@ -112,6 +112,28 @@ def show_activity(found: TextActivity) -> None:
         out.print(table)
 
 
+def show_predictions(model: str, found: pd.DataFrame, heads: str) -> None:
+    """A block of rows for each position: the likeliest next tokens, with all heads and without those named."""
+    out = Console(highlight=False)
+    ablated = f", with all heads and without {heads}" if heads else ""
+    out.print(f"[bold]{escape(model)}[/bold]: the likeliest next tokens{ablated}")
+    if heads:
+        out.print("[dim](nats: what the heads add to the logarithm of the probability)[/dim]")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("position", "token", "next"):
+        table.add_column(column, no_wrap=True)
+    numbers = [name for name in ("probability", "without", "nats") if name in found]
+    for column in numbers:
+        table.add_column(column, justify="right")
+    last = None
+    for row in found.to_dict("records"):
+        new, last = row["position"] != last, row["position"]
+        where = (str(row["position"]), escape(row["token"])) if new else ("", "")
+        shown = [f"{round(row[name], 2) + 0.0:+.2f}" if name == "nats" else f"{row[name]:.3f}" for name in numbers]
+        table.add_row(*where, escape(row["next_token"]), *shown)
+    out.print(table)
+
+
 def _with_error(row: Any) -> str:
     error = row["standard_error"]
     return f"{row['value']:.2f}" + (f"±{error:.2f}" if not math.isnan(error) and error > 0 else "")

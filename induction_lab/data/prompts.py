@@ -22,6 +22,7 @@ from induction_lab.data.vocabulary import (
     Bos,
     Vocabulary as Vocabulary,
     check_context,
+    check_model,
     check_numbers as check_numbers,
     default_period,
     draw,
@@ -151,6 +152,7 @@ def repeated_tokens(
     Raises:
         ValueError: If the prompt does not fit the context or the vocabulary has too few tokens.
     """
+    check_model(model)
     note = ""
     check_numbers(n_prompts=n_prompts, period=period, n_repeats=n_repeats, gap=gap)
     if period is None:
@@ -182,6 +184,7 @@ def distinct_tokens(
     Raises:
         ValueError: As in `repeated_tokens`.
     """
+    check_model(model)
     check_numbers(n_prompts=n_prompts, length=length, least=1)
     begin = front(model, bos)
     check_context(model, len(begin) + length, f"{length=}", beyond_context)
@@ -215,6 +218,7 @@ def text_prompts(
         ValueError: If the model has no tokenizer, or no chat template for messages, the text is empty or `length` is
             longer than the context.
     """
+    check_model(model)
     if model.tokenizer is None:
         raise ValueError("This model has no tokenizer, so it reads tokens only: give a tensor [prompt, pos].")
     texts = texts_of(model.tokenizer, text)

@@ -31,6 +31,17 @@ class Vocabulary(Protocol):
     bos_token_id: int
 
 
+def check_model(model: Vocabulary) -> None:
+    """Refuse a model's name where prompts are made, which wants its tokenizer.
+
+    Raises:
+        ValueError: If that, or anything else without a vocabulary, is given.
+    """
+    if not hasattr(model, "d_vocab"):
+        named = f"load_model({model!r})" if isinstance(model, str) else "load_model(name)"
+        raise ValueError(f"Prompts are made for a model that is loaded, got {model!r:.60}. Write: model = {named}")
+
+
 def n_real_tokens(model: Vocabulary) -> int:
     """How many rows of the embedding are tokens: those of the tokenizer, and no rows that pad to a round number."""
     return model.d_vocab if model.tokenizer is None else min(model.d_vocab, len(model.tokenizer))

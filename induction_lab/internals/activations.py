@@ -24,6 +24,7 @@ from induction_lab.internals.module_hooks import MODULE_NAMES, read_modules
 from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, HeadLike
 
 HEAD_NAMES = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
@@ -78,6 +79,7 @@ class Activations(Mapping[Key, Tensor]):
         return "Activations(\n" + "\n".join(lines) + "\n)"
 
 
+@takes_names
 def capture(
     model: HookedModel,
     tokens: PromptsLike,

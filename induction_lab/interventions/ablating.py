@@ -24,9 +24,11 @@ from induction_lab.interventions.ablation_methods import Method, find_method
 from induction_lab.interventions.edits import OtherOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs, clean_run
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, HeadLike
 
 
+@takes_names
 @contextmanager
 def ablate(
     model: HookedModel,

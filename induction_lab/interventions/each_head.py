@@ -24,6 +24,7 @@ from induction_lab.internals.reading import attention_layers, heads_of
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, parse_heads
 from induction_lab.results.tables import check_suffix
 from induction_lab.runtime.progress import Ticker, progress_bar
@@ -31,6 +32,7 @@ from induction_lab.runtime.progress import Ticker, progress_bar
 Group = tuple[Head, ...]
 
 
+@takes_names
 def ablation_sweep(
     model: HookedModel,
     prompts: PromptsLike,

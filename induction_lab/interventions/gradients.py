@@ -22,10 +22,12 @@ from induction_lab.interventions.each_head import parse_groups
 from induction_lab.interventions.effects import Effects, effect_row, effects_table
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.runtime.progress import progress_bar
 
 
 @torch.inference_mode(False)
+@takes_names
 def attribution_patching(
     model: HookedModel,
     prompts: PromptsLike,

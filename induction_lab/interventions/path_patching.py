@@ -37,10 +37,12 @@ from induction_lab.interventions.senders import (
     find_senders,
 )
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.runtime.progress import Ticker, progress_bar
 
 
+@takes_names
 def patch_paths(
     model: HookedModel,
     prompts: PromptsLike,

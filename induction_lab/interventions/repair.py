@@ -19,6 +19,7 @@ from induction_lab.interventions.prepared import PreparedBatch, PreparedPrompts
 from induction_lab.interventions.senders import Sender, changes_of_stream
 from induction_lab.models.frozen_norms import final_norm
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, Heads
 from induction_lab.results.statistics import number_and_error
 from induction_lab.runtime.progress import progress_bar
@@ -26,6 +27,7 @@ from induction_lab.runtime.progress import progress_bar
 EFFECTS = ("direct_effect", "total_effect", "self_repair")
 
 
+@takes_names
 def self_repair(
     model: HookedModel,
     prompts: PromptsLike,

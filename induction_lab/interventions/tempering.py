@@ -32,9 +32,11 @@ from induction_lab.internals.bridge_hooks import AttentionHooks, by_head, hookin
 from induction_lab.internals.editing import edit_attention
 from induction_lab.internals.reading import heads_of
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import HeadLike
 
 
+@takes_names
 @contextmanager
 def temper(model: HookedModel, heads: HeadLike | Iterable[HeadLike], beta: float | int) -> Iterator[HookedModel]:
     """Let heads attend with `softmax(beta * scores)` inside the context.

@@ -10,8 +10,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -187,6 +189,18 @@ class HookedModel:
                 "dtype='bfloat16', whose range is that of float32, or dtype='float32'."
             )
         return f"{self.name} gives numbers {where} that are not finite: its weights are not finite, or far too large."
+
+    def predict(self, text: Any, k: int = 5, *, without: Any = None, method: str = "mean") -> pd.DataFrame:
+        """The likeliest next tokens behind each token of a text, with and without some heads: `predict`.
+
+        Args:
+            text: One text, or one prompt.
+            k: How many next tokens at each position.
+            without: Heads to ablate, such as `["L18H6"]`.
+            method: As in `ablate`.
+        """
+        # The one way up: who has a model in hand asks it, and putting heads out of action is a matter of floors above.
+        return import_module("induction_lab").predict(self, text, k, without=without, method=method)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits from the normalised stream, with the scaling and capping that the architecture adds."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 
@@ -18,6 +19,9 @@ from induction_lab.models.on_disk.network import offloaded
 from induction_lab.runtime.dtypes import DTYPES
 from induction_lab.runtime.machine import find_device
 from induction_lab.runtime.optional import library
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def load_model(
@@ -80,6 +84,35 @@ def load_model(
             network = offloaded(network, network.dtype if wanted == "auto" else wanted)
     network = network if target is None else network.to(target)
     return HookedModel(network, tokenizer, name=_short(name), revision=revision)
+
+
+def as_model(model: Any) -> HookedModel:
+    """A model as it is, or loaded where its name is given.
+
+    Raises:
+        ValueError: If it is neither, or there is no model of that name.
+    """
+    if isinstance(model, str | Path):
+        return load_model(model)
+    if not isinstance(model, HookedModel):
+        wrapped = " Wrap it: HookedModel(network, tokenizer)." if isinstance(model, torch.nn.Module) else ""
+        raise ValueError(f"A model is what load_model gives, or its name; got {type(model).__name__}.{wrapped}")
+    return model
+
+
+def takes_names(
+    function: Callable[Concatenate[HookedModel, Arguments], Result],
+) -> Callable[Concatenate[HookedModel | str | Path, Arguments], Result]:
+    """Let a function that takes a model first take its name as well: `score_heads("gpt2")`.
+
+    Each call loads the model anew; whoever asks twice loads it once, `model = load_model("gpt2")`.
+    """
+
+    @wraps(function)
+    def by_name(model: Any, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        return function(as_model(model), *args, **kwargs)
+
+    return by_name
 
 
 def load_hooked_transformer(

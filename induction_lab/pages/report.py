@@ -14,6 +14,7 @@ from induction_lab.development.following import follow_training
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import as_model
 from induction_lab.pages.html import check_libraries, check_page, page
 from induction_lab.pages.panel_measurements import TEXT, ReportPlan, measure
 from induction_lab.results.tables import writing
@@ -23,10 +24,11 @@ from induction_lab.scores.score import Score
 from induction_lab.training.checkpoints import Checkpoints
 
 Shown = HookedModel | Checkpoints
+Named = Shown | str | Path
 
 
 def write_report(
-    models: Shown | Iterable[Shown],
+    models: Named | Iterable[Named],
     path: str | Path,
     *,
     period: int | None = None,
@@ -49,8 +51,8 @@ def write_report(
     >>> write_report([load_model("gpt2"), Run("runs/minute")], "both.html")             # doctest: +SKIP
 
     Args:
-        models: Models; or training (`Run`, `Revisions`, `CheckpointFolder`), of which the last checkpoint is shown and
-            all the others with a slider.
+        models: Models, or their names; or training (`Run`, `Revisions`, `CheckpointFolder`), of which the last
+            checkpoint is shown and all the others with a slider.
         path: The file, `.html`. Nothing else is needed to open it.
         period: Tokens of the repeated block that heads are scored on; by default 50, fewer where a model has no room.
         n_prompts: How many prompts of such blocks the scores are means over.
@@ -77,7 +79,8 @@ def write_report(
     if all_kinds and n_prompts < 2:
         raise ValueError(f"Kinds of heads are tested over prompts: with all kinds give 2 or more, got {n_prompts}.")
     check_libraries()
-    several = [models] if isinstance(models, HookedModel | Checkpoints) else list(models)
+    given = [models] if isinstance(models, HookedModel | Checkpoints | str | Path) else list(models)
+    several = [each if isinstance(each, Checkpoints) else as_model(each) for each in given]
     if not several:
         raise ValueError("At least one model is wanted, got none.")
     explained, followed = dict(explanations or {}), dict(trajectories or {})

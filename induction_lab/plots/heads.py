@@ -6,9 +6,11 @@ Scores are drawn on their own range, so that figures compare: probabilities from
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +18,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from induction_lab.attribution.one_text import single_text
+from induction_lab.data.prompts import PromptsLike
+from induction_lab.internals.activations import capture
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import as_model
 from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, families, printable
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.scores.results import HeadScores
@@ -133,23 +140,39 @@ def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_pattern(
-    pattern: Float[Tensor, "query key"],
+    pattern: Float[Tensor, "query key"] | Float[np.ndarray, "query key"] | HookedModel | str | Path,
+    text: PromptsLike | None = None,
+    head: HeadLike | None = None,
     *,
     labels: Sequence[str] | None = None,
-    head: HeadLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Attention of one head: from each query (down) to each key (across), darker for more.
 
+    >>> plot_pattern(load_model("smollm2-135m"), "one two three one two", "L18H6")             # doctest: +SKIP
+    >>> plot_pattern(acts["pattern", 18][0, 6], head="L18H6")                                  # doctest: +SKIP
+
+    Characters that no font here has are drawn as codes: install one that has them, such as Noto Sans CJK.
+
     Args:
-        pattern: Probabilities.
-        labels: What the tokens look like; drawn where there are at most 40.
-        head: For the title.
+        pattern: Probabilities; or a model, or its name, which reads the text.
+        text: What the model reads: one text, or one prompt.
+        head: Of the model; for the title, where probabilities are given.
+        labels: What the tokens look like, drawn where there are at most 40; by default the text's tokens.
         ax: Where to draw.
 
     Raises:
-        ValueError: If there are not as many labels as keys, or more than one head.
+        ValueError: If there are not as many labels as keys, more than one head, or a model without a text or a head.
     """
+    if isinstance(pattern, np.ndarray):
+        pattern = torch.as_tensor(pattern)
+    if not isinstance(pattern, Tensor):
+        model = as_model(pattern)
+        if text is None or head is None:
+            raise ValueError("Of a model a text and a head are drawn: plot_pattern(model, 'one two one', 'L18H6').")
+        prompt = single_text(model, text)
+        pattern = capture(model, prompt, "pattern", heads=[head])["pattern"][0, 0]
+        labels = model.token_labels(prompt) if labels is None else labels
     if pattern.ndim != 2:
         raise ValueError(
             f"One head's [query, key] is drawn, got {tuple(pattern.shape)}; e.g. acts['pattern', 5][0, 1]."

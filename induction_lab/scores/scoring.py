@@ -30,6 +30,7 @@ from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinc
 from induction_lab.internals.reading import StreamEnd, attention_layers, read_attention
 from induction_lab.internals.side_by_side import side_by_side
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import Ticker, progress_bar
@@ -52,6 +53,7 @@ from induction_lab.scores.weighed import ValueSizes, check_weighing, said_of
 _Found = tuple[StreamEnd, dict[str, Tensor], EvenAttention | None]  # of a run: its end, values by score, chance
 
 
+@takes_names
 def score_heads(
     model: HookedModel,
     prompts: PromptsLike | None = None,

@@ -18,6 +18,7 @@ from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.batches import batches
 from induction_lab.internals.reading import read_attention
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import progress_bar
@@ -29,6 +30,7 @@ BLOCK = 128  # queries whose rows are there at a time
 PerQuery = dict[str, Float[Tensor, "layer prompt head query"]]
 
 
+@takes_names
 def attention_spread(
     model: HookedModel, prompts: PromptsLike, *, batch_size: int | None = None, progress: bool = False
 ) -> pd.DataFrame:

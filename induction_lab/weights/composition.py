@@ -20,6 +20,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, Heads, heads_by_layer
 from induction_lab.weights.folded import FoldedWeights
 
@@ -28,6 +29,7 @@ _BLOCK_BYTES = 2**24  # of the symmetric matrices' rows that are held at a time
 _LAYER_GROUPS = 4  # a product with later layers only; more groups waste less and multiply narrower matrices
 
 
+@takes_names
 def composition_scores(
     model: HookedModel,
     kind: str = "K",

@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterable
 from functools import cached_property, partial
 from itertools import chain
 from operator import index
+from pathlib import Path
 from typing import SupportsIndex, TypeVar
 
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from torch import Tensor
 from induction_lab.models.frozen_norms import folded_weights, stream_norms, unembedding_readers
 from induction_lab.models.head_weights import HeadWeights
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import as_model
 from induction_lab.models.wiring.norms import FrozenNorm
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
@@ -49,9 +51,9 @@ class FoldedWeights:
         max_bytes: How much may be kept.
     """
 
-    def __init__(self, model: HookedModel, *, max_bytes: int = 2**30) -> None:
+    def __init__(self, model: HookedModel | str | Path, *, max_bytes: int = 2**30) -> None:
         """Nothing is folded before it is asked for."""
-        self.model = model
+        self.model = as_model(model)
         self.max_bytes = max_bytes
         self._kept: dict[Hashable, Tensor | Iterable[Tensor]] = {}
         self._bytes = 0

@@ -14,6 +14,7 @@ from induction_lab.attention.grouped import key_head, to_query_heads
 from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.models.frozen_norms import final_norm, refuse_projected
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.results.heads import Heads, heads_by_layer
 from induction_lab.runtime.progress import progress_bar
@@ -25,6 +26,7 @@ _TOKENS_A_TIME = 2**13  # of the vocabulary, whose entries are compared
 _NUMBERS_A_TIME = 2**25  # of the vocabulary's rows, in float64
 
 
+@takes_names
 def ov_eigenvalues(
     model: HookedModel, *, source: Side = "embedding", heads: Heads = None, folded: FoldedWeights | None = None
 ) -> Complex[Tensor, "layer head d_head"]:
@@ -54,6 +56,7 @@ def ov_eigenvalues(
     return _eigenvalues(model, circuits(), chosen)
 
 
+@takes_names
 def ov_copying(
     model: HookedModel, *, source: Side = "embedding", heads: Heads = None, folded: FoldedWeights | None = None
 ) -> Float[Tensor, "layer head"]:
@@ -66,6 +69,7 @@ def ov_copying(
     return positive_share(ov_eigenvalues(model, source=source, heads=heads, folded=folded))
 
 
+@takes_names
 def qk_eigenvalues(
     model: HookedModel,
     previous_token: Float[Tensor, "layer head"],
@@ -97,6 +101,7 @@ def qk_eigenvalues(
     return _eigenvalues(model, circuits(), chosen)
 
 
+@takes_names
 def qk_matching(
     model: HookedModel,
     previous_token: Float[Tensor, "layer head"],
@@ -132,6 +137,7 @@ def positive_share(eigenvalues: Complex[Tensor, "*heads d_head"]) -> Float[Tenso
     return torch.where(total <= 1e-12, 0.0, share).float()
 
 
+@takes_names
 def ov_self_copying(
     model: HookedModel,
     *,
@@ -161,6 +167,7 @@ def ov_self_copying(
     return result
 
 
+@takes_names
 def qk_diagonal(
     model: HookedModel,
     previous_token: Float[Tensor, "layer head"] | None = None,

@@ -20,6 +20,7 @@ from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.models.frozen_norms import final_norm, refuse_changed_outputs, unembedding_readers
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import HeadLike, parse_head
 from induction_lab.results.token_labels import token_labels
 from induction_lab.weights.ov_qk import Offset, qk_circuit
@@ -29,6 +30,7 @@ _BLOCK = 256  # rows of a circuit at a time
 _MOST_TOKENS = 8192
 
 
+@takes_names
 def bigram_logits(model: HookedModel, tokens: Int[Tensor, " row"] | None = None) -> Float[Tensor, "row d_vocab"]:
     """What the direct path says of the token after each: `norm(W_E) W_U`, the final norm as the model applies it.
 
@@ -79,6 +81,7 @@ def bigram_divergence(
     return float(cross - entropy), float(unigram - entropy)
 
 
+@takes_names
 def skip_trigrams(
     model: HookedModel,
     head: HeadLike,

@@ -23,6 +23,7 @@ from transformer_lens.FactoredMatrix import FactoredMatrix
 from induction_lab.attention.grouped import key_head
 from induction_lab.models.frozen_norms import as_wide
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.weights.folded import FoldedWeights, Offset
 from induction_lab.weights.queries_keys import queries_and_keys
@@ -31,6 +32,7 @@ from induction_lab.weights.stream_sources import Source
 Side = Source | HeadLike | Float[Tensor, "_ d_model"]
 
 
+@takes_names
 def ov_circuit(
     model: HookedModel, head: HeadLike, *, source: Side = "embedding", folded: FoldedWeights | None = None
 ) -> FactoredMatrix:
@@ -57,6 +59,7 @@ def ov_circuit(
     return FactoredMatrix(side_rows(folded, source) @ into, W_O[number] @ folded.readers.mT)
 
 
+@takes_names
 def qk_circuit(
     model: HookedModel,
     head: HeadLike,

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.weights.composition import composition_scores
 from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.head_statistics import ov_self_copying, qk_diagonal, qk_matching
@@ -53,6 +54,7 @@ class Probed(NamedTuple):
     left_out: dict[str, str]
 
 
+@takes_names
 def weight_probes(
     model: HookedModel,
     probes: Sequence[str] = PROBES,

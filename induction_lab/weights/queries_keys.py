@@ -16,6 +16,7 @@ from induction_lab.internals.activations import capture
 from induction_lab.internals.reading import read_attention
 from induction_lab.models.frozen_norms import as_wide
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
@@ -66,6 +67,7 @@ def read_from_stream(
         return _normalised(model.anatomy.head_norm(layer, component), heads).to(model.wide)
 
 
+@takes_names
 def positional_preference(
     model: HookedModel,
     offsets: Sequence[int],

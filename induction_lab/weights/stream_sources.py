@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from induction_lab.attention.hooks import Enough
 from induction_lab.attention.scopes import Scope
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 
 Source = Literal["embedding", "effective", "positions"]
 _TOKENS_A_RUN = 8192
 
 
+@takes_names
 def stream_rows(model: HookedModel, source: Source = "embedding") -> Float[Tensor, "row d_model"]:
     """One row for every token of the vocabulary, or for every position.
 

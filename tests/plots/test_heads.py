@@ -8,11 +8,13 @@ import torch
 from induction_lab import (
     Head,
     HeadScores,
+    capture,
     plot_all_scores,
     plot_head_scores,
     plot_loss,
     plot_pattern,
     plot_score_by_layer,
+    repeated_tokens,
 )
 from induction_lab.plots.heads import plot_patterns
 from induction_lab.scores.registry import words
@@ -120,6 +122,21 @@ def test_patterns_show_tokens_as_people_read_them():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["BOS", r"a⏎\$b\$", "a very long t…"]
     assert ax.get_title() == "L1H2"
     ax.figure.canvas.draw()  # mathematics in a token would fail here
+
+
+def test_a_model_s_pattern_is_drawn_with_its_text(bundled, smollm2):
+    prompt = repeated_tokens(bundled, n_prompts=1, period=4)
+    expected = capture(bundled, prompt, "pattern")["pattern", 1][0, 2]
+    for model in (bundled, "induction-2l"):
+        ax = plot_pattern(model, prompt, "L1H2")
+        np.testing.assert_allclose(ax.images[0].get_array(), expected, atol=1e-6)
+        assert ax.get_title() == "L1H2" and ax.get_xticklabels()[0].get_text() == "BOS"
+    words = plot_pattern(smollm2, "one\ntwo", "L18H6").get_yticklabels()
+    assert [label.get_text() for label in words] == ["BOS", "one", "⏎", "two"]
+    assert plot_pattern(expected.numpy()).get_title() == ""
+    for how in ({}, {"text": prompt}, {"head": "L1H2"}):
+        with pytest.raises(ValueError, match="a text and a head are drawn"):
+            plot_pattern(bundled, **how)
 
 
 def test_patterns_of_several_heads_stand_side_by_side():
