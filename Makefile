@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python -m experiments training_speed
 	$(BIN)/python -m experiments scaling
 	$(BIN)/python -m experiments report_speed --model smollm2-135m
+	$(BIN)/python -m experiments callback_cost
 	$(BIN)/python -m experiments sweep_overhead
 	$(BIN)/python -m experiments results
 

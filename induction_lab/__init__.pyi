@@ -34,6 +34,7 @@ from .data import (
     text_prompts as text_prompts,
 )
 from .development import (
+    InductionCallback as InductionCallback,
     Trajectory as Trajectory,
     follow_training as follow_training,
     kinds_over_training as kinds_over_training,

@@ -47,6 +47,8 @@ SECTIONS = {
         "training": "The same rotary model in float32, paired rounds (`training_speed.py`); `speed_up` is that of ours "
         "over the row's way.",
         "looking": "What looking at a checkpoint costs beside the training until the next one, in seconds.",
+        "callback": "What `InductionCallback` adds to training at its default, one measurement in 100 updates "
+        "(`callback_cost.py`): a measurement over an update, paired; larger batches make the share smaller.",
         "workers": "Several seeds by two processes instead of one. On a GPU seeds are stacked instead.",
     },
     "The report": {

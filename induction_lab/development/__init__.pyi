@@ -1,3 +1,4 @@
+from .callback import InductionCallback as InductionCallback
 from .following import follow_training as follow_training
 from .kinds import kinds_over_training as kinds_over_training, order_of_kinds as order_of_kinds
 from .loss_space import loss_paths as loss_paths, pivot as pivot

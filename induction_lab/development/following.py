@@ -90,14 +90,14 @@ def follow_training(
     if kinds:
         check_kinds(model, kinds)
     evaluation = Evaluation(named, losses, scores, probes, kinds)
-    facts = {"run": checkpoints.name, **_shape(model), **evaluation.facts()}
-    _check_same(before, facts, model, at_hand, path)
+    facts = {"run": checkpoints.name, **about_model(model), **evaluation.facts()}
+    check_same(before, facts, model, at_hand, path)
     result = before if done else Trajectory(before.table, facts)
     with progress_bar(len(missing), "following the training", shown=progress) as tick:
         for step in missing:
             model = model if step == at_hand else checkpoints.model(step)
             rows = evaluation.measure(model, Rows(checkpoints.name, step))
-            result = _with(result, rows, model)
+            result = with_checkpoint(result, rows, model)
             if path is not None and not result.table.empty:
                 result.save(path)
             tick(1)
@@ -127,13 +127,14 @@ def _left_out(trajectory: Trajectory) -> dict[str, list[int]]:
     return trajectory.provenance.get("left_out", {})
 
 
-def _shape(model: HookedModel) -> dict[str, Any]:
+def about_model(model: HookedModel) -> dict[str, Any]:
+    """The shape of a model, its number type and the versions that measure it."""
     names = ("n_layers", "n_heads", "d_model", "d_head", "d_vocab", "n_ctx")
     facts = {name: getattr(model, name) for name in names} | {"dtype": str(model.dtype).removeprefix("torch.")}
     return {"model": facts, "versions": versions()}
 
 
-def _check_same(before: Trajectory, facts: dict[str, Any], model: HookedModel, step: int, path: Path | None) -> None:
+def check_same(before: Trajectory, facts: dict[str, Any], model: HookedModel, step: int, path: Path | None) -> None:
     """Refuse to go on with a table of something else."""
     if before.table.empty:
         return
@@ -149,7 +150,7 @@ def _check_same(before: Trajectory, facts: dict[str, Any], model: HookedModel, s
         )
 
 
-def _with(trajectory: Trajectory, rows: Rows, model: HookedModel) -> Trajectory:
+def with_checkpoint(trajectory: Trajectory, rows: Rows, model: HookedModel) -> Trajectory:
     """The trajectory with one checkpoint more."""
     table = pd.concat([part for part in (trajectory.table, rows.table()) if not part.empty] or [trajectory.table])
     facts = dict(trajectory.provenance)
