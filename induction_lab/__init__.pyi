@@ -88,6 +88,7 @@ from .plots import (
     plot_over_training as plot_over_training,
     plot_pattern as plot_pattern,
     plot_score_by_layer as plot_score_by_layer,
+    plot_score_comparison as plot_score_comparison,
     plot_small_multiples as plot_small_multiples,
     plot_term_importance as plot_term_importance,
     save_animation as save_animation,
@@ -101,6 +102,7 @@ from .scores import (
     Score as Score,
     WeightScore as WeightScore,
     attention_spread as attention_spread,
+    compare_scores as compare_scores,
     export_kv_heads as export_kv_heads,
     score_heads as score_heads,
 )

@@ -16,6 +16,7 @@ from .heads import (
     plot_loss as plot_loss,
     plot_pattern as plot_pattern,
     plot_score_by_layer as plot_score_by_layer,
+    plot_score_comparison as plot_score_comparison,
 )
 from .kinds import plot_head_kinds as plot_head_kinds, plot_kinds_over_training as plot_kinds_over_training
 from .training import (

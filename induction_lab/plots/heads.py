@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from induction_lab.attribution.one_text import single_text
@@ -25,11 +27,36 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import as_model
 from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, families, printable
 from induction_lab.results.heads import Head, HeadLike, parse_head
-from induction_lab.scores.results import HeadScores
+from induction_lab.scores.results import HeadScores, compare_scores
+
+FEWEST, MOST = 3, 24  # heads that are framed where none is said
 
 
-def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, mark: int = 3) -> Axes:
-    """Heatmap of one score, heads across and layers down, layer 0 on top; the `mark` best heads are framed."""
+def plot_head_scores(
+    scores: HeadScores | Tensor | ArrayLike,
+    score: str | None = None,
+    *,
+    ax: Axes | None = None,
+    mark: int | None = None,
+) -> Axes:
+    """Heatmap of one score, heads across and layers down, layer 0 on top; the best heads are framed, with their values.
+
+    >>> plot_head_scores(scores, "previous_token")                                          # doctest: +SKIP
+    >>> plot_head_scores(composition.sum(0), "K-composition with L0H3")                     # doctest: +SKIP
+
+    Args:
+        scores: Of every head; or any numbers `[layer, head]`, a tensor, an array or lists.
+        score: Which; by default prefix matching, or the first there is. Of numbers, what the figure calls them.
+        ax: Where to draw.
+        mark: How many heads are framed at most; by default all above 0.4 of scores that are shares of attention, unless
+            that is more than an eighth of many heads, and at least three. Heads that are hardly above chance are not.
+
+    Raises:
+        ValueError: If there is no such score, or the numbers are not `[layer, head]`.
+    """
+    if not isinstance(scores, HeadScores):
+        scores, score = _as_scores(scores, score)
+    score = score or scores.default_score
     values = scores[score].numpy()
     ax = ax or plt.subplots(figsize=_heatmap_size(*values.shape), layout="constrained")[1]
     low, high = scores.about(score).axis(values)
@@ -47,7 +74,7 @@ def plot_head_scores(scores: HeadScores, score: str, *, ax: Axes | None = None, 
         bright = (value - low) / (high - low) > 0.6 if low == 0 else abs(value) < 0.6 * high
         ink = INK if bright else "white"
         ax.text(head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
-    ax.set(xlabel="head", ylabel="layer", title=f"{scores.model}: {_titled(scores, score)}")
+    ax.set(xlabel="head", ylabel="layer", title=": ".join(filter(None, (scores.model, _titled(scores, score)))))
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
     bar = ax.figure.colorbar(image, ax=ax, label=scores.about(score).unit)
@@ -71,7 +98,7 @@ def plot_all_scores(scores: HeadScores, *, columns: int = 5) -> Figure:
     )
     for ax, name in zip(axes.flat, names, strict=False):
         plot_head_scores(scores, name, ax=ax)
-        ax.set_title(_titled(scores, name), fontsize=10)
+        ax.set_title(_titled(scores, name).replace(" (", "\n("), fontsize=9)
         ax.label_outer()
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
@@ -79,8 +106,9 @@ def plot_all_scores(scores: HeadScores, *, columns: int = 5) -> Figure:
     return figure
 
 
-def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = None, mark: int = 5) -> Axes:
+def plot_score_by_layer(scores: HeadScores, score: str | None = None, *, ax: Axes | None = None, mark: int = 5) -> Axes:
     """Each head a dot at its layer, with its standard error; the best `mark` named, chance as a line."""
+    score = score or scores.default_score
     ax = ax or plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
     values, errors = scores[score].numpy(), np.nan_to_num(scores.standard_errors[score].numpy())
     layer, head = np.indices(values.shape)
@@ -108,6 +136,53 @@ def plot_score_by_layer(scores: HeadScores, score: str, *, ax: Axes | None = Non
         ylim=(low - margin, high + margin),
     )
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    bare(ax)
+    return ax
+
+
+def plot_score_comparison(
+    first: HeadScores,
+    second: HeadScores,
+    score: str | None = None,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+    ax: Axes | None = None,
+    mark: int = 5,
+) -> Axes:
+    """Each head a dot, across its score in one measurement and up in another, with standard errors: `compare_scores`.
+
+    Args:
+        first: Scores of a model, across.
+        second: Scores of a model with as many layers and heads, up.
+        score: By default prefix matching, or the first that `first` has.
+        names: What tells the two apart on the axes, such as the prompts or the steps of training.
+        ax: Where to draw.
+        mark: How many of the heads that differ most are named.
+
+    Raises:
+        ValueError: As `compare_scores`.
+    """
+    table = compare_scores(first, second, score)
+    score = score or first.default_score
+    ax = ax or plt.subplots(figsize=(4.6, 4.6), layout="constrained")[1]
+    x, y = table["first"].to_numpy(), table["second"].to_numpy()
+    errors = (np.nan_to_num(table[name]) for name in ("second_error", "first_error"))
+    ax.errorbar(x, y, *errors, fmt="o", ms=3, lw=0.8, color=QUIET, zorder=1)
+    low, high = first.about(score).axis(np.concatenate([x, y]))
+    margin = 0.04 * (high - low)
+    ax.plot([low, high], [low, high], color=INK, lw=0.8, zorder=0)
+    named = table.head(mark)[table.head(mark)["difference"].abs() > margin]
+    ax.plot(named["first"], named["second"], "o", ms=5, color=ACCENT, zorder=2)
+    for label, *place in zip(named["label"], named["first"], named["second"], strict=True):
+        right = place[0] > (low + high) / 2
+        ax.annotate(
+            label, (place[0], place[1]), (-6 if right else 6, 0), textcoords="offset points", fontsize=8,
+            ha="right" if right else "left", va="center",
+        )  # fmt: skip
+    limits = (low - margin, high + margin)
+    ax.set(xlim=limits, ylim=limits, aspect="equal", title=f"{first.about(score).title} of each head")
+    for put, name, each in ((ax.set_xlabel, names[0], first), (ax.set_ylabel, names[1], second)):
+        put(f"{name} ({each.model})")
     bare(ax)
     return ax
 
@@ -220,7 +295,19 @@ def _titled(scores: HeadScores, score: str) -> str:
     return score if np.isnan(chance) else f"{score} (chance {chance:.3g})"
 
 
-def _standing_out(scores: HeadScores, score: str, n: int, span: float) -> list[tuple[Head, float]]:
+def _as_scores(values: Any, name: str | None) -> tuple[HeadScores, str]:
+    """Numbers of every head as `HeadScores`, and what they are called."""
+    table = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values)).detach().cpu().float()
+    if table.ndim != 2 or not table.numel():
+        raise ValueError(f"One number a head is drawn, [layer, head]; got shape {tuple(table.shape)}.")
+    name = name or ""
+    return HeadScores("", {name: table}, {name: torch.full_like(table, torch.nan)}, {}), name
+
+
+def _standing_out(scores: HeadScores, score: str, n: int | None, span: float) -> list[tuple[Head, float]]:
     """The best heads, as far as they are clearly above chance: the best of nothing needs no mark."""
     chance = scores.uniform.get(score, np.nan)
+    if n is None:
+        above = len(scores.above(score)) if scores.threshold(score) is not None else 0
+        n = max(FEWEST, above) if above <= max(MOST, scores[score].numel() // 8) else FEWEST
     return [(head, value) for head, value in scores.top(score, n) if not value < chance + 0.1 * span]

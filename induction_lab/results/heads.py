@@ -21,6 +21,8 @@ class Head(NamedTuple):
         """The field's usual label."""
         return f"L{self.layer}H{self.head}"
 
+    __repr__ = __str__  # lists of heads read as the field writes them
+
 
 HeadLike = str | tuple[int, ...]
 Heads = HeadLike | Iterable[HeadLike] | None  # None: all
@@ -30,7 +32,7 @@ def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | No
     """Read one head, written in any of the usual ways.
 
     >>> parse_head("5.1"), str(parse_head((5, 1)))
-    (Head(layer=5, head=1), 'L5H1')
+    (L5H1, 'L5H1')
 
     Args:
         head: `"L5H1"`, `"5.1"`, `"5:1"`, `"5-1"`, `"(5, 1)"` or `(5, 1)`.
@@ -53,6 +55,11 @@ def parse_head(head: HeadLike, *, n_layers: int | None = None, n_heads: int | No
     if n_heads is not None and found.head >= n_heads:
         raise ValueError(f"{found} is not there: each layer has heads 0 to {n_heads - 1}.")
     return found
+
+
+def is_head(written: str) -> bool:
+    """Whether text is written as one head is."""
+    return _WRITTEN.fullmatch(written) is not None
 
 
 def parse_heads(

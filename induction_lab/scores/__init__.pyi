@@ -1,5 +1,5 @@
 from .kinds.key_value_heads import export_kv_heads as export_kv_heads
-from .results import HeadScores as HeadScores
+from .results import HeadScores as HeadScores, compare_scores as compare_scores
 from .score import (
     AttentionScore as AttentionScore,
     CausalScore as CausalScore,

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import by_group
 from induction_lab.results.cards import html_card
-from induction_lab.results.heads import Head, HeadLike, parse_head
+from induction_lab.results.heads import LOOKS, Head, HeadLike, is_head, parse_head
 from induction_lab.results.saved import Loadable
 from induction_lab.scores.registry import words
 from induction_lab.scores.score import ScoreWords
 
+DEFAULT = "prefix_matching"
 REDUCTIONS = ("max", "mean", "min")
 COLUMNS = ("value", "standard_error", "uniform", "p_value", "q_value")
 
@@ -56,11 +57,13 @@ class HeadScores(Loadable):
     uniform_by_layer: dict[str, Float[Tensor, " layer"]] = field(default_factory=dict)
     _WHAT, _COLUMNS = "head scores", ("model", "layer", "head", "score", "value")
 
-    def __getitem__(self, score: str) -> Float[Tensor, "layer head"]:
-        """One score of all heads."""
-        if score not in self.values:
-            raise ValueError(f"No score {score!r} here; there are {', '.join(self.values)}.")
-        return self.values[score]
+    def __getitem__(self, which: str | tuple[int, ...]) -> Any:
+        """One score of all heads, `[layer, head]`; or all scores of one head, `scores["L1H3"]`, by name.
+
+        Raises:
+            ValueError: If there is no such score and no such head.
+        """
+        return self._score(which) if isinstance(which, str) and not is_head(which) else self.of(which)
 
     def __repr__(self) -> str:
         """Model, shape and names."""
@@ -107,20 +110,52 @@ class HeadScores(Loadable):
         layer, index = parse_head(head, n_layers=self.n_layers, n_heads=self.n_heads)
         return {name: float(value[layer, index]) for name, value in self.values.items()}
 
-    def top(self, score: str, n: int = 10, *, lowest: bool = False) -> list[tuple[Head, float]]:
-        """The `n` heads that score highest, best first; or lowest, lowest first, such as those that suppress."""
-        values = self[score]
+    @property
+    def default_score(self) -> str:
+        """The score that ranks heads where none is named: prefix matching, else the first of those measured."""
+        return DEFAULT if DEFAULT in self.values else self.scores[0]
+
+    def top(self, score: str | None = None, n: int = 10, *, lowest: bool = False) -> list[tuple[Head, float]]:
+        """The `n` heads that score highest, best first; or lowest, lowest first, such as those that suppress.
+
+        Args:
+            score: By default `default_score`, as in `above` and `significant`.
+            n: How many.
+            lowest: Those that score lowest.
+
+        Raises:
+            ValueError: If there is no such score.
+        """
+        values = self._score(score)
         there = ~values.isnan()
         last = torch.inf if lowest else -torch.inf
         best = values.where(there, last).flatten().topk(min(n, int(there.sum())), largest=not lowest)
         heads = (Head(*divmod(int(i), values.shape[1])) for i in best.indices)
         return list(zip(heads, best.values.tolist(), strict=True))
 
-    def above(self, score: str, threshold: float) -> list[Head]:
-        """Heads that score more than `threshold`, best first. People call 0.4 of prefix matching an induction head."""
-        return [head for head, value in self.top(score, self[score].numel()) if value > threshold]
+    def above(self, score: str | None = None, threshold: float | None = None) -> list[Head]:
+        """Heads that score more than `threshold`, best first.
 
-    def significant(self, score: str, *, rate: float = 0.05) -> list[Head]:
+        Args:
+            score: By default `default_score`.
+            threshold: By default 0.4 of scores that are shares of attention, from which on people speak of an induction
+                head.
+
+        Raises:
+            ValueError: If there is no such score, or it wants a threshold of its own.
+        """
+        score = score or self.default_score
+        threshold = self.threshold(score) if threshold is None else threshold
+        if threshold is None:
+            raise ValueError(f"{score} is no share of attention: say from which value on, above({score!r}, 0.5).")
+        return [head for head, value in self.top(score, self._score(score).numel()) if value > threshold]
+
+    def threshold(self, score: str) -> float | None:
+        """From which value on a head is said to do what a score is about: 0.4 of attention, else None."""
+        said = self.about(score)
+        return LOOKS if (said.low, said.high) == (0.0, 1.0) else None
+
+    def significant(self, score: str | None = None, *, rate: float = 0.05) -> list[Head]:
         """Heads above chance, best first.
 
         That is above the prompts without repeats, at a false-discovery rate of `rate`, and above what uniform
@@ -129,7 +164,8 @@ class HeadScores(Loadable):
         Raises:
             ValueError: If the score was not tested against chance.
         """
-        self[score]
+        score = score or self.default_score
+        self._score(score)
         if score not in self.q_values:
             raise ValueError(f"{score} was not tested against chance: score_heads(..., chance_test=True).")
         q_values = self.q_values[score]
@@ -148,7 +184,7 @@ class HeadScores(Loadable):
             ValueError: If there is no such score or reduction, or the table does not say how many key-value heads the
                 model has, or their number does not divide that of the heads.
         """
-        found, n_kv_heads = self[score], self.provenance.get("n_kv_heads")
+        found, n_kv_heads = self._score(score), self.provenance.get("n_kv_heads")
         if reduce not in REDUCTIONS:
             raise ValueError(f"`reduce` must be one of {', '.join(REDUCTIONS)}, got {reduce!r}.")
         if not isinstance(n_kv_heads, int) or n_kv_heads < 1 or self.n_heads % n_kv_heads:
@@ -156,6 +192,12 @@ class HeadScores(Loadable):
                 f"These scores do not say how many key-value heads {self.model} has: score it again (score_heads)."
             )
         return getattr(by_group(found, n_kv_heads), f"a{reduce}" if reduce != "mean" else reduce)(-1)
+
+    def _score(self, score: str | None) -> Float[Tensor, "layer head"]:
+        score = self.default_score if score is None else score
+        if score not in self.values:
+            raise ValueError(f"No score {score!r} here; there are {', '.join(self.values)}.")
+        return self.values[score]
 
     def _chance(self, score: str) -> list[float]:
         """`uniform` of each layer."""
@@ -216,3 +258,40 @@ class HeadScores(Loadable):
         said = {name: self.about(name)._asdict() for name in self.scores}
         hybrid = {"n_layers": self.n_layers} if len(self.layers) < self.n_layers else {}
         return {"loss_by_copy": self.loss_by_copy, "loss": self.loss, "words": said, **hybrid, **super()._facts()}
+
+
+def compare_scores(first: HeadScores, second: HeadScores, score: str | None = None) -> pd.DataFrame:
+    """One score of all heads in two measurements side by side: two checkpoints, two prompts, two precisions.
+
+    >>> compare_scores(score_heads(model), score_heads(model, "some text"))                 # doctest: +SKIP
+
+    Args:
+        first: Scores of a model.
+        second: Scores of a model with as many layers and heads.
+        score: By default prefix matching, or the first that `first` has.
+
+    Returns:
+        One row a head, largest differences first: `label`, `layer`, `head`, `score`, `first`, `second`, their standard
+        errors `first_error` and `second_error`, and `difference`, second minus first. Heads without both are left out.
+
+    Raises:
+        ValueError: If the models have other shapes, or one lacks the score.
+    """
+    score = score or first.default_score
+    shapes = [tuple(each[score].shape) for each in (first, second)]
+    if shapes[0] != shapes[1]:
+        sizes = (
+            f"{each.model} has {shape[0]} layers of {shape[1]}"
+            for each, shape in zip((first, second), shapes, strict=True)
+        )
+        raise ValueError(f"Heads are compared one by one: {', '.join(sizes)}.")
+    layer, head = (index.ravel() for index in np.indices(shapes[0]))
+    columns = {
+        name: part.double().numpy().ravel()
+        for which, each in (("first", first), ("second", second))
+        for name, part in ((which, each[score]), (f"{which}_error", each.standard_errors[score]))
+    }
+    labels = [str(Head(*pair)) for pair in zip(layer.tolist(), head.tolist(), strict=True)]
+    found = pd.DataFrame({"label": labels, "layer": layer, "head": head, "score": score} | columns)
+    found["difference"] = found["second"] - found["first"]
+    return found.dropna(subset="difference").sort_values("difference", key=abs, ascending=False, ignore_index=True)

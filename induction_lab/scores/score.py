@@ -77,7 +77,7 @@ class Score:
     ...     def pairs(self, tokens):
     ...         return [(query, query - 2) for query in range(3, len(tokens))]
     >>> score_heads(load_model(), scores=["previous_token", TwoBack()]).top("two_back", 1)    # doctest: +SKIP
-    [(Head(layer=0, head=1), 0.550)]
+    [(L0H1, 0.550)]
 
     Attributes:
         name: How tables and files call it, such as `two_back`.

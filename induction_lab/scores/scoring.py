@@ -69,7 +69,7 @@ def score_heads(
 
     >>> scores = score_heads(load_model())                           # doctest: +SKIP
     >>> scores.top("prefix_matching", 2)                             # doctest: +SKIP
-    [(Head(layer=1, head=3), 0.989), (Head(layer=1, head=2), 0.985)]
+    [(L1H3, 0.989), (L1H2, 0.985)]
 
     Args:
         model: Any causal model.

@@ -14,6 +14,7 @@ from induction_lab import (
     plot_loss,
     plot_pattern,
     plot_score_by_layer,
+    plot_score_comparison,
     repeated_tokens,
 )
 from induction_lab.plots.heads import plot_patterns
@@ -77,6 +78,44 @@ def test_the_best_heads_are_framed_and_chance_is_not(scores):
     assert framed == {tuple(head) for head, _ in scores.top("prefix_matching", 3)}
     scores.values["prefix_matching"][:] = 0.1
     assert not plot_head_scores(scores, "prefix_matching").patches
+
+
+def test_every_head_above_the_threshold_is_framed_unless_that_is_most_of_many(scores):
+    value = scores.values["prefix_matching"]
+    assert len(plot_head_scores(scores).patches) == int((value > 0.4).sum()) > 3
+    value[:], value[0, :2] = 0.1, 0.3
+    assert len(plot_head_scores(scores).patches) == 2  # clearly above chance, though under the threshold
+    assert len(plot_head_scores(scores, "logit_attribution").patches) <= 3  # of no share of attention the best three
+    many = HeadScores("m", {"resting": torch.full((16, 16), 0.8)}, {"resting": torch.zeros(16, 16)}, {"resting": 0.1})
+    assert len(plot_head_scores(many).patches) == 3
+
+
+def test_any_numbers_of_heads_are_drawn(scores):
+    value = scores["prefix_matching"]
+    for given in (value, value.double().numpy(), value.tolist(), value.clone().requires_grad_()):
+        ax = plot_head_scores(given, "what I measured")
+        np.testing.assert_allclose(ax.get_images()[0].get_array(), value, atol=1e-6)
+        assert ax.get_title() == "what I measured" and len(ax.patches) == 3
+    assert plot_head_scores(value - 0.5).get_images()[0].get_clim()[0] < 0
+    for wrong in (value[0], value[None], torch.empty(0, 4)):
+        with pytest.raises(ValueError, match="One number a head is drawn"):
+            plot_head_scores(wrong)
+
+
+def test_two_measurements_are_drawn_against_each_other(scores):
+    other = HeadScores("m", {"prefix_matching": scores["prefix_matching"].clone()}, scores.standard_errors, {})
+    other.values["prefix_matching"][2, 3] = 0.0
+    ax = plot_score_comparison(scores, other, names=("before", "after"))
+    assert [text.get_text() for text in ax.texts] == ["L2H3"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("before (m)", "after (m)") and ax.get_xlim() == ax.get_ylim()
+
+
+def test_titles_of_a_sheet_do_not_touch(scores):
+    figure = plot_all_scores(scores)
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    boxes = [ax.title.get_window_extent(renderer) for ax in figure.axes if ax.get_images()]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
 
 
 def test_a_figure_is_drawn_where_it_is_asked_for(scores):
