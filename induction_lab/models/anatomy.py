@@ -173,6 +173,14 @@ class Anatomy(ABC):
             ValueError: If positions are added by no module.
         """
 
+    def behind_positions(self) -> list[nn.Module]:
+        """The norms and projections that position vectors go through, added to the embedding, to enter the stream.
+
+        Raises:
+            ValueError: If they are not added to the embedding as they are.
+        """
+        return []
+
     @abstractmethod
     def projection(self, layer: int, component: Literal["q", "k", "v", "o"]) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a layer's projection by head, as the forward pass uses them, adapters and all.

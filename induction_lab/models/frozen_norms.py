@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from induction_lab.models.anatomy import Component, HeadWeights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.on_disk.offloading import let_go
+from induction_lab.models.wiring.linear_maps import linear_map
 from induction_lab.models.wiring.norms import FrozenNorm, frozen_norm
 
 
@@ -47,6 +48,23 @@ def output_norm(model: HookedModel, layer: int) -> FrozenNorm | None:
 def stream_norms(model: HookedModel, layer: int) -> list[FrozenNorm]:
     """The normalisations of the whole stream once a layer's heads are added to it (GPT-1, BERT); elsewhere none."""
     return [frozen_norm(norm, model.d_model, like=model.anatomy.like) for norm in model.anatomy.stream_norms(layer)]
+
+
+def positions_in_stream(model: HookedModel, rows: Float[Tensor, "pos width"]) -> Float[Tensor, "pos d_model"]:
+    """Position vectors as they enter the stream: through the norm and the projection that embeddings share with them.
+
+    BERT normalises the sum of both, and ELECTRA projects that; at frozen scale, biases left out. Elsewhere as they are.
+
+    Raises:
+        ValueError: If they do not enter the stream in such a way.
+    """
+    for module in model.anatomy.behind_positions():
+        if all(weight.ndim < 2 for weight in module.parameters()):
+            rows = frozen_norm(module, rows.shape[-1], like=model.anatomy.like).apply(rows)
+        else:
+            name = f"{model.name}: what positions go through"
+            rows = rows @ linear_map(module, name, width=rows.shape[-1], like=model.anatomy.like).W.mT.to(rows)
+    return rows
 
 
 def unembedding_readers(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:

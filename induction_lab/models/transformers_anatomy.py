@@ -25,7 +25,7 @@ from induction_lab.models.wiring.bridge import bridge_of
 from induction_lab.models.wiring.latents import Latents
 from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
-from induction_lab.models.wiring.positions import position_module
+from induction_lab.models.wiring.positions import behind_positions, position_module
 from induction_lab.models.wiring.projections import RENORMALISED, LayerParts
 from induction_lab.models.wiring.sizes import shape_of
 from induction_lab.models.wiring.watching import evaluating, watch
@@ -239,8 +239,13 @@ class TransformersAnatomy(Anatomy):
         return self.output_projection(layer)
 
     def position_module(self) -> nn.Module | None:
-        tokens = torch.full((1, 2), self.shape.bos_token_id, device=self.like.device)
-        return position_module(self.network, self.embedding, self.blocks[0], lambda: self.hidden(tokens))
+        return position_module(self.network, self.embedding, self.blocks[0], self._run_twice)
+
+    def behind_positions(self) -> list[nn.Module]:
+        return behind_positions(self.network, self.position_module(), self.blocks[0], self._run_twice)
+
+    def _run_twice(self) -> Tensor:
+        return self.hidden(torch.full((1, 2), self.shape.bos_token_id, device=self.like.device))
 
     def maker(self, layer: int, component: Literal["q", "k"]) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         module, layout = self._had(layer, self._layer(layer).projections[component])
@@ -250,8 +255,6 @@ class TransformersAnatomy(Anatomy):
         self, tokens: Int[Tensor, "token 1"], positions: Int[Tensor, "token 1"]
     ) -> dict[int, Float[Tensor, "token head d_head"]]:
         configs = self.attention_configs if self.goes_through_interface else []
-        if hasattr(self._config, "rotary_value"):  # RoFormer takes positions, and does not heed them
-            raise ValueError(f"{self.name} cannot be told where a token stands, so its rotation cannot be seen.")
 
         def run() -> Tensor:
             return self.body(tokens, position_ids=positions, use_cache=False).last_hidden_state

@@ -93,6 +93,8 @@ def _turned_samples(model: HookedModel, offsets: list[int]) -> dict[int, Float[T
     else:
         for layer, both in model.anatomy.queries_and_keys(tokens, positions).items():
             keep(layer, both)
+        if any(offsets) and all(torch.equal(samples[:, 0], samples[:, -1]) for samples in seen.values()):
+            raise ValueError(f"{model.name} cannot be told where a token stands, so its rotation cannot be seen.")
     if sorted(seen) != model.anatomy.attending:
         raise ValueError(f"Only layers {sorted(seen)} of {model.name} showed their queries and keys.")
     if not all(samples.isfinite().all() for samples in seen.values()):

@@ -3,7 +3,7 @@
     embedding   what a token puts into the stream before the first layer, as the architecture scales or normalises it
     effective   that plus what the first layer's MLP makes of it, `W_E + MLP0(W_E)`, attention left out: what later
                 layers see of a token (many models tie `W_E` to `W_U`, and make a better embedding of it first)
-    positions   learned position vectors
+    positions   learned position vectors, through a norm of the sum of both (BERT) at frozen scale
 
 All are read off the model as it runs on single tokens, so its own norms, scales and parallel blocks are in them.
 """
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from induction_lab.attention.hooks import Enough
 from induction_lab.attention.scopes import Scope
+from induction_lab.models.frozen_norms import positions_in_stream
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 
@@ -84,7 +85,10 @@ def _positions(model: HookedModel) -> Float[Tensor, "row d_model"]:
             "qk_circuit(…, offset=1), positional_preference(model, offsets)."
         )
     tokens = torch.full((1, model.n_ctx), model.bos_token_id, device=model.device)
-    return _seen(model, tokens, module).reshape(-1, model.d_model).to(model.wide)
+    if isinstance(module, nn.Embedding):  # which may not count from its first row (RoBERTa, OPT)
+        first = (module.weight == _seen(model, tokens[:, :1], module).flatten(0, -2)).all(-1).nonzero()[:1]
+        tokens = tokens[:, : len(module.weight) - int(first)]
+    return positions_in_stream(model, _seen(model, tokens, module).flatten(0, -2).to(model.wide))
 
 
 def _seen(model: HookedModel, tokens: Int[Tensor, "batch pos"], module: nn.Module, *, entering: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers as hf
 from families import FAMILIES, random_network
 from transformers.models.opt.modeling_opt import OPTForCausalLM
 
@@ -68,6 +69,41 @@ def test_positions_of_gpt2_and_opt_are_those_of_the_first_to_the_last_place():
     torch.testing.assert_close(stream_rows(gpt2, "positions"), gpt2.network.transformer.wpe.weight.detach())
     rows = opt.network.model.decoder.embed_positions.weight.detach()[2:]  # OPT counts from two
     torch.testing.assert_close(stream_rows(opt, "positions"), rows)
+
+
+_SIZES = dict(vocab_size=300, num_hidden_layers=2, num_attention_heads=4, hidden_size=48, is_decoder=True)
+_BART = dict(vocab_size=300, d_model=48, decoder_layers=2, decoder_attention_heads=4, is_encoder_decoder=False)
+NORMALISED = {  # configuration, where the embeddings' parts are, and the row of the first position
+    "bert": (hf.BertConfig(**_SIZES), "bert.embeddings", "position_embeddings", "LayerNorm", 0),
+    "electra": (
+        hf.ElectraConfig(**_SIZES, embedding_size=24), "electra.embeddings", "position_embeddings", "LayerNorm", 0,
+    ),
+    "roberta": (hf.RobertaConfig(**_SIZES), "roberta.embeddings", "position_embeddings", "LayerNorm", 2),
+    "mbart": (hf.MBartConfig(**_BART), "model.decoder", "embed_positions", "layernorm_embedding", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NORMALISED)
+@torch.no_grad()
+def test_positions_enter_the_stream_through_the_norm_that_embeddings_share_with_them(family):
+    config, where, positions, norm, first = NORMALISED[family]
+    torch.manual_seed(0)
+    network = hf.AutoModelForCausalLM.from_config(config).eval()
+    part = network.get_submodule(where)
+    part.get_submodule(norm).weight.add_(torch.randn_like(part.get_submodule(norm).weight))
+    rows = part.get_submodule(positions).weight[first:]
+    expected = (rows - rows.mean(-1, keepdim=True)) * part.get_submodule(norm).weight
+    if family == "electra":
+        expected = expected @ network.electra.embeddings_project.weight.T
+    torch.testing.assert_close(stream_rows(HookedModel(network), "positions"), expected, atol=1e-5, rtol=1e-4)
+    part.get_submodule(positions).weight.zero_()
+    entered = []
+    block = HookedModel(network).anatomy.blocks[0]
+    block.register_forward_pre_hook(
+        lambda _, args, kwargs: entered.append([*args, *kwargs.values()][0]), with_kwargs=True
+    )
+    network(torch.arange(3, 9)[:, None])
+    torch.testing.assert_close(stream_rows(HookedModel(network))[3:9], entered[0][:, 0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])

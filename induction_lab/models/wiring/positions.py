@@ -1,4 +1,4 @@
-"""Which module adds position vectors to the embedding of tokens: the one without which all positions are alike."""
+"""Which module adds position vectors to the embedding of tokens, and what both go through before the first block."""
 
 from __future__ import annotations
 
@@ -41,14 +41,52 @@ def position_module(
     before, after = _entering(network, block, run, {module: keep for module in others})
     if _alike(before, after):
         return None
-    for module, output in made.items():
-        if output.shape[-1] == before.shape[-1] and output.shape[-2] == 2 and not _alike(*output.unbind(-2)):
+    for module, output in made.items():  # it finishes before what reads it, such as a projection of the sum (ELECTRA)
+        if output.ndim >= 2 and output.shape[-2] == 2 and not _alike(*output.unbind(-2)):
             if _alike(*_entering(network, block, run, {module: lambda *args: torch.zeros_like(args[-1])})):
                 return module
     raise ValueError(
         f"{type(network).__name__} adds positions to its embeddings by no module of its own, so a token's embedding "
         "cannot be had without them."
     )
+
+
+def behind_positions(
+    network: nn.Module, module: nn.Module | None, block: nn.Module, run: Callable[[], Any]
+) -> list[nn.Module]:
+    """What the sum of embedding and positions goes through before the first block: a norm (BERT), a projection.
+
+    Args:
+        network: Whose.
+        module: The one that makes position vectors; without one there is nothing to follow.
+        block: The first block.
+        run: Runs the network on one prompt of a token that is repeated once.
+
+    Raises:
+        ValueError: If the vectors are not added to the embedding as they are, or what follows is not known.
+    """
+    if module is None:
+        return []
+    passed: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and output.numel() >= 2:
+            read = next((x for x in args if isinstance(x, Tensor) and x.is_floating_point()), output)
+            passed[module] = read.flatten(0, -2), output.flatten(0, -2)
+
+    inside = set(block.modules())
+    leaves = [m for m in network.modules() if m not in inside and (m is module or next(m.children(), None) is None)]
+    stream = torch.cat([x.flatten(0, -2) for x in _entering(network, block, run, {m: keep for m in leaves})])
+    _, made = passed.pop(module)
+    found: list[nn.Module] = []
+    while True:
+        makers = [m for m, (read, gave) in passed.items() if torch.equal(gave, stream) and not torch.equal(read, gave)]
+        if not makers:
+            break
+        found, stream = [makers[0], *found], passed.pop(makers[0])[0]
+    if stream.shape != made.shape or not _alike(stream[1] - stream[0], made[1] - made[0]):
+        raise ValueError(f"{type(network).__name__} does not add its position vectors to embeddings as they are.")
+    return found
 
 
 def _entering(
