@@ -52,7 +52,9 @@ from .interventions import (
     ablate as ablate,
     ablation_sweep as ablation_sweep,
     attribution_patching as attribution_patching,
+    mean_outputs as mean_outputs,
     patch_paths as patch_paths,
+    scale_heads as scale_heads,
     self_repair as self_repair,
     temper as temper,
 )

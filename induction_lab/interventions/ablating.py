@@ -6,6 +6,7 @@ it is bit for bit what it was. How heads are replaced: see `induction_lab.interv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,8 +21,8 @@ from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.internals.bridge_hooks import AttentionHooks, by_head, hooking_attention
 from induction_lab.internals.editing import edit_attention, unhooked
 from induction_lab.internals.reading import attention_layers, heads_of
-from induction_lab.interventions.ablation_methods import Method, find_method
-from induction_lab.interventions.edits import OtherOutputs, Substitute
+from induction_lab.interventions.ablation_methods import Known, Method, find_method
+from induction_lab.interventions.edits import OtherOutputs, ScaledOutputs, Substitute
 from induction_lab.interventions.outputs import Outputs, clean_run
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
@@ -35,7 +36,7 @@ def ablate(
     heads: HeadLike | Iterable[HeadLike],
     *,
     method: str = "mean",
-    reference: PromptsLike | None = None,
+    reference: PromptsLike | Outputs | None = None,
     seed: int = 0,
 ) -> Iterator[HookedModel]:
     """Put heads out of action inside the context.
@@ -59,7 +60,8 @@ def ablate(
         method: `mean` (of other prompts, position by position), `zero`, `resample` (another prompt's output),
             `pattern_preserving`, `ideal_previous_token` or `ideal_induction`: see `interventions.ablation_methods`.
         reference: For `mean` and `resample`, prompts whose outputs replace the heads' own, at least as long as those
-            that are run inside. By default the other prompts that are run together with each.
+            that are run inside; for `mean` also what `mean_outputs` found, where the same means are wanted again and
+            again. By default the other prompts that are run together with each.
         seed: Of the choice that `resample` makes.
 
     Yields:
@@ -69,17 +71,56 @@ def ablate(
         ValueError: If a head is not there or given twice, the method is unknown or not to be had of this architecture;
             inside the context, if what is run is longer than the reference, or padded on the left.
     """
+    chosen = _wanted(model, heads)
+    kind = find_method(model, method)
+    if isinstance(reference, Outputs):
+        if method != "mean":
+            raise ValueError(f"What is known already are means: `mean` takes them, got method={method!r}.")
+        made: Method = Known(OtherOutputs(reference))
+    else:
+        given = None if reference is None else as_prompts(model, reference)
+        made = kind(_UnhookedRuns(model, {head.layer for head in chosen}), reference=given, seed=seed)
+    with _replacing(model, chosen, made):
+        yield model
+
+
+@takes_names
+@contextmanager
+def scale_heads(model: HookedModel, heads: HeadLike | Iterable[HeadLike], by: float | int) -> Iterator[HookedModel]:
+    """Multiply what heads put out inside the context: by 0 they are silent, by 1 as they are, by 2 twice as loud.
+
+    Args:
+        model: Any supported model.
+        heads: As in `ablate`, in which this may be nested, and the other way round.
+        by: The factor.
+
+    Yields:
+        The model itself.
+
+    Raises:
+        ValueError: If a head is not there or given twice, or `by` is no finite number.
+    """
+    if not (isinstance(by, int | float) and math.isfinite(by)):
+        raise ValueError(f"`by` must be a finite number, got {by!r}.")
+    with _replacing(model, _wanted(model, heads), Known(ScaledOutputs(float(by)))):
+        yield model
+
+
+def _wanted(model: HookedModel, heads: HeadLike | Iterable[HeadLike]) -> list[Head]:
     chosen = heads_of(model, heads)
     if not chosen:
         raise ValueError('Heads are wanted, got none. Write L16H0, or ["L16H0", "L18H6"].')
-    kind = find_method(model, method)
-    given = None if reference is None else as_prompts(model, reference)
+    return chosen
+
+
+@contextmanager
+def _replacing(model: HookedModel, heads: list[Head], method: Method) -> Iterator[None]:
+    """The heads do what the method says, on the network and its TransformerLens surface."""
     _ = model.unembeds_by_parts  # both are found out once and kept: not on the ablated model
     _ = model.bridge
-    runs = _UnhookedRuns(model, {head.layer for head in chosen})
-    ablation = _Ablation(model, chosen, kind(runs, reference=given, seed=seed))
+    ablation = _Ablation(model, heads, method)
     with edit_attention(model, ablation.edit), ablation.hooked():
-        yield model
+        yield
 
 
 @contextmanager

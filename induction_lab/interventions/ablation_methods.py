@@ -129,6 +129,25 @@ class Method(ABC):
         """What heads do instead on some of the prompts."""
 
 
+class Known(Method):
+    """What is known already, whatever the prompts; made from a substitute, not found by name."""
+
+    name = "known"
+
+    def __init__(self, substitute: Substitute) -> None:
+        """Take note of it."""
+        self.substitute = substitute
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Never."""
+        return False
+
+    def on(self, rows: slice) -> Substitute:
+        """That."""
+        return self.substitute
+
+
 class Zero(Method):
     """Nothing."""
 

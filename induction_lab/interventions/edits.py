@@ -133,6 +133,25 @@ class OtherOutputs(Substitute):
 
 
 @dataclass(frozen=True)
+class ScaledOutputs(Substitute):
+    """Heads put out a multiple of what they would.
+
+    Attributes:
+        by: What it is multiplied by.
+    """
+
+    by: float
+
+    @property
+    def fits_any_tokens(self) -> bool:
+        """Always."""
+        return True
+
+    def _instead(self, layer: int, heads: list[int], z: Tensor, v: Tensor | None) -> Tensor:
+        return self.by * z[:, heads]
+
+
+@dataclass(frozen=True)
 class OtherPattern(Substitute):
     """Heads mix their own values with another pattern.
 

@@ -19,6 +19,7 @@ from induction_lab.internals.batches import chunks
 from induction_lab.internals.editing import edit_attention
 from induction_lab.internals.reading import attention_layers
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 
 REFERENCE = 16  # prompts of random tokens, where prompts have no others
 
@@ -159,6 +160,22 @@ def random_reference(model: HookedModel, prompts: Prompts) -> Prompts:
 def length_of(prompts: Prompts) -> int:
     """Tokens of the longest prompt, BOS left out."""
     return prompts.tokens.shape[1] - prompts.first
+
+
+@takes_names
+def mean_outputs(model: HookedModel, reference: Prompts) -> Outputs:
+    """What every head puts out on average over prompts, position by position: a `reference` that `ablate` need not run.
+
+    Args:
+        model: Any supported model, with nothing ablated.
+        reference: Prompts, of which at least one must reach every position.
+    """
+    layers = attention_layers(model)
+
+    def look(prompts: Prompts) -> Outputs:
+        return Outputs({layer: seen.z for layer, seen in clean_run(model, prompts.tokens, layers).items()})
+
+    return sums_over(reference, look).mean()
 
 
 def clean_run(

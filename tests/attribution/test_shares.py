@@ -152,3 +152,48 @@ def test_shares_are_refused_where_heads_read_more_than_the_stream(shape):
         with pytest.raises(ValueError, match="so what its heads read is not the stream: use patch_paths"):
             function(model, tokens_of(model), "L1H0")
     assert len(patch_paths(model, tokens_of(model), "L1H0").table)
+
+
+@pytest.mark.parametrize("component", ["q", "k"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt_oss", "mistral", "bundled", "gemma3"])
+def test_parts_of_one_score_add_up_to_how_far_it_stands_above_the_other_keys(name, component):
+    model = model_of(name)
+    tokens, layer, head = tokens_of(model, n_prompts=1, period=5), model.n_layers - 1, 1
+    query, key = 8, 4
+    attention = residual_streams(model, tokens).attention[layer]
+    scores = attention.scores(heads=torch.tensor([head]), queries=torch.tensor([query]))[0, 0, 0]
+    seen = (scores > -1e30).nonzero()[:, 0].tolist()
+    others = [s for s in seen if s not in (0, key)]
+    above = scores[key] - scores[others].mean()
+    parts = score_shares(model, tokens, (layer, head), component, pairs=[(query, key)])
+    assert parts["score"].sum() == pytest.approx(float(above), abs=1e-4)
+    assert parts["share"].to_numpy() * float(above) == pytest.approx(parts["score"].to_numpy(), abs=1e-4)
+
+
+def test_what_a_query_is_made_of_is_found_by_taking_each_writer_out():
+    """Without a norm the score is linear in what a sender wrote where the query stands, and only there."""
+    model = own_model(layer_norm=False, positions="none", n_layers=2)
+    tokens, query, key = tokens_of(model, n_prompts=1), 7, 3
+    network, streams = model.network, residual_streams(model, tokens)
+    attn = network.blocks[1].attn
+    with torch.no_grad():
+        k = streams.before[1][0] @ attn.W_K[2]
+        others = [s for s in range(1, query + 1) if s != key]
+        direction = attn.W_Q[2] @ (k[key] - k[others].mean(0)) * network.cfg.d_head**-0.5
+        written = {str(s): part[0, query] for s, part in written_by(streams, find_senders(model, None, [Head(1, 2)]))}
+    found = score_shares(model, tokens, "L1H2", "q", pairs=[(query, key)]).set_index("sender")["score"]
+    for sender, part in written.items():
+        assert found[sender] == pytest.approx(float(part @ direction), abs=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [[], [(3, 0)], [(2, 3)], [(99, 1)], [(1, 1, 1)]])
+def test_refuses_pairs_that_are_none(pairs):
+    model = own_model(n_layers=2)
+    with pytest.raises(ValueError, match="pair|Pairs"):
+        score_shares(model, tokens_of(model), "L1H0", pairs=pairs)
+
+
+def test_only_queries_and_keys_make_a_score():
+    model = own_model(n_layers=2)
+    with pytest.raises(ValueError, match="must be q or k"):
+        score_shares(model, tokens_of(model), "L1H0", "v")
