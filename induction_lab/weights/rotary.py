@@ -16,6 +16,7 @@ from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.hooks import reading
+from induction_lab.attention.scopes import outside
 from induction_lab.internals.reading import on_engine
 from induction_lab.models.hooked_model import HookedModel, evaluating
 
@@ -88,7 +89,8 @@ def _turned_samples(model: HookedModel, offsets: list[int]) -> dict[int, Float[T
         keep(attention.layer, torch.cat([attention.q, attention.k], 1)[:, :, 0])
 
     if model.anatomy.goes_through_interface:
-        with torch.inference_mode(), evaluating(model.network), reading(read), on_engine(model):
+        # a rotation is the network's own, whatever is ablated around this
+        with outside(), torch.inference_mode(), evaluating(model.network), reading(read), on_engine(model):
             model.anatomy.body(tokens, position_ids=positions, use_cache=False)
     else:
         for layer, both in model.anatomy.queries_and_keys(tokens, positions).items():
