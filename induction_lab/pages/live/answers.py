@@ -224,8 +224,7 @@ class LiveModel:
     def _patterns(
         self, scene: Scene, prompt: Prompts
     ) -> tuple[Float[Tensor, "layer head query key"], Float[Tensor, "layer head key"], dict[int, Tensor], Tensor]:
-        """Of all heads: patterns, how much each could write from each token, what they put out; the final norm's scale."""
-
+        """Of all heads: patterns, what each could write from each token, what they put out; the final norm's scale."""
         def look() -> Any:
             model, n_pos = self.model, prompt.tokens.shape[1]
             patterns = torch.full((model.n_layers, model.n_heads, n_pos, n_pos), torch.nan)
