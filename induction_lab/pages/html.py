@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "assets"
 # Files of assets/js, a panel each, in the order in which they are joined: what runs outside functions may use only
 # constants of its own or an earlier file.
 SCRIPTS = (
-    "data", "state", "drawing", "losses", "map", "table", "head", "attention", "kinds", "circuit", "training",
+    "values", "data", "state", "drawing", "losses", "map", "table", "head", "attention", "kinds", "circuit", "training",
     "comparison", "download", "start",
 )  # fmt: skip
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}

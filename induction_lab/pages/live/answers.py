@@ -57,6 +57,7 @@ class LiveModel:
         """Nothing is run yet."""
         self.model, self.load = model, load
         self._means: Outputs | None = None
+        self._last: tuple[Scene, Tensor] | None = None
         self._seen: tuple[Scene, Any] | None = None  # the last scene alone: its patterns are large
         self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self.asked: dict[str, Callable[[Scene, Mapping[str, Any]], dict[str, Any]]] = {
@@ -95,15 +96,24 @@ class LiveModel:
     def predict(self, scene: Scene, given: Mapping[str, Any]) -> dict[str, Any]:
         """Tokens; at each the likeliest next ones and how likely the one that comes is, in nats; both if heads change.
 
-        Beside the model as it is stands the model as it is changed, where it is.
+        Beside the model as it is stands the model as it is changed, where it is; `p_of_whole` is how likely that finds
+        the likeliest tokens of the whole model, `whole_p` the other way round.
         """
         prompt = scene.prompt(self.model)
-        found = {
-            "tokens": token_names(self.model, prompt),
-            "ids": prompt.tokens[0].tolist(),
-            "whole": self._predicted(scene.untouched, prompt),
-        }
-        return found | ({"changed": self._predicted(scene, prompt)} if scene.changes else {})
+        tokens = {"tokens": token_names(self.model, prompt), "ids": prompt.tokens[0].tolist()}
+
+        def run() -> dict[str, Any]:
+            log_p = self._log_p(scene.untouched, prompt)
+            whole = self._predicted(log_p, prompt)
+            if not scene.changes:
+                return {"whole": whole}
+            other = self._log_p(scene, prompt)
+            changed = self._predicted(other, prompt)
+            changed["p_of_whole"] = numbers_of(other.gather(1, torch.tensor(whole["ids"])).exp())
+            changed["whole_p"] = numbers_of(log_p.gather(1, torch.tensor(changed["ids"])).exp())
+            return {"whole": whole, "changed": changed}
+
+        return tokens | self._remember(("predicted", scene), run)
 
     def map(self, scene: Scene, given: Mapping[str, Any]) -> dict[str, Any]:
         """A number for every head, `[layer, head]`, of the model as the scene has it.
@@ -185,21 +195,26 @@ class LiveModel:
         self.kinds(Scene(""), {})
         self._mean(min(64, self.model.n_ctx or 64))
 
-    def _predicted(self, scene: Scene, prompt: Prompts) -> dict[str, Any]:
-        def run() -> dict[str, Any]:
-            with self._applied(scene, prompt.tokens.shape[1]):
-                log_p = self.model.logits(prompt.tokens)[0].float().log_softmax(-1).cpu()
-            best = log_p.topk(min(LIKELIEST, log_p.shape[1]))
-            ids, k = best.indices, best.indices.shape[1]
-            names = self._texts(ids.flatten())
-            return {
-                "likeliest": [names[row * k : (row + 1) * k] for row in range(len(ids))],
-                "ids": ids.tolist(),
-                "p": numbers_of(best.values.exp()),
-                "nats": numbers_of(log_p[:-1].gather(1, prompt.tokens[0, 1:, None])[:, 0]),
-            }
+    def _log_p(self, scene: Scene, prompt: Prompts) -> Float[Tensor, "pos d_vocab"]:
+        """Of the untouched model those of the last text are kept."""
+        if self._last is not None and self._last[0] == scene:
+            return self._last[1]
+        with self._applied(scene, prompt.tokens.shape[1]):
+            log_p = self.model.logits(prompt.tokens)[0].float().log_softmax(-1).cpu()
+        if not scene.changes:
+            self._last = (scene, log_p)
+        return log_p
 
-        return self._remember(("predicted", scene), run)
+    def _predicted(self, log_p: Float[Tensor, "pos d_vocab"], prompt: Prompts) -> dict[str, Any]:
+        best = log_p.topk(min(LIKELIEST, log_p.shape[1]))
+        ids, k = best.indices, best.indices.shape[1]
+        names = self._texts(ids.flatten())
+        return {
+            "likeliest": [names[row * k : (row + 1) * k] for row in range(len(ids))],
+            "ids": ids.tolist(),
+            "p": numbers_of(best.values.exp()),
+            "nats": numbers_of(log_p[:-1].gather(1, prompt.tokens[0, 1:, None])[:, 0]),
+        }
 
     def _texts(self, ids: Tensor) -> list[str]:
         return token_names(self.model, Prompts(ids[None], kind="tokens", has_bos=False))
@@ -225,6 +240,7 @@ class LiveModel:
         self, scene: Scene, prompt: Prompts
     ) -> tuple[Float[Tensor, "layer head query key"], Float[Tensor, "layer head key"], dict[int, Tensor], Tensor]:
         """Of all heads: patterns, what each could write from each token, what they put out; the final norm's scale."""
+
         def look() -> Any:
             model, n_pos = self.model, prompt.tokens.shape[1]
             patterns = torch.full((model.n_layers, model.n_heads, n_pos, n_pos), torch.nan)
