@@ -68,7 +68,12 @@ from .models import (
     load_hooked_transformer as load_hooked_transformer,
     load_model as load_model,
 )
-from .pages import write_activity as write_activity, write_atlas as write_atlas, write_report as write_report
+from .pages import (
+    explore as explore,
+    write_activity as write_activity,
+    write_atlas as write_atlas,
+    write_report as write_report,
+)
 from .plots import (
     animate_heads as animate_heads,
     plot_all_scores as plot_all_scores,

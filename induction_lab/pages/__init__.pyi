@@ -1,3 +1,4 @@
 from .activity import write_activity as write_activity
 from .atlas import write_atlas as write_atlas
+from .live.explore import explore as explore
 from .report import write_report as write_report

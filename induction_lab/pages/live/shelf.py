@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from induction_lab.models.attention_only.by_hand import induction_circuit
@@ -21,6 +23,11 @@ KEPT = 3  # models in memory besides those that were handed over
 class Shelf:
     """Models by the name that the page shows.
 
+    Attributes:
+        first: Which is shown first.
+        checkpoints: By run, steps and the names of the models there.
+        reading_text: Those that are known to read text.
+
     Args:
         given: Models, and training runs, each of whose checkpoints is one. The first (of a run: its last checkpoint) is
             shown first. The bundled model and the hand-built circuit are always there, for the guided tours.
@@ -31,6 +38,7 @@ class Shelf:
         self._makers: dict[str, Callable[[], LiveModel]] = {}
         self._kept: OrderedDict[str, LiveModel] = OrderedDict()
         self.checkpoints: dict[str, list[tuple[int, str]]] = {}
+        self.reading_text: list[str] = []
         self.first = ""
         for each in given:
             self._add_run(each) if isinstance(each, Checkpoints) else self._add(each)
@@ -70,12 +78,15 @@ class Shelf:
             ValueError: As `LiveModel.answer` and `get`.
         """
         live = self.get(given.get("model"))
+        if what == "report":
+            return {"html": _report(live, given.get("text"))}
         return live.facts() if what == "facts" else live.answer(what, given)
 
     def _add(self, model: HookedModel) -> None:
         name = self._free(str(model.name))
         live = LiveModel(model, load=f"load_model({str(model.name)!r})")
         self._makers[name] = lambda: live  # handed over: it is in memory whatever happens
+        self.reading_text += [name] if model.tokenizer is not None else []
         self.first = self.first or name
 
     def _add_run(self, run: Checkpoints) -> None:
@@ -94,3 +105,13 @@ class Shelf:
 
 def _at(run: Checkpoints, step: int) -> LiveModel:
     return LiveModel(run.model(step), load=f"open_run({str(run.name)!r}).model({step})")
+
+
+def _report(live: LiveModel, text: Any) -> str:
+    """The report of a model, on the text that it is asked about where it reads text."""
+    from induction_lab.pages.report import write_report
+
+    own = isinstance(text, str) and text.strip() and live.model.tokenizer is not None
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "report.html"
+        return write_report(live.model, path, text=text if own else None).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+class SmallModel { constructor() { throw new Error("not here"); } }

@@ -1,0 +1,100 @@
+// The text, and its tokens: shaded, one of them chosen, arcs to where the chosen head looks from there.
+
+function textPanel(app) {
+  const area = element("textarea", { rows: 2, spellcheck: "false", class: "typed", oninput: () => app.set({ text: area.value }) });
+  const label = element("label", {}, element("span", { class: "word", "data-word": "text" }), area);
+  const random = element("button", { type: "button", class: "word random", "data-word": "random", onclick: () => { area.value = randomTokens(app.facts, 10); app.set({ text: area.value }); } });
+  const hide = element("input", { type: "checkbox", onchange: () => app.set({ hideBos: hide.checked }) });
+  const shade = element("select", { onchange: () => app.set({ shade: shade.value }) },
+    element("option", { value: "surprise", class: "word", "data-word": "surprise" }), element("option", { value: "difference", class: "word", "data-word": "difference" }));
+  const arcs = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  arcs.setAttribute("aria-hidden", "true");
+  arcs.classList.add("arcs");
+  const strip = element("div", { class: "tokens", role: "listbox", tabindex: 0, "aria-label": "Tokens", onclick: clicked, onkeydown: moved });
+  const says = element("p", { class: "quiet loss" });
+  const panel = element("section", { class: "card text-card", "data-panel": "text" }, label,
+    element("div", { class: "controls" }, random,
+      element("label", { class: "check" }, hide, element("span", { class: "word", "data-word": "hideBos" })),
+      element("label", {}, element("span", { class: "word", "data-word": "shade" }), shade)),
+    element("div", { class: "tokens-frame" }, arcs, strip), says);
+
+  function clicked(event) {
+    const token = event.target.closest("[data-i]");
+    if (token) app.set({ position: Number(token.dataset.i) });
+  }
+
+  function moved(event) {
+    const at = app.position, last = app.n - 1;
+    const to = { ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: last }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    if (to >= 0 && to <= last) app.set({ position: to });
+  }
+
+  function fillTokens() {
+    const { tokens, ids } = app.found.predict;
+    strip.replaceChildren(...tokens.map((word, i) => element("span", { role: "option", id: `live-token-${i}`, "data-i": i, "data-id": ids[i], class: i === 0 ? "first" : null, "aria-selected": "false" }, legible(word))));
+    shadeTokens();
+    mark();
+  }
+
+  // Nats of each token by the model as it is; or how many more they are with the heads changed.
+  function shadeTokens() {
+    const { predict } = app.found, { whole, changed } = predict, spans = strip.children;
+    const by = app.state.shade === "difference" && changed ? changed.nats.map((x, i) => whole.nats[i] - x) : whole.nats.map((x) => -x);
+    for (let i = 0; i < spans.length; i++) {
+      const nats = i ? by[i - 1] : 0;
+      spans[i].style.setProperty("--w", `${Math.min(60, 9 * Math.abs(nats)).toFixed(1)}%`);
+      spans[i].classList.toggle("better", nats < 0);
+      spans[i].title = i ? `${number(nats, 2)} ${app.say("nats")}` : app.say("bos");
+    }
+    const mean = (x) => x.reduce((a, b) => a + b, 0) / (x.length || 1), a = -mean(whole.nats);
+    const b = changed && -mean(changed.nats);
+    says.textContent = !whole.nats.length ? "" : changed ? app.say("meanBoth", { a: number(a, 2), b: number(b, 2), c: signed(b - a, 2) }) : app.say("mean", { a: number(a, 2) });
+    says.dataset.whole = a;
+    says.dataset.changed = changed ? b : "";
+  }
+
+  function mark() {
+    const at = app.position, row = app.patternRow(), spans = strip.children;
+    panel.classList.toggle("no-first", app.state.hideBos);
+    for (let i = 0; i < spans.length; i++) {
+      spans[i].classList.toggle("active", i === at);
+      spans[i].classList.toggle("key", i === app.key && i !== at);
+      spans[i].setAttribute("aria-selected", String(i === at));
+    }
+    strip.setAttribute("aria-activedescendant", `live-token-${at}`);
+    const from = app.state.hideBos ? 1 : 0;
+    const best = row ? Array.from(row, (weight, i) => [weight, i]).slice(from).sort((a, b) => b[0] - a[0]).slice(0, 5).filter(([weight]) => weight >= 0.04) : [];
+    drawArcs(at, best);
+  }
+
+  function drawArcs(query, best) {
+    const spans = strip.children, box = arcs.getBoundingClientRect();
+    const middle = (i) => { const at = spans[i].getBoundingClientRect(); return [at.left + at.width / 2 - box.left, at.top - box.top]; };
+    if (!spans[query]) return arcs.replaceChildren();
+    const [x0, y0] = middle(query);
+    arcs.replaceChildren(...best.filter(([, i]) => i !== query && spans[i]).map(([weight, i]) => {
+      const [x1, y1] = middle(i), rise = Math.abs(y1 - y0) < 4 ? Math.min(30, 9 + Math.abs(x1 - x0) / 14) : 14;
+      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      path.setAttribute("d", `M${x0},${y0} C${x0},${y0 - rise} ${x1},${y1 - rise} ${x1},${y1}`);
+      path.setAttribute("stroke-width", (0.8 + 4 * weight).toFixed(2));
+      return path;
+    }));
+  }
+
+  addEventListener("resize", () => app.found.predict && mark());
+  return {
+    element: panel,
+    update(what) {
+      if (what === "facts" || what === "state") {
+        if (area.value !== app.state.text && document.activeElement !== area) area.value = app.state.text;
+        hide.checked = app.state.hideBos;
+        shade.value = app.state.shade;
+      }
+      if (what === "predict") fillTokens();
+      if (what === "head" || (what === "state" && app.found.predict)) { shadeTokens(); mark(); }
+    },
+    set(text) { area.value = text; },
+  };
+}

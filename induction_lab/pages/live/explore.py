@@ -1,0 +1,142 @@
+"""`explore`: a page on which a model answers, served on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import webbrowser
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any
+
+from induction_lab.models.hooked_model import HookedModel
+from induction_lab.pages.live.page import live_page
+from induction_lab.pages.live.server import LiveServer
+from induction_lab.pages.live.shelf import Shelf
+from induction_lab.training.checkpoints import Checkpoints, open_by_name
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+Explored = HookedModel | Checkpoints | str
+
+
+def explore(
+    models: Explored | Iterable[Explored] = (),
+    text: str | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    browser: bool = True,
+    wait: bool = True,
+) -> Explorer:
+    """Serve a page on which to type, look at what heads do, knock them out, and see what the model says then.
+
+    >>> explore(load_model("smollm2-135m"), "Harry Potter met Hermione. Everybody knew Harry")     # doctest: +SKIP
+
+    Args:
+        models: A model or its name, or several; also a training run, whose checkpoints stand on a slider. By default
+            the bundled model.
+        text: What stands on the page at first.
+        host: Where to listen. Anywhere but on this machine itself others can use the page who know its address.
+        port: Of the address; by default any that is free.
+        browser: Whether to open the page in a browser.
+        wait: Whether to stay here until somebody presses Ctrl-C; else it is served by a thread, until `close`.
+
+    Returns:
+        What is served: its `address`, and `close`.
+
+    Raises:
+        ValueError: If Starlette and uvicorn are not installed, the address cannot be had, or a model cannot be loaded.
+    """
+    several = [models] if isinstance(models, HookedModel | Checkpoints | str) else list(models)
+    shelf = Shelf(open_by_name(each) if isinstance(each, str) else each for each in several or ["induction-2l"])
+    served = Explorer(shelf, text, host=host, port=port)
+    if wait:
+        open_page(served, browser)
+    elif browser:
+        webbrowser.open(served.address)
+    return served
+
+
+def open_page(served: Explorer, browser: bool) -> None:
+    """Open it in a browser if that is wanted, and serve until somebody presses Ctrl-C."""
+    if browser:
+        webbrowser.open(served.address)
+    with contextlib.suppress(KeyboardInterrupt):
+        served.join()
+    served.close()
+
+
+class Explorer:
+    """A page that is being served.
+
+    Args:
+        shelf: The models.
+        text: What stands on it at first.
+        host: Where to listen.
+        port: 0: any that is free.
+
+    Attributes:
+        address: Of the page, with its token.
+    """
+
+    def __init__(self, shelf: Shelf, text: str | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen, and serve in a thread."""
+        self._socket = _listening(host, port)
+        number = self._socket.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        names = {f"{name}:{number}" for name in (shown, "localhost", "127.0.0.1")} if host in LOCAL else None
+        self._live = LiveServer(shelf, lambda token: _page(shelf, text, token), names)
+        self.address = f"http://{shown}:{number}/?token={self._live.token}"
+        import uvicorn
+
+        how: Any = {"log_level": "warning", "timeout_keep_alive": 30, "lifespan": "off", "access_log": False}
+        self._server = uvicorn.Server(uvicorn.Config(self._live.app, **how))
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._thread.start()
+        self._live.worker.submit(lambda job: shelf.get(None).prepare())
+
+    def __repr__(self) -> str:
+        """The address."""
+        return f"Explorer({self.address!r})"
+
+    def join(self) -> None:
+        """Wait until it is closed."""
+        while self._thread.is_alive():
+            self._thread.join(0.5)
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._server.should_exit = True
+        self._thread.join(5)
+        self._live.worker.close()
+        self._socket.close()
+
+
+def _page(shelf: Shelf, text: str | None, token: str) -> str:
+    data = {
+        "token": token,
+        "models": shelf.names,
+        "first": shelf.first,
+        "reads_text": shelf.reading_text,
+        "checkpoints": shelf.checkpoints,
+        "scene": {} if text is None else {"text": text},
+        "follows_address": True,
+        "can_report": all(find_spec(name) is not None for name in ("jinja2", "plotly")),
+    }
+    return live_page(data, title=f"Explore {shelf.first}")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    if os.name == "posix":  # a port that was used a moment ago
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(64)  # at once: a browser may be there before the server runs
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise ValueError(f"{host}:{port} cannot be listened on ({error}): choose another port, 0 for any.") from error
+    return listening
