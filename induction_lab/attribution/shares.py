@@ -103,7 +103,7 @@ def score_shares(
     model: HookedModel,
     prompts: PromptsLike,
     receiver: HeadLike,
-    component: str = "k",
+    component: Component | str = "k",
     *,
     pairs: Iterable[tuple[int, int]] | None = None,
 ) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def score_shares(
         query, key = given or _induction_pairs(prompts[row : row + 1])
         if len(query):
             streams = residual_streams(model, tokens)
-            found += _score_parts(streams, senders, head, query, key, component)
+            found += _score_parts(streams, senders, head, query, key, "q" if component == "q" else "k")
     if not found:
         raise ValueError(
             f"No induction target lies in the window that {head} sees: use prompts of a shorter period."
@@ -182,7 +182,7 @@ def _score_parts(
     head: Head,
     query: Int[Tensor, " pair"],
     key: Int[Tensor, " pair"],
-    component: str,
+    component: Component,
 ) -> list[Float[Tensor, " part"]]:
     """On one prompt, means over pairs, the last part being the bias; none where no target is in sight."""
     model, written = streams.model, torch.cat([part for _, part in written_by(streams, senders)])
@@ -212,7 +212,7 @@ def _score_parts(
 
 
 def _head_scale(
-    streams: ResidualStreams, layer: int, component: str, head: int, own: Float[Tensor, "1 pos d_head"]
+    streams: ResidualStreams, layer: int, component: Component, head: int, own: Float[Tensor, "1 pos d_head"]
 ) -> Float[Tensor, "pos 1"]:
     """By what a norm divides the queries or keys of one head, and a rotation that also stretches them (YaRN)."""
     model = streams.model

@@ -4,7 +4,7 @@ const KIND_WORDS = { prefix_matching: "induction", previous_token: "previous", d
 
 function changesPanel(app) {
   const list = element("ul", { class: "changes" }), kinds = element("div", { class: "controls" });
-  const back = element("button", { type: "button", class: "word", "data-word": "allBack", onclick: () => app.set({ heads: {} }) });
+  const back = element("button", { type: "button", class: "all-back", onclick: () => app.set({ heads: {} }) });
   const panel = element("section", { class: "card", "data-panel": "changes" }, element("h2", { class: "word", "data-word": "changes" }), kinds, list);
 
   function row(head, change) {
@@ -32,6 +32,7 @@ function changesPanel(app) {
     }
     const off = Object.keys(app.state.heads);
     if (off.length && off.length < app.facts.n_layers * app.facts.n_heads) made.push(element("button", { type: "button", class: "random-heads", onclick: () => app.set({ heads: Object.fromEntries(randomHeads(off).map((head) => [head, app.facts.methods[0]])) }) }, app.say("randomOff", { n: off.length })));
+    back.textContent = app.say("allBack");
     if (off.length) made.push(back);
     kinds.replaceChildren(...made);
   }
@@ -49,7 +50,11 @@ function changesPanel(app) {
     return fresh.length ? fresh : heads;
   }
 
-  return { element: panel, update(what) { if (["facts", "state"].includes(what)) fillList(); if (["facts", "state", "kinds"].includes(what) && app.facts) fillKinds(); } };
+  return { element: panel, update(what) {
+    if (!app.facts) return;
+    if (["facts", "state"].includes(what)) fillList();
+    if (["facts", "state", "kinds"].includes(what)) fillKinds();
+  } };
 }
 
 const order = (label) => { const [layer, head] = label.slice(1).split("H").map(Number); return 1000 * layer + head; };

@@ -5,7 +5,7 @@ const KEPT_STATE = ["model", "text", "heads", "position", "token", "head", "key"
 function keepPanel(app) {
   const says = element("p", { class: "quiet kept", "aria-live": "polite" });
   const button = (word, act) => element("button", { type: "button", class: `word ${word}`, "data-word": word, onclick: act });
-  const lines = element("pre", { class: "python-lines", hidden: "" }, element("code"));
+  const lines = element("pre", { class: "python-lines", tabindex: 0, role: "region", "aria-label": "Python", hidden: "" }, element("code"));
   const report = button("report", save);
   const panel = element("section", { class: "card", "data-panel": "keep" }, element("h2", { class: "word", "data-word": "keep" }),
     element("div", { class: "controls" }, button("link", () => copy(location.href)), button("python", () => { const text = pythonOf(app); lines.hidden = false; lines.firstChild.textContent = text; copy(text); }), app.data.can_report ? report : ""), says, lines);

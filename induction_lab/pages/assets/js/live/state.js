@@ -45,7 +45,11 @@ class Explorer {
     if ("position" in changes && !("token" in changes)) this.state.token = null;
     if ("head" in changes && !("key" in changes)) this.state.key = null;
     this.tell("state", before);
-    if (this.state.model !== before.model) await this.load(this.state.model);
+    if (this.state.model !== before.model) {
+      if (this.running) this.running.abort();
+      this.root.dataset.state = "busy";
+      await this.load(this.state.model);
+    }
     this.refresh();
   }
 
@@ -97,6 +101,7 @@ class Explorer {
     const { model, text, heads } = this.state, scene = { model, text, heads };
     try {
       await this.ask("predict", scene, mine);
+      this.fault(null);
       const position = this.position, token = this.token, { head, mode } = this.state;
       await this.ask("map", { ...scene, mode, ...this.mapWants(position, token) }, mine);
       await this.ask("head", { ...scene, head, position }, mine);
@@ -128,7 +133,6 @@ class Explorer {
     }
     if (mine !== this.running) throw new DOMException("dropped", "AbortError");
     this.asked[what] = question;
-    if (what === "predict") this.fault(null);
     this.tell(what);
   }
 
