@@ -8,20 +8,9 @@ from typing import Annotated
 
 import typer
 
-from induction_lab.cli.commands import (
-    activity,
-    circuit,
-    explain,
-    follow,
-    heads,
-    models,
-    plot,
-    predict,
-    report,
-    score,
-    sweep,
-    train,
-)
+from induction_lab.cli.commands.measuring import activity, circuit, explain, heads, predict, score
+from induction_lab.cli.commands.showing import explore, models, plot, report
+from induction_lab.cli.commands.training import follow, sweep, train
 from induction_lab.cli.shared import say
 
 app = typer.Typer(
@@ -31,7 +20,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (score, heads, activity, predict, circuit, explain, plot, models, train, follow, report, sweep):
+for module in (
+    score, heads, activity, predict, explore, circuit, explain, plot, models, train, follow, report, sweep,
+):  # fmt: skip
     app.add_typer(module.commands)
 
 

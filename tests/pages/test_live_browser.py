@@ -323,10 +323,8 @@ def test_markup_in_tokens_is_text(browser, served, monkeypatch):
     live = served._live.shelf.get(None)
     hostile = "<img src=x onerror=alert(1)>"
 
-    def names(model, prompts):
-        return [hostile] * prompts.tokens.shape[1]
-
-    monkeypatch.setattr("induction_lab.pages.live.answers.token_names", names)
+    monkeypatch.setattr("induction_lab.pages.live.answers.token_labels", lambda *_, **__: [hostile])
+    monkeypatch.setattr(HookedModel, "token_labels", lambda self, prompts, row=0: [hostile] * prompts.tokens.shape[1])
     live._kept.clear()
     for page in opened(browser, served.address):
         assert page.locator(".tokens span").first.inner_text() == hostile

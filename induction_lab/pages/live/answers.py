@@ -20,23 +20,22 @@ from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.attribution.logits_by_component import LogitAttributions, attribute_logits
-from induction_lab.attribution.one_text import REFERENCE
 from induction_lab.attribution.shares import score_shares
 from induction_lab.behaviour.next_tokens import NO_ANSWER
 from induction_lab.data.occurrences import Recurrences
-from induction_lab.data.prompts import Prompts, distinct_tokens
+from induction_lab.data.prompts import Prompts
 from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.head_outputs import read_by_projection
 from induction_lab.internals.reading import attention_layers, read_attention
-from induction_lab.interventions.outputs import Outputs, mean_outputs
+from induction_lab.interventions.outputs import REFERENCE, Outputs, mean_outputs, random_reference
 from induction_lab.models.frozen_norms import final_norm, unembedding_readers
 from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.encoding import lower_triangle, pack
-from induction_lab.pages.head_views import token_names
 from induction_lab.pages.live.scene import METHODS, MOST_TOKENS, Scene
 from induction_lab.pages.live.values import can, head_of, largest_parts, numbers_of, place_of, token_of
 from induction_lab.results.heads import LOOKS, Head, parse_head
+from induction_lab.results.token_labels import token_labels
 from induction_lab.scores.scoring import score_heads
 
 LIKELIEST = 6  # next tokens that are shown
@@ -100,7 +99,7 @@ class LiveModel:
         the likeliest tokens of the whole model, `whole_p` the other way round.
         """
         prompt = scene.prompt(self.model)
-        tokens = {"tokens": token_names(self.model, prompt), "ids": prompt.tokens[0].tolist()}
+        tokens = {"tokens": self.model.token_labels(prompt), "ids": prompt.tokens[0].tolist()}
 
         def run() -> dict[str, Any]:
             log_p = self._log_p(scene.untouched, prompt)
@@ -152,7 +151,7 @@ class LiveModel:
         return {
             "pattern": pack(lower_triangle(patterns[head.layer, head.head].numpy()), bits=16, low=0.0, high=1.0),
             "written": numbers_of(written[head.layer, head.head]),
-            "writes": self._writes(head, z[head.layer][head.head, at], scale[at]),
+            "writes": self._writes(head, z[head.layer][head.head, at], scale[at], prompt.tokens[0, : at + 1].tolist()),
         }
 
     def why_weight(self, scene: Scene, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,17 +206,17 @@ class LiveModel:
 
     def _predicted(self, log_p: Float[Tensor, "pos d_vocab"], prompt: Prompts) -> dict[str, Any]:
         best = log_p.topk(min(LIKELIEST, log_p.shape[1]))
-        ids, k = best.indices, best.indices.shape[1]
-        names = self._texts(ids.flatten())
+        ids, before = best.indices.tolist(), prompt.tokens[0].tolist()
         return {
-            "likeliest": [names[row * k : (row + 1) * k] for row in range(len(ids))],
-            "ids": ids.tolist(),
+            "likeliest": [self._texts(row, before[: at + 1]) for at, row in enumerate(ids)],
+            "ids": ids,
             "p": numbers_of(best.values.exp()),
             "nats": numbers_of(log_p[:-1].gather(1, prompt.tokens[0, 1:, None])[:, 0]),
         }
 
-    def _texts(self, ids: Tensor) -> list[str]:
-        return token_names(self.model, Prompts(ids[None], kind="tokens", has_bos=False))
+    def _texts(self, ids: list[int], behind: list[int]) -> list[str]:
+        """Each token as it reads where it comes next."""
+        return [token_labels(self.model.tokenizer, [token], behind=behind[-3:])[0] for token in ids]
 
     def _applied(self, scene: Scene, n_pos: int) -> Any:
         means = self._mean(n_pos) if any(change.method == "mean" for change in scene.changes) else None
@@ -229,10 +228,8 @@ class LiveModel:
         if known is None or next(iter(known.heads.values())).shape[2] < n_pos:
             most = min(MOST_TOKENS, self.model.n_ctx or MOST_TOKENS)
             length = min(most, max(n_pos, 2 if known is None else 2 * n_pos))
-            try:
-                reference = distinct_tokens(self.model, n_prompts=REFERENCE, length=length - 1)
-            except ValueError:  # so many tokens are not there, or no more than are wanted
-                reference = distinct_tokens(self.model, n_prompts=REFERENCE, length=n_pos - 1)
+            like = Prompts(torch.full((1, length), self.model.bos_token_id))
+            reference = random_reference(self.model, like)
             self._means = known = mean_outputs(self.model, reference)
         return known.map(lambda z: z[:, :, :n_pos])
 
@@ -284,7 +281,7 @@ class LiveModel:
 
         return self._remember(("attributed", scene, position, token), split)
 
-    def _writes(self, head: Head, z: Tensor, scale: Tensor) -> dict[str, Any] | None:
+    def _writes(self, head: Head, z: Tensor, scale: Tensor, behind: list[int]) -> dict[str, Any] | None:
         """The tokens whose logits one head raises and lowers most at one place, the final norm's scale held."""
         model = self.model
         if model.anatomy.projects_stream or model.anatomy.norm_after(head.layer) is not None:
@@ -299,7 +296,7 @@ class LiveModel:
         found = {}
         for name, largest in (("for", True), ("against", False)):
             some = logits.topk(min(LIKELIEST, len(logits)), largest=largest)
-            found[name] = list(zip(self._texts(some.indices), numbers_of(some.values), strict=True))
+            found[name] = list(zip(self._texts(some.indices.tolist(), behind), numbers_of(some.values), strict=True))
         return found
 
     def _remember(self, key: tuple[Any, ...], find: Callable[[], Any]) -> Any:

@@ -57,7 +57,7 @@ function oneHeadPanel(app) {
   }
 
   function fillWrites() {
-    const found = app.found.head.writes, line = ([text, value]) => element("li", { "data-value": value }, element("span", {}, legible(text) || "␣"), element("span", {}, signed(value, 2)));
+    const found = app.found.head.writes, line = ([text, value]) => element("li", { "data-value": value }, element("span", {}, text || "␣"), element("span", {}, signed(value, 2)));
     writes.replaceChildren(element("p", { class: "quiet" }, app.say("writes", { i: app.position })), ...(found ? ["for", "against"].map((side) => element("div", {},
       element("p", { class: "quiet" }, app.say(side === "for" ? "writesFor" : "writesAgainst")), element("ol", { class: side }, ...found[side].map(line)))) : [element("p", { class: "quiet" }, app.say("cannotWrite"))]));
   }

@@ -19,7 +19,7 @@ function predictionsPanel(app) {
     const numbers = element("span", { class: "numbers" }, percent(row.p), row.changed === null ? "" : ` → ${percent(row.changed)}`);
     const chosen = row.id === app.token;
     return element("li", { role: "option", "aria-selected": String(chosen), "data-id": row.id, "data-p": row.p, "data-changed": row.changed, class: chosen ? "chosen" : null, onclick: () => app.set({ token: row.id }) },
-      element("span", { class: "what" }, legible(row.text) || "␣", row.id === comes ? element("i", { title: app.say("comes") }, " ✓") : ""), bars, numbers);
+      element("span", { class: "what" }, row.text || "␣", row.id === comes ? element("i", { title: app.say("comes") }, " ✓") : ""), bars, numbers);
   }
 
   list.addEventListener("keydown", (event) => {

@@ -33,7 +33,7 @@ function textPanel(app) {
 
   function fillTokens() {
     const { tokens, ids } = app.found.predict;
-    strip.replaceChildren(...tokens.map((word, i) => element("span", { role: "option", id: `live-token-${i}`, "data-i": i, "data-id": ids[i], class: i === 0 ? "first" : null, "aria-selected": "false" }, legible(word))));
+    strip.replaceChildren(...tokens.map((word, i) => element("span", { role: "option", id: `live-token-${i}`, "data-i": i, "data-id": ids[i], class: i === 0 ? "first" : null, "aria-selected": "false" }, word)));
     shadeTokens();
     mark();
   }

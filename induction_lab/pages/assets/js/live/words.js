@@ -54,4 +54,4 @@ const WORDS = {
 };
 
 const fill = (text, given = {}) => text.replace(/\{(\w+)\}/g, (all, name) => (name in given ? given[name] : all));
-const named = (token, i) => `“${short(legible(token).trim() || "␣")}”${i === undefined ? "" : ` (${i})`}`;
+const named = (token, i) => `“${short(token.trim() || "␣")}”${i === undefined ? "" : ` (${i})`}`;

@@ -1,0 +1,1 @@
+"""Commands that train small models, follow training, and measure many models."""
