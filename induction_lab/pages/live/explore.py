@@ -32,7 +32,7 @@ def explore(
 ) -> Explorer:
     """Serve a page on which to type, look at what heads do, knock them out, and see what the model says then.
 
-    >>> explore(load_model("smollm2-135m"), "Harry Potter met Hermione. Everybody knew Harry")     # doctest: +SKIP
+    >>> explore(load_model("smollm2-135m"), "Her friend Harry Potter met Hermione. We knew Harry")   # doctest: +SKIP
 
     Args:
         models: A model or its name, or several; also a training run, whose checkpoints stand on a slider. By default

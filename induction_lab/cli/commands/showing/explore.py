@@ -14,7 +14,7 @@ commands = typer.Typer()
 
 @commands.command(
     epilog="Examples:  [bold]induction-lab explore[/bold]   ·   "
-    '[bold]induction-lab explore smollm2-135m --text "Harry Potter met Hermione. Everybody knew Harry"[/bold]   ·   '
+    '[bold]induction-lab explore smollm2-135m --text "one two three one two"[/bold]   ·   '
     "[bold]induction-lab explore runs/minute[/bold]"
 )
 def explore(

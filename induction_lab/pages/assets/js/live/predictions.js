@@ -29,7 +29,10 @@ function predictionsPanel(app) {
     event.preventDefault();
     if (ids[to] !== undefined) app.set({ token: ids[to] });
   });
-  return { element: panel, update: (what) => { if (["predict", "state"].includes(what)) update(); } };
+  return { element: panel, update(what) {
+    if (what === "predict") panel.dataset.of = app.state.text;
+    if (["predict", "state"].includes(what)) update();
+  } };
 }
 
 const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)}%` : p >= 0.0005 ? `${(100 * p).toFixed(1)}%` : "< 0.1%");

@@ -171,7 +171,7 @@ class Explorer {
 }
 
 function firstText(facts) {
-  if (facts.reads_text) return "Harry Potter met Hermione. Everybody at school knew Harry";
+  if (facts.reads_text) return "Her friend Harry Potter met Hermione. Everybody at school knew Harry";
   return `${randomTokens(facts, 8)}`;
 }
 

@@ -5,15 +5,17 @@ function whyPanel(app) {
   const panel = element("section", { class: "card", "data-panel": "why" }, element("h2", { class: "word", "data-word": "why" }), element("div", { class: "two" }, weight, token));
 
   function bars(found, kind) {
-    const most = Math.max(1e-9, ...found.parts.map(([, x]) => Math.abs(x)));
+    const shown = found.parts.slice(0, 8), n = found.parts.length - shown.length + found.others[0];
+    const others = found.sum - shown.reduce((sum, [, x]) => sum + x, 0);
+    const most = Math.max(1e-9, ...shown.map(([, x]) => Math.abs(x)), n ? Math.abs(others) : 0);
     const line = ([name, value]) => {
       const isHead = /^L\d+H\d+$/.test(name);
       const says = isHead ? element("a", { href: "#", onclick: (event) => { event.preventDefault(); app.set({ head: name }); } }, name) : name;
       return element("li", { "data-part": name, "data-value": value, class: value < 0 ? "negative" : null }, element("span", {}, says),
         element("span", { class: "bars" }, element("i", { style: `width:${((100 * Math.abs(value)) / most).toFixed(1)}%` })), element("span", { class: "numbers" }, signed(value, 2)));
     };
-    const rest = found.others[0] ? [line([app.say("rest", { n: found.others[0] }), found.others[1]])] : [];
-    return element("ol", { class: "parts", "data-kind": kind }, ...found.parts.slice(0, 8).map(line), ...rest);
+    const rest = n ? [line([app.say("rest", { n }), others])] : [];
+    return element("ol", { class: "parts", "data-kind": kind }, ...shown.map(line), ...rest);
   }
 
   function fillWeight() {
