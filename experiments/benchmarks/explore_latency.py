@@ -62,8 +62,8 @@ def latency(name: str, args: argparse.Namespace) -> dict[str, Any]:
         tab = browser.new_page()
         tab.set_default_timeout(600_000)
         tab.goto(served.address)
-        paint = tab.evaluate("() => performance.getEntriesByType('paint').map((each) => each.startTime).at(-1)")
         tab.wait_for_selector("#live[data-state=ready]")
+        paint = tab.evaluate("() => performance.getEntriesByType('paint').map((each) => each.startTime).at(-1)")
         for text in texts[1:]:
             pressed.append(tab.evaluate(PRESSED, [text]))
             tab.wait_for_selector("#live[data-state=ready]")
