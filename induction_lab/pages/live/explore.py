@@ -8,17 +8,13 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Iterable
-from importlib.util import find_spec
 from typing import Any
 
-from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.live.page import live_page
 from induction_lab.pages.live.server import LiveServer
-from induction_lab.pages.live.shelf import Shelf
-from induction_lab.training.checkpoints import Checkpoints, open_by_name
+from induction_lab.pages.live.shelf import Explored, Shelf
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-Explored = HookedModel | Checkpoints | str
 
 
 def explore(
@@ -49,9 +45,7 @@ def explore(
     Raises:
         ValueError: If Starlette and uvicorn are not installed, the address cannot be had, or a model cannot be loaded.
     """
-    several = [models] if isinstance(models, HookedModel | Checkpoints | str) else list(models)
-    shelf = Shelf(open_by_name(each) if isinstance(each, str) else each for each in several or ["induction-2l"])
-    served = Explorer(shelf, text, host=host, port=port)
+    served = Explorer(Shelf.of(models), text, host=host, port=port)
     if wait:
         open_page(served, browser)
     elif browser:
@@ -115,16 +109,7 @@ class Explorer:
 
 
 def _page(shelf: Shelf, text: str | None, token: str) -> str:
-    data = {
-        "token": token,
-        "models": shelf.names,
-        "first": shelf.first,
-        "reads_text": shelf.reading_text,
-        "checkpoints": shelf.checkpoints,
-        "scene": {} if text is None else {"text": text},
-        "follows_address": True,
-        "can_report": all(find_spec(name) is not None for name in ("jinja2", "plotly")),
-    }
+    data = shelf.at_start(text) | {"token": token, "follows_address": True}
     return live_page(data, title=f"Explore {shelf.first}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from induction_lab.pages.live.page import POLICY
 from induction_lab.pages.live.shelf import Shelf
-from induction_lab.pages.live.worker import Dropped, Job, Worker
+from induction_lab.pages.live.worker import Dropped, Worker
 from induction_lab.runtime.optional import library
 
 MOST_BYTES = 64 * 1024  # of a question
@@ -87,14 +87,7 @@ class LiveServer:
             return _json({"error": f"{type(error).__name__}: {error}"}, 500)
 
     async def _answer(self, request: Any, what: str, given: dict[str, Any]) -> dict[str, Any]:
-        def work(job: Job) -> dict[str, Any]:
-            live = self.shelf.get(given.get("model"))
-            if what in ("facts", "kinds"):  # which are kept: a dropped one would have to be begun again
-                return self.shelf.answer(what, given)
-            with job.watched(live.model):
-                return self.shelf.answer(what, given)
-
-        job = self.worker.submit(work)
+        job = self.worker.submit(self.shelf.work(what, given))
         future = asyncio.wrap_future(job)
         while not (await asyncio.wait([future], timeout=LOOK))[0]:
             if await request.is_disconnected():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,10 +15,13 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import load_model
 from induction_lab.models.named_models import BUNDLED
 from induction_lab.pages.live.answers import LiveModel
-from induction_lab.training.checkpoints import Checkpoints
+from induction_lab.pages.live.worker import Job
+from induction_lab.training.checkpoints import Checkpoints, open_by_name
 
 BY_HAND = "by-hand"
 KEPT = 3  # models in memory besides those that were handed over
+LASTING = ("facts", "kinds")  # answers that are kept: a dropped question would have to be begun again
+Explored = HookedModel | Checkpoints | str
 
 
 class Shelf:
@@ -50,6 +54,16 @@ class Shelf:
             BY_HAND, lambda: LiveModel(HookedModel(induction_circuit(), name=BY_HAND), load=by_hand)
         )
 
+    @classmethod
+    def of(cls, models: Explored | Iterable[Explored]) -> Shelf:
+        """Models, runs, or their names; one or several, the bundled model if there are none.
+
+        Raises:
+            ValueError: If one cannot be loaded.
+        """
+        several = [models] if isinstance(models, HookedModel | Checkpoints | str) else list(models)
+        return cls(open_by_name(each) if isinstance(each, str) else each for each in several or [BUNDLED])
+
     @property
     def names(self) -> list[str]:
         """All there are."""
@@ -81,6 +95,29 @@ class Shelf:
         if what == "report":
             return {"html": _report(live, given.get("text"))}
         return live.facts() if what == "facts" else live.answer(what, given)
+
+    def work(self, what: str, given: Mapping[str, Any]) -> Callable[[Job], dict[str, Any]]:
+        """`answer` for a `Worker`: of a question that was dropped no further layer is run."""
+
+        def work(job: Job) -> dict[str, Any]:
+            live = self.get(given.get("model"))
+            if what in LASTING:
+                return self.answer(what, given)
+            with job.watched(live.model):
+                return self.answer(what, given)
+
+        return work
+
+    def at_start(self, text: str | None) -> dict[str, Any]:
+        """What a page knows before it asks anything, with `text` on it."""
+        return {
+            "models": self.names,
+            "first": self.first,
+            "reads_text": self.reading_text,
+            "checkpoints": self.checkpoints,
+            "scene": {} if text is None else {"text": text},
+            "can_report": all(find_spec(name) is not None for name in ("jinja2", "plotly")),
+        }
 
     def _add(self, model: HookedModel) -> None:
         name = self._free(str(model.name))

@@ -19,8 +19,8 @@ function changesPanel(app) {
 
   function fillList() {
     const entries = Object.entries(app.state.heads).sort((a, b) => order(a[0]) - order(b[0]));
-    const sliding = list.contains(document.activeElement) && document.activeElement.type === "range" && document.activeElement.closest("li").dataset.head;
-    if (sliding && sliding in app.state.heads && list.children.length === entries.length) return; // under somebody's finger
+    const sliding = list.querySelector("[type=range]:focus");
+    if (sliding && sliding.closest("li").dataset.head in app.state.heads && list.children.length === entries.length) return; // under somebody's finger
     list.replaceChildren(...(entries.length ? entries.map(([head, change]) => row(head, change)) : [element("li", { class: "quiet" }, app.say("none"))]));
   }
 

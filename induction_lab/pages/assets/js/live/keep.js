@@ -8,7 +8,7 @@ function keepPanel(app) {
   const lines = element("pre", { class: "python-lines", tabindex: 0, role: "region", "aria-label": "Python", hidden: "" }, element("code"));
   const report = button("report", save);
   const panel = element("section", { class: "card", "data-panel": "keep" }, element("h2", { class: "word", "data-word": "keep" }),
-    element("div", { class: "controls" }, button("link", () => copy(location.href)), button("python", () => { const text = pythonOf(app); lines.hidden = false; lines.firstChild.textContent = text; copy(text); }), app.data.can_report ? report : ""), says, lines);
+    element("div", { class: "controls" }, app.data.follows_address ? button("link", () => copy(location.href)) : "", button("python", () => { const text = pythonOf(app); lines.hidden = false; lines.firstChild.textContent = text; copy(text); }), app.data.can_report ? report : ""), says, lines);
 
   async function copy(text) {
     try { await navigator.clipboard.writeText(text); says.textContent = app.say("copied"); } catch { says.textContent = text; }

@@ -22,8 +22,9 @@ function mountLive(root, data, host) {
     element("div", { class: "live-columns" }, element("div", { class: "column" }, ...left.map((panel) => app.listen(panel))), element("div", { class: "column" }, ...right.map((panel) => app.listen(panel)))));
 
   function toggleTheme() {
-    const dark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    document.documentElement.dataset.theme = dark ? "light" : "dark";
+    const themed = root.getRootNode().host || document.documentElement; // where the style says `:host` or `:root`
+    const dark = themed.dataset.theme ? themed.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    themed.dataset.theme = dark ? "light" : "dark";
     theme.setAttribute("aria-pressed", String(!dark));
     app.tell("head");
   }

@@ -83,12 +83,12 @@ function textPanel(app) {
     }));
   }
 
-  addEventListener("resize", () => app.found.predict && mark());
+  new ResizeObserver(() => app.found.predict && mark()).observe(strip); // also when it comes into sight
   return {
     element: panel,
     update(what) {
       if (what === "facts" || what === "state") {
-        if (area.value !== app.state.text && document.activeElement !== area) area.value = app.state.text;
+        if (area.value !== app.state.text && !area.matches(":focus")) area.value = app.state.text;
         hide.checked = app.state.hideBos;
         shade.value = app.state.shade;
       }

@@ -24,7 +24,7 @@ const WORDS = {
     whyTokenSays: "Its logit stands {s} above the mean logit. What each component adds:", rest: "{n} others",
     tours: "Guided tours", next: "Next", previousStep: "Back", end: "End", needsText: "wants a model that reads text, such as", needsRun: "wants the checkpoints of a run:",
     keep: "Keep", link: "Copy the link", python: "Copy as Python", copied: "Copied.", report: "A static report", theme: "Dark", language: "中文",
-    busy: "…", checkpoint: "Checkpoint", step: "step {n}", fault: "That did not work: {e}", lost: "The server does not answer. Is it still running?", bos: "start",
+    busy: "…", checkpoint: "Checkpoint", step: "step {n}", fault: "That did not work: {e}", lost: "The server does not answer. Is it still running?", silent: "The kernel does not answer: it is busy with another cell, or not running.", bos: "start",
   },
   zh: {
     model: "模型", text: "文本", typeHere: "输入文本，或使用", random: "重复两次的随机词元", story: "一段故事", example: "示例",
@@ -49,7 +49,7 @@ const WORDS = {
     whyTokenSays: "其 logit 比平均 logit 高 {s}。各组件的贡献：", rest: "其余 {n} 项",
     tours: "导览", next: "下一步", previousStep: "上一步", end: "结束", needsText: "需要能读文本的模型，例如", needsRun: "需要一次训练的检查点：",
     keep: "保存", link: "复制链接", python: "复制为 Python", copied: "已复制。", report: "静态报告", theme: "深色", language: "English",
-    busy: "…", checkpoint: "检查点", step: "第 {n} 步", fault: "出错了：{e}", lost: "服务器没有响应。它还在运行吗？", bos: "开头",
+    busy: "…", checkpoint: "检查点", step: "第 {n} 步", fault: "出错了：{e}", lost: "服务器没有响应。它还在运行吗？", silent: "内核没有响应：它正忙于其他单元格，或未在运行。", bos: "开头",
   },
 };
 
