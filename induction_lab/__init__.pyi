@@ -71,6 +71,7 @@ from .models import (
 from .pages import (
     explore as explore,
     explore_widget as explore_widget,
+    show_attention as show_attention,
     write_activity as write_activity,
     write_atlas as write_atlas,
     write_report as write_report,

@@ -9,10 +9,7 @@ function oneHeadPanel(app) {
 
   const first = () => (app.state.hideBos && app.n > 2 ? 1 : 0);
 
-  function place(event) {
-    const box = canvas.getBoundingClientRect(), n = app.n - first();
-    return [Math.floor(((event.clientY - box.top) / box.height) * n) + first(), Math.floor(((event.clientX - box.left) / box.width) * n) + first()];
-  }
+  const place = (event) => cellUnder(event, canvas, { n: app.n, first: first() });
 
   function clicked(event) {
     const [query, key] = place(event);
@@ -25,32 +22,14 @@ function oneHeadPanel(app) {
   }
 
   function draw() {
-    const n = app.n - first(), cell = Math.max(2, Math.floor(640 / n)), paper = canvas.getContext("2d");
-    canvas.width = canvas.height = n * cell;
-    const ink = getComputedStyle(app.root).getPropertyValue("--shade").trim() || "#3b82f6", at = app.position;
-    paper.clearRect(0, 0, canvas.width, canvas.height);
-    for (let query = first(); query < app.n; query++) {
-      const row = app.patternRow(query);
-      if (!row) return;
-      let sum = 0;
-      for (let key = first(); key <= query; key++) sum += row[key];
-      for (let key = first(); key <= query; key++) {
-        paper.globalAlpha = Math.min(1, row[key] / (first() ? sum || 1 : 1));
-        paper.fillStyle = ink;
-        paper.fillRect((key - first()) * cell, (query - first()) * cell, cell, cell);
-      }
-    }
-    paper.globalAlpha = 1;
-    paper.strokeStyle = getComputedStyle(app.root).getPropertyValue("--warm").trim() || "#a8430b";
-    paper.lineWidth = Math.max(1, cell / 8);
-    if (at >= first()) paper.strokeRect(0.5, (at - first()) * cell + 0.5, (at - first() + 1) * cell - 1, cell - 1);
+    paintPattern(canvas, { n: app.n, first: first(), row: (query) => app.patternRow(query), at: app.position, root: app.root });
     canvas.setAttribute("aria-label", `${app.state.head}. ${says.textContent}`);
   }
 
   function look() {
     const row = app.patternRow(), { tokens } = app.found.predict;
     if (!row) return;
-    const best = Array.from(row, (weight, i) => [weight, i]).sort((a, b) => b[0] - a[0]).slice(0, 3).filter(([weight]) => weight >= 0.02);
+    const best = strongest(row, { most: 3, least: 0.02 });
     says.textContent = app.say("looksFrom", { x: named(tokens[app.position], app.position), list: best.map(([weight, i]) => `${named(tokens[i], i)} ${number(weight, 2)}`).join(", ") });
     says.dataset.top = best.length ? best[0][1] : "";
     says.dataset.weight = best.length ? best[0][0] : "";

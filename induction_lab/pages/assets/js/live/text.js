@@ -7,9 +7,7 @@ function textPanel(app) {
   const hide = element("input", { type: "checkbox", onchange: () => app.set({ hideBos: hide.checked }) });
   const shade = element("select", { onchange: () => app.set({ shade: shade.value }) },
     element("option", { value: "surprise", class: "word", "data-word": "surprise" }), element("option", { value: "difference", class: "word", "data-word": "difference" }));
-  const arcs = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  arcs.setAttribute("aria-hidden", "true");
-  arcs.classList.add("arcs");
+  const arcs = arcsFrame();
   const strip = element("div", { class: "tokens", role: "listbox", tabindex: 0, "aria-label": "Tokens", onclick: clicked, onkeydown: moved });
   const says = element("p", { class: "quiet loss" });
   const panel = element("section", { class: "card text-card", "data-panel": "text" }, label,
@@ -65,22 +63,7 @@ function textPanel(app) {
     }
     strip.setAttribute("aria-activedescendant", `live-token-${at}`);
     const from = app.state.hideBos ? 1 : 0;
-    const best = row ? Array.from(row, (weight, i) => [weight, i]).slice(from).sort((a, b) => b[0] - a[0]).slice(0, 5).filter(([weight]) => weight >= 0.04) : [];
-    drawArcs(at, best);
-  }
-
-  function drawArcs(query, best) {
-    const spans = strip.children, box = arcs.getBoundingClientRect();
-    const middle = (i) => { const at = spans[i].getBoundingClientRect(); return [at.left + at.width / 2 - box.left, at.top - box.top]; };
-    if (!spans[query]) return arcs.replaceChildren();
-    const [x0, y0] = middle(query);
-    arcs.replaceChildren(...best.filter(([, i]) => i !== query && spans[i]).map(([weight, i]) => {
-      const [x1, y1] = middle(i), rise = Math.abs(y1 - y0) < 4 ? Math.min(30, 9 + Math.abs(x1 - x0) / 14) : 14;
-      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      path.setAttribute("d", `M${x0},${y0} C${x0},${y0 - rise} ${x1},${y1 - rise} ${x1},${y1}`);
-      path.setAttribute("stroke-width", (0.8 + 4 * weight).toFixed(2));
-      return path;
-    }));
+    drawArcsOver(arcs, spans, at, row ? strongest(row, { from }) : []);
   }
 
   new ResizeObserver(() => app.found.predict && mark()).observe(strip); // also when it comes into sight
