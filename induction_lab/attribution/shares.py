@@ -222,7 +222,8 @@ def _head_scale(
     normalised, scale = head_normalised(model, layer, component, made)
     stretch = own.norm() / normalised[:, :, head].norm()
     rounding = max(1e-4, torch.finfo(model.dtype).eps)
-    stretch = torch.where((stretch - 1).abs() < rounding, 1.0, stretch)
+    none = stretch.isnan() | ((stretch - 1).abs() < rounding)  # a head without queries or keys shows none
+    stretch = torch.where(none, 1.0, stretch)
     return scale.expand(*made.shape[:-1], 1)[0, :, head] / stretch
 
 

@@ -198,6 +198,15 @@ def test_what_a_query_is_made_of_is_found_by_taking_each_writer_out():
         assert found[sender] == pytest.approx(float(part @ direction), abs=1e-5)
 
 
+@pytest.mark.parametrize("component", ["q", "k"])
+@pytest.mark.parametrize("name, head", [("circuit", "L0H1"), ("circuit", "L1H1")])
+def test_scores_of_a_head_whose_queries_or_keys_are_nothing_are_nothing(name, head, component):
+    """L0H1 of the hand-built circuit has no queries and keys; L1H1 none but on the first token, which is left out."""
+    model = model_of(name)
+    found = score_shares(model, tokens_of(model), head, component, pairs=[(7, 3)])
+    assert found["score"].tolist() == [0.0] * len(found)
+
+
 @pytest.mark.parametrize("pairs", [[], [(3, 0)], [(2, 3)], [(99, 1)]])
 def test_refuses_pairs_that_are_none(pairs):
     model = own_model(n_layers=2)
