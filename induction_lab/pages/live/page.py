@@ -12,7 +12,8 @@ from induction_lab.pages.html import FOLDER, as_script
 # Files of assets/js, in the order in which they are joined: what runs outside functions may use only constants of its
 # own or of an earlier file.
 SCRIPTS = (
-    "values", "arcs", "pattern", "live/words", "live/small_model", "live/hosts", "live/state", "live/text",
+    "values", "arcs", "pattern", "live/words", "live/small_network", "live/small_model", "live/hosts", "live/state",
+    "live/text",
     "live/predictions", "live/heads", "live/changes", "live/one_head", "live/why", "live/tours", "live/keep",
     "live/mount",
 )  # fmt: skip

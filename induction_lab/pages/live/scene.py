@@ -20,7 +20,9 @@ from induction_lab.results.heads import Head, parse_head
 MOST_TOKENS = 256  # every head's pattern of a text is kept while it is on the page
 MOST_CHARACTERS = 20_000
 SCALE = "scale"
-METHODS = ("mean", "zero", "ideal_induction", "ideal_previous_token", SCALE)
+NAMED_METHODS = ("mean", "zero", "ideal_induction", "ideal_previous_token")
+METHODS = (*NAMED_METHODS, SCALE)
+MOST_FACTOR = 100
 
 
 class Change(NamedTuple):
@@ -127,11 +129,11 @@ def _numbers(model: HookedModel, text: str) -> list[int]:
 
 def _change(head: Head, how: Any) -> Change:
     if isinstance(how, bool) or not isinstance(how, str | int | float):
-        raise ValueError(f"A head is changed by a factor or by {', '.join(METHODS[:-1])}, got {how!r}.")
+        raise ValueError(f"A head is changed by a factor or by {', '.join(NAMED_METHODS)}, got {how!r}.")
     if isinstance(how, str):
-        if how not in METHODS[:-1]:
-            raise ValueError(f"A head is changed by a factor or by {', '.join(METHODS[:-1])}, got {how[:30]!r}.")
+        if how not in NAMED_METHODS:
+            raise ValueError(f"A head is changed by a factor or by {', '.join(NAMED_METHODS)}, got {how[:30]!r}.")
         return Change(head, how)
-    if not (math.isfinite(how) and abs(how) <= 100):
-        raise ValueError(f"Heads are scaled by a number from -100 to 100, got {how!r}.")
+    if not (math.isfinite(how) and abs(how) <= MOST_FACTOR):
+        raise ValueError(f"Heads are scaled by a number from -{MOST_FACTOR} to {MOST_FACTOR}, got {how!r}.")
     return Change(head, SCALE, float(how))
