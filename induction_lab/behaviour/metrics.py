@@ -174,9 +174,34 @@ class Measure:
         """
         with torch.inference_mode():
             if isinstance(self.metric, Metric):
-                return self._weighted(self.metric, hidden, prompts.to(self.model.device)).cpu()
+                return self.parts(hidden, prompts, 1)[:, 0].cpu()
             called = [self._called(self.model.unembed(row), int(p)) for row, p in zip(hidden, prompts, strict=True)]
             return torch.stack(called).float().cpu()
+
+    def parts(
+        self, hidden: Float[Tensor, "row pos d_model"], prompts: Int[Tensor, " row"], n_parts: int
+    ) -> Float[Tensor, "row part"]:
+        """What consecutive parts of the tokens that are read add to each row's metric; differentiable.
+
+        Raises:
+            ValueError: If the metric is a function, which has no parts.
+        """
+        if not isinstance(self.metric, Metric):
+            raise ValueError(f"A function such as {name_of(self.metric)} cannot be read token by token.")
+        prompts = prompts.to(self.model.device)
+        weights = self.weights[prompts]
+        row, query = weights.nonzero(as_tuple=True)
+        answer = self.tokens[prompts[row], query + 1]
+        asked = hidden[row, query]
+        logit = self.metric.reads == "logit"
+        read = self._logits_of if logit and self.model.anatomy.logit_cap is None else self._by_logits
+        step = max(1, LOGIT_BYTES // (4 * self.model.d_vocab))
+        values = [read(x, a, self.metric.reads) for x, a in zip(asked.split(step), answer.split(step), strict=True)]
+        counted = torch.cat(values) * weights[row, query]
+        number = ((weights != 0).cumsum(1) - 1)[row, query]  # of those that are read, in their prompt
+        part = number * n_parts // (weights != 0).sum(1)[row]
+        found = counted.new_zeros(len(hidden) * n_parts).index_add(0, row * n_parts + part, counted)
+        return found.unflatten(0, (len(hidden), n_parts))
 
     def clean(self, hidden: Float[Tensor, "prompt pos d_model"]) -> Float[Tensor, " prompt"]:
         """The metric of each prompt; NaN where it has none."""
@@ -194,17 +219,6 @@ class Measure:
         sign = 1 if self.metric.reads == "logit" else -1
         values = (sign * (right - rest) * self.weights[rows, :-1]).sum(1)
         return values.masked_fill(~self.defined[rows].to(values.device), torch.nan)
-
-    def _weighted(self, metric: Metric, hidden: Tensor, prompts: Tensor) -> Tensor:
-        weights = self.weights[prompts]
-        row, query = weights.nonzero(as_tuple=True)
-        answer = self.tokens[prompts[row], query + 1]
-        asked = hidden[row, query]
-        read = self._logits_of if metric.reads == "logit" and self.model.anatomy.logit_cap is None else self._by_logits
-        step = max(1, LOGIT_BYTES // (4 * self.model.d_vocab))
-        parts = [read(x, a, metric.reads) for x, a in zip(asked.split(step), answer.split(step), strict=True)]
-        counted = torch.cat(parts) * weights[row, query]
-        return counted.new_zeros(len(hidden)).index_add_(0, row, counted)
 
     def _by_logits(self, x: Tensor, answer: Tensor, reads: str) -> Tensor:
         logits = self.model.unembed(x).float()

@@ -3,10 +3,13 @@
 1. Behaviour: how far the loss falls on the second copy of random tokens.
 2. Which heads carry it: every head is mean-ablated by itself (`ablation_sweep`).
 3. Which heads feed the induction heads: every earlier head's direct path to their keys is cut (`patch_paths`).
+   Both are races unless `exact`: heads and paths leave early whose effect is certainly too small for any verdict.
 4. A verdict for each head, from where it looks, what it writes and what is lost without it (`verdicts`).
 5. Faithfulness: what is left of the behaviour when all heads outside the circuit are mean-ablated at once; necessity:
    what is lost when the circuit alone is; both on prompts that the heads were not chosen on, and against random sets of
    as many other heads (of all others, where there are not as many).
+
+Where it may be chance that the loss falls at all, there is nothing to explain: all heads are bystanders.
 
 Shares are of the loss between the whole model and one with all heads mean-ablated. Heads are judged one by one in step
 2, so of several that stand in for each other each may seem to do little: necessity says what they do together.
@@ -22,8 +25,9 @@ from typing import Any
 
 import pandas as pd
 
+from induction_lab.behaviour.losses import copy_masks, losses_on
 from induction_lab.circuits.explanation import EDGES, TESTS, Explanation
-from induction_lab.circuits.verdicts import CIRCUIT, verdicts
+from induction_lab.circuits.verdicts import CIRCUIT, LEAST_EFFECT, verdicts
 from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
 from induction_lab.internals.reading import attention_layers
 from induction_lab.internals.side_by_side import refuse_on_disk
@@ -31,15 +35,18 @@ from induction_lab.interventions.each_head import parse_groups, sweep_prepared
 from induction_lab.interventions.effects import Effects
 from induction_lab.interventions.path_patching import patch_prepared
 from induction_lab.interventions.prepared import PreparedPrompts
+from induction_lab.interventions.racing.race import staged
 from induction_lab.interventions.senders import check_patchable
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, parse_head
+from induction_lab.results.statistics import number_and_error
 from induction_lab.results.tables import check_suffix
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
 
 REFERENCE = 32  # prompts that means are taken over
+COPYING = 0.01  # p-value of the fall of the loss above which nothing is explained
 MOST_DRAWN = 8  # senders and receivers whose single paths are cut
 _SCORES = ("previous_token", "prefix_matching", "duplicate_token")
 
@@ -52,6 +59,7 @@ def explain(
     reference: Prompts | None = None,
     n_random: int = 10,
     seed: int = 0,
+    exact: bool = False,
     path: str | Path | None = None,
     progress: bool = False,
 ) -> Explanation:
@@ -62,11 +70,14 @@ def explain(
 
     Args:
         model: Any supported model.
-        prompts: Repeated tokens, two or more of them; 8 of 2 x 50 by default.
+        prompts: Repeated tokens, two or more of them; 8 of 2 x 50 by default. Of two or three prompts only heads with
+            the greatest effects can be told from chance, over all heads at once.
         reference: Prompts of the same length to take means over; by default 32 others like `prompts`. Of few prompts
             the mean is none yet: it still says what they say, and does more harm than it should.
         n_random: Random sets of heads to compare the circuit with.
         seed: Of their choice.
+        exact: Measure every head and path on all prompts. By default those leave early whose effect is certainly too
+            small for any verdict (`screen` of `ablation_sweep`); they keep the estimate of then.
         path: A file (`.csv`, `.json`, `.parquet`) to keep the sweep in, from which a run that is cut off goes on.
         progress: Progress bars on standard error.
 
@@ -83,19 +94,25 @@ def explain(
     if path is not None:
         check_suffix(Path(path))
     scores = _scores(model, prompts, progress)  # step 1, and where heads look
-    fall = scores.loss_by_copy[0] - scores.loss_by_copy[1]
-    prepared = _prepared(model, prompts, others if reference is None else reference)
-    sweep = sweep_prepared(prepared, parse_groups(model, None), path=path, progress=progress)  # step 2
-    heads = _evidence(scores, sweep)
-    heads["verdict"] = verdicts(heads, fall)  # which the induction heads of step 3 are taken from
-    receivers = [str(label) for label in heads.loc[heads["verdict"] == "induction", "label"]]
     left_out: dict[str, str] = {}
+    fall = scores.loss_by_copy[0] - scores.loss_by_copy[1]
+    if not _copies(model, prompts):
+        left_out["verdicts"] = f"the loss falls by {fall:.2f} nats on the second copy, which may be chance"
+        fall = 0.0
+    prepared = _prepared(model, prompts, others if reference is None else reference)
+    screen = None if exact or fall <= 0 or prompts.period < 3 else LEAST_EFFECT * fall
+    prepared = prepared if screen is None else staged(prepared, screen)
+    how = {"screen": screen, "progress": progress}
+    sweep = sweep_prepared(prepared, parse_groups(model, None), path=path, **how)  # step 2
+    heads = _evidence(scores, sweep)
+    heads["verdict"] = verdicts(heads, fall, len(prompts))  # which the induction heads of step 3 are taken from
+    receivers = [str(label) for label in heads.loc[heads["verdict"] == "induction", "label"]]
     edges = pd.DataFrame(columns=EDGES)
     if any(parse_head(label).layer for label in receivers):
         try:
-            heads = _with_paths(heads, prepared, receivers, progress)  # step 3
-            heads["verdict"] = verdicts(heads, fall)  # step 4
-            edges = _edges(heads, prepared, progress)
+            heads = _with_paths(heads, prepared, receivers, how)  # step 3
+            heads["verdict"] = verdicts(heads, fall, len(prompts))  # step 4
+            edges = _edges(heads, prepared, how)
         except ValueError as error:
             left_out["paths"] = str(error)
     chosen = [parse_head(label) for label in heads.loc[heads["verdict"].isin(CIRCUIT), "label"]]
@@ -104,6 +121,17 @@ def explain(
     known = sweep.provenance | {"left_out": scores.provenance["left_out"] | left_out}
     shape = (model.name, model.n_layers, model.n_heads)
     return Explanation(*shape, copies | {"no_heads": no_heads}, heads, edges, tests, known)
+
+
+def _copies(model: HookedModel, prompts: Prompts) -> bool:
+    """Whether the loss falls on the second copy for certain: a t-test over prompts."""
+    from scipy.stats import t
+
+    losses = losses_on(model, prompts)
+    first, second = copy_masks(prompts.period or 0, 2, gap=prompts.gap, has_bos=prompts.has_bos)
+    falls = losses[:, first].mean(1) - losses[:, second].mean(1)
+    mean, error = number_and_error(falls.double())
+    return mean > 0 and (error == 0 or bool(t.sf(mean / error, len(falls) - 1) <= COPYING))
 
 
 def _scores(model: HookedModel, prompts: Prompts, progress: bool) -> HeadScores:
@@ -141,17 +169,19 @@ def _prepared(model: HookedModel, prompts: Prompts, reference: Prompts) -> Prepa
     return PreparedPrompts(model, prompts, **how, whole_streams=True)
 
 
-def _with_paths(heads: pd.DataFrame, prepared: PreparedPrompts, receivers: list[str], progress: bool) -> pd.DataFrame:
+def _with_paths(
+    heads: pd.DataFrame, prepared: PreparedPrompts, receivers: list[str], how: dict[str, Any]
+) -> pd.DataFrame:
     """What is known of each head, with the effect of its direct path to the keys of all receivers together."""
     top = max(parse_head(label).layer for label in receivers)
     senders = [Head(layer, head) for layer, head in zip(heads["layer"], heads["head"], strict=True) if layer < top]
-    found = patch_prepared(prepared, receivers, "k", senders=senders, progress=progress).table
+    found = patch_prepared(prepared, receivers, "k", senders=senders, **how).table
     values: Any = found.set_index("label")
     effect, error = (heads["label"].map(values[column]) for column in ("effect", "standard_error"))
     return heads.assign(to_keys=effect, to_keys_error=error)
 
 
-def _edges(heads: pd.DataFrame, prepared: PreparedPrompts, progress: bool) -> pd.DataFrame:
+def _edges(heads: pd.DataFrame, prepared: PreparedPrompts, how: dict[str, Any]) -> pd.DataFrame:
     """The strongest senders to each of the strongest receivers, one path at a time."""
     feeding = heads.loc[heads["verdict"].isin(["previous-token", "carrier"])].nlargest(MOST_DRAWN, "to_keys")
     senders = [parse_head(label) for label in feeding["label"]]
@@ -160,7 +190,7 @@ def _edges(heads: pd.DataFrame, prepared: PreparedPrompts, progress: bool) -> pd
     for receiver in map(parse_head, induction):
         below = [sender for sender in senders if sender.layer < receiver.layer]
         if below:
-            found: Any = patch_prepared(prepared, receiver, "k", senders=below, progress=progress).table
+            found: Any = patch_prepared(prepared, receiver, "k", senders=below, **how).table
             rows += [(r["label"], str(receiver), r["effect"], r["standard_error"]) for r in found.to_dict("records")]
     table = pd.DataFrame(rows, columns=EDGES)
     return table.sort_values("effect", ascending=False, ignore_index=True)

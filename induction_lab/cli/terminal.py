@@ -113,6 +113,7 @@ def show_explanation(explanation: Explanation) -> None:
     own = tests.pop("circuit", None)
     if own is None:
         out.print("No head carries it: there is no circuit to test.")
+        _show_left_out(out, explanation)
         return
     size = int(own["n_heads"])
     heads = "head" if size == 1 else "heads"
@@ -125,6 +126,10 @@ def show_explanation(explanation: Explanation) -> None:
         "\nablated: rise of the second copy's loss without the head. path to keys: the same with only its direct path "
         "to the keys of the induction heads cut. previous, prefix: where it looks. writes: logits for the right token."
     )
+    _show_left_out(out, explanation)
+
+
+def _show_left_out(out: Console, explanation: Explanation) -> None:
     for name, reason in explanation.provenance.get("left_out", {}).items():
         out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
 

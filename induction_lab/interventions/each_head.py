@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import Prompts, PromptsLike
 from induction_lab.internals.reading import attention_layers, heads_of
-from induction_lab.interventions.effects import Effects, effect_row, effects_table
+from induction_lab.interventions.effects import Effects, effect_row, effects_table, estimated_row
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
+from induction_lab.interventions.racing.first_order import ablations_predicted
+from induction_lab.interventions.racing.race import race, staged
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, parse_heads
@@ -42,6 +44,7 @@ def ablation_sweep(
     metric: MetricLike = "copy_loss",
     reference: PromptsLike | None = None,
     seed: int = 0,
+    screen: float | None = None,
     path: str | Path | None = None,
     progress: bool | Ticker = False,
 ) -> Effects:
@@ -62,54 +65,73 @@ def ablation_sweep(
             random tokens where these cannot serve (one text, or one that is longer than all others). Of a few prompts
             the mean is none yet, it says what they say: give some dozens where effects matter.
         seed: Of the choice that `resample` makes.
+        screen: Leave a head as soon as its mean effect is certainly smaller than this, up or down, in units of the
+            metric: see `interventions.racing.race`. Its row holds the estimate of then, with its error, and says in
+            `n_prompts` after how many; the other rows are those of a whole sweep. By default none is left.
         path: A file (`.csv`, `.json`, `.parquet`) that the sweep is kept in as it goes on; one that is there already is
             gone on with.
         progress: A progress bar on standard error; or a function that is told how many prompts each run had.
 
     Raises:
         ValueError: If a head is not there or given twice in a group, a group is given twice, the metric returns no
-            number, the reference does not fit, or `path` holds another sweep or has
-            a suffix that no table has.
+            number, the reference does not fit, `screen` is not above 0 or cannot be had of this metric, or `path`
+            holds another sweep or has a suffix that no table has.
     """
     if path is not None:
         check_suffix(Path(path))
     groups = parse_groups(model, heads)
     prepared = PreparedPrompts(model, prompts, method, metric, reference=reference, seed=seed)
-    return sweep_prepared(prepared, groups, path=path, progress=progress)
+    return sweep_prepared(prepared, groups, screen=screen, path=path, progress=progress)
 
 
 def sweep_prepared(
     prepared: PreparedPrompts,
     groups: Mapping[str, Group],
     *,
+    screen: float | None = None,
     path: str | Path | None = None,
     progress: bool | Ticker = False,
 ) -> Effects:
-    """`ablation_sweep` on prompts that are prepared already."""
-    facts = prepared.provenance()
+    """`ablation_sweep` on prompts that are prepared already.
+
+    Raises:
+        ValueError: As there.
+    """
+    prepared = prepared if screen is None else staged(prepared, screen)
+    facts = prepared.provenance() | {"screen": screen}
     facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
     if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to
         first = next(iter(prepared))
         clean = first.measure.clean(first.streams.normalised).tolist()
         facts["clean"] = [None if math.isnan(value) else value for value in clean]
-    done = _done(path, facts)
+    done = _done(path, facts, int(prepared.measure.defined.sum()))
     left = {name: group for name, group in groups.items() if name not in done}
     with progress_bar(len(left) * len(prepared.prompts), "ablating heads", shown=progress is True) as bar:
         tick = bar if isinstance(progress, bool) else progress
         for names in _rounds(left, len(prepared)):
-            done |= _swept(prepared, {name: left[name] for name in names}, tick)
+            done |= _swept(prepared, {name: left[name] for name in names}, screen, len(groups), tick)
             if path is not None:
                 kept = {name: done[name] for name in (*groups, *done) if name in done}  # other heads' rows too
                 Effects(effects_table(kept, list(kept)), facts).save(path)
     return Effects(effects_table(done, list(groups)), facts)
 
 
-def _swept(prepared: PreparedPrompts, groups: Mapping[str, Group], tick: Ticker) -> dict[str, dict[str, Any]]:
+def _swept(
+    prepared: PreparedPrompts, groups: Mapping[str, Group], screen: float | None, n_groups: int, tick: Ticker
+) -> dict[str, dict[str, Any]]:
     """One row of the table for each group."""
-    clean, per_group = swept_values(prepared, groups, tick)
-    what = (f"{prepared.method} ablation", name_of(prepared.metric), clean)
+    name_of_model, what = prepared.model.name, (f"{prepared.method} ablation", name_of(prepared.metric))
+    if screen is None:
+        clean, values = swept_values(prepared, groups, tick)
+        return {name: effect_row(name_of_model, name, groups[name], *what, clean, x) for name, x in values.items()}
+
+    def run(batch: PreparedBatch, names: Sequence[str], n_parts: int) -> Iterator[tuple[str, Tensor]]:
+        return _ablated(batch, {name: groups[name] for name in names}, n_parts)
+
+    predict = ablations_predicted(prepared, list(groups.values()))
+    clean, raced = race(prepared, list(groups), run, within=screen, n_all=n_groups, predict=predict, tick=tick)
     return {
-        name: effect_row(prepared.model.name, name, groups[name], *what, values) for name, values in per_group.items()
+        name: estimated_row(name_of_model, name, groups[name], *what, clean, *found) for name, found in raced.items()
     }
 
 
@@ -120,23 +142,27 @@ def swept_values(
     per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     clean: list[Tensor] = []
     for batch in prepared:
-        every = torch.arange(len(batch.prompts))
         clean.append(batch.measure.clean(batch.streams.normalised))
-        for together in _side_by_side(groups, batch.prompts):
-            members = [groups[name] for name in together]
-            start, rows = _start(members[0]), every.repeat(len(members))
-
-            def edit(
-                attention: LayerAttention, members: list[Group] = members, batch: PreparedBatch = batch
-            ) -> LayerAttention:
-                return batch.substitute.edit(attention, members)
-
-            with torch.inference_mode():
-                hidden = batch.streams.run(start, edit, prompts=rows)
-            for name, values in zip(together, batch.measure(hidden, rows).chunk(len(members)), strict=True):
-                per_group[name].append(values)
-            tick(len(rows))
+        for name, values in _ablated(batch, groups, None):
+            per_group[name].append(values)
+            tick(len(values))
     return torch.cat(clean), {name: torch.cat(values) for name, values in per_group.items()}
+
+
+def _ablated(batch: PreparedBatch, groups: Mapping[str, Group], n_parts: int | None) -> Iterator[tuple[str, Tensor]]:
+    """The metric of each prompt, or the parts that it is made of, where each group is ablated."""
+    every = torch.arange(len(batch.prompts))
+    for together in _side_by_side(groups, batch.prompts):
+        members = [groups[name] for name in together]
+        rows = every.repeat(len(members))
+
+        def edit(attention: LayerAttention, members: list[Group] = members) -> LayerAttention:
+            return batch.substitute.edit(attention, members)
+
+        with torch.inference_mode():
+            hidden = batch.streams.run(_start(members[0]), edit, prompts=rows)
+            values = batch.measure(hidden, rows) if n_parts is None else batch.measure.parts(hidden, rows, n_parts)
+        yield from zip(together, values.chunk(len(members)), strict=True)
 
 
 def parse_groups(model: HookedModel, heads: Iterable[Any] | Mapping[str, Any] | None) -> dict[str, Group]:
@@ -187,8 +213,8 @@ def _side_by_side(groups: Mapping[str, Group], prompts: Prompts) -> list[list[st
     return batches
 
 
-def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rows that a sweep which was cut off has left behind.
+def _done(path: str | Path | None, facts: dict[str, Any], n_prompts: int) -> dict[str, dict[str, Any]]:
+    """Rows that a sweep over so many prompts which was cut off has left behind.
 
     Raises:
         ValueError: If they are of another sweep.
@@ -202,9 +228,8 @@ def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str,
         torch.tensor([math.nan if value is None else value for value in kept.get("clean", [])], dtype=torch.float32)
         for kept in (found.provenance, facts)
     )
-    if not other and (
-        before.shape != now.shape or not torch.allclose(before, now, atol=1e-3, rtol=1e-3, equal_nan=True)
-    ):
+    both = min(len(before), len(now))  # of the first batch, which in stages is one prompt
+    if not other and not (both and torch.allclose(before[:both], now[:both], atol=1e-3, rtol=1e-3, equal_nan=True)):
         other.append("metric of the model before anything is ablated")
     members = found.provenance.get("heads", {})
     other += [f"heads called {name}" for name, heads in facts["heads"].items() if members.get(name, heads) != heads]
@@ -213,4 +238,7 @@ def _done(path: str | Path | None, facts: dict[str, Any]) -> dict[str, dict[str,
         raise ValueError(
             f"{path} holds another sweep (its {', '.join(other)} differ): give another path, or delete it."
         )
-    return {str(row["label"]): {str(key): x for key, x in row.items()} for row in found.table.to_dict("records")}
+    rows: Any = found.table
+    if found.provenance.get("screen") != facts["screen"]:  # what was left early is asked anew
+        rows = rows.loc[rows["n_prompts"] == n_prompts]
+    return {str(row["label"]): {str(key): x for key, x in row.items()} for row in rows.to_dict("records")}

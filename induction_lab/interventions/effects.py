@@ -31,7 +31,7 @@ class Effects(Loadable):
         table: One row for each head, group of heads or sender, in the order asked: `label`; `layer` and `head` (-1
             where there is no one head); `n_heads`; `intervention`; `metric`; `clean` and `changed`, the metric's mean
             over prompts before and after; `effect`, changed minus clean; `standard_error` of the mean effect over
-            prompts, each compared with itself; `n_prompts`.
+            prompts, each compared with itself; `n_prompts` that were run.
         provenance: Model, prompts, reference, versions.
     """
 
@@ -100,10 +100,30 @@ def effect_row(
     """One row of the table from each prompt's metric; prompts whose value is NaN before are left out."""
     defined = ~before.isnan()
     before, after = before[defined].double(), after[defined].double()
-    place = heads[0] if len(heads) == 1 else (-1, -1)
     numbers = (float(before.mean()), float(after.mean()), *number_and_error(after - before), len(before))
-    facts = (model, label, *place, len(heads), intervention, metric, *numbers)
-    return dict(zip(COLUMNS, facts, strict=True))
+    return _row(model, label, heads, intervention, metric, *numbers)
+
+
+def estimated_row(
+    model: str,
+    label: str,
+    heads: tuple[Head, ...],
+    intervention: str,
+    metric: str,
+    before: Float[Tensor, " prompt"],
+    effect: float,
+    error: float,
+    n_prompts: int,
+) -> dict[str, Any]:
+    """One row from the metric of all prompts before, and an effect whose intervention was run on some of them."""
+    clean = float(before.double().mean())
+    return _row(model, label, heads, intervention, metric, clean, clean + effect, effect, error, n_prompts)
+
+
+def _row(model: str, label: str, heads: tuple[Head, ...], *facts: Any) -> dict[str, Any]:
+    place = heads[0] if len(heads) == 1 else (-1, -1)
+    intervention, metric, *numbers = facts
+    return dict(zip(COLUMNS, (model, label, *place, len(heads), intervention, metric, *numbers), strict=True))
 
 
 def effects_table(rows: Mapping[str, dict[str, Any]], order: list[str]) -> pd.DataFrame:

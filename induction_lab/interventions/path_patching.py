@@ -14,7 +14,7 @@ Of what the receiver's input is made: `attribution.shares`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,8 +26,10 @@ from induction_lab.attention.grouped import key_head
 from induction_lab.behaviour.metrics import MetricLike, name_of
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.residual_stream import ResidualStreams
-from induction_lab.interventions.effects import Effects, effect_row, effects_table
+from induction_lab.interventions.effects import Effects, effect_row, effects_table, estimated_row
 from induction_lab.interventions.prepared import TOKENS_A_RUN, PreparedBatch, PreparedPrompts
+from induction_lab.interventions.racing.first_order import has_gradients, output_gradients
+from induction_lab.interventions.racing.race import race, staged
 from induction_lab.interventions.senders import (
     Component,
     Sender,
@@ -95,34 +97,61 @@ def patch_prepared(
     component: Component | str,
     *,
     senders: HeadLike | Iterable[HeadLike] | None = None,
+    screen: float | None = None,
     progress: bool = False,
 ) -> Effects:
-    """`patch_paths` on prompts that are prepared already, with whole streams."""
+    """`patch_paths` on prompts that are prepared already, with whole streams; `screen` as in `ablation_sweep`.
+
+    Raises:
+        ValueError: As there.
+    """
     model = prepared.model
     chosen, to = find_receivers(model, receivers, component)
-    every = find_senders(model, senders, chosen)
+    every = {str(sender): sender for sender in find_senders(model, senders, chosen)}
     check_patchable(model, prepared.method)
-    effects: dict[Sender, list[Tensor]] = {sender: [] for sender in every}
-    clean: list[Tensor] = []
-    with progress_bar(len(every) * len(prepared.prompts), "patching paths", shown=progress) as tick:
-        for batch in prepared:
-            clean.append(batch.measure.clean(batch.streams.normalised))
-            for sender, values in _patched(batch, every, chosen, component, tick):
-                effects[sender].append(values)
-    what = (f"{prepared.method} patch to {to}", name_of(prepared.metric), torch.cat(clean))
-    rows = {
-        str(sender): effect_row(model.name, str(sender), _as_heads(sender), *what, torch.cat(values))
-        for sender, values in effects.items()
-    }
+    what = (f"{prepared.method} patch to {to}", name_of(prepared.metric))
     facts = prepared.provenance() | {"receivers": [str(head) for head in chosen], "component": component}
-    return Effects(effects_table(rows, [str(sender) for sender in every]), facts)
+
+    def run(batch: PreparedBatch, names: Iterable[str], n_parts: int | None) -> Iterator[tuple[str, Tensor]]:
+        return _patched(batch, [every[name] for name in names], chosen, component, n_parts)
+
+    with progress_bar(len(every) * len(prepared.prompts), "patching paths", shown=progress) as tick:
+        if screen is None:
+            clean, values = _all_patched(prepared, every, run, tick)
+            rows = {
+                name: effect_row(model.name, name, _as_heads(every[name]), *what, clean, torch.cat(changed))
+                for name, changed in values.items()
+            }
+        else:
+            predict = _predicted(prepared, list(every.values()), chosen, component)
+            how = {"within": screen, "n_all": len(every), "predict": predict, "tick": tick}
+            clean, raced = race(staged(prepared, screen), list(every), run, **how)
+            rows = {
+                name: estimated_row(model.name, name, _as_heads(every[name]), *what, clean, *found)
+                for name, found in raced.items()
+            }
+    return Effects(effects_table(rows, list(every)), facts)
+
+
+def _all_patched(
+    prepared: PreparedPrompts, names: Iterable[str], run: Callable[..., Iterator[tuple[str, Tensor]]], tick: Ticker
+) -> tuple[Float[Tensor, " prompt"], dict[str, list[Tensor]]]:
+    """The metric of each prompt, and, batch by batch, with each sender's path cut."""
+    clean: list[Tensor] = []
+    changed: dict[str, list[Tensor]] = {name: [] for name in names}
+    for batch in prepared:
+        clean.append(batch.measure.clean(batch.streams.normalised))
+        for name, values in run(batch, changed, None):
+            changed[name].append(values)
+            tick(len(values))
+    return torch.cat(clean), changed
 
 
 def _patched(
-    batch: PreparedBatch, senders: Sequence[Sender], receivers: Sequence[Head], component: str, tick: Ticker
-) -> Iterator[tuple[Sender, Tensor]]:
-    """The metric of each prompt with one sender's path cut."""
-    streams = batch.streams
+    batch: PreparedBatch, senders: Sequence[Sender], receivers: Sequence[Head], component: str, n_parts: int | None
+) -> Iterator[tuple[str, Tensor]]:
+    """The metric of each prompt, or the parts that it is made of, with one sender's path cut."""
+    streams, measure = batch.streams, batch.measure
     model, most = streams.model, max(1, TOKENS_A_RUN // batch.prompts.tokens.numel())
     rows = torch.arange(len(batch.prompts))
     changes = changes_of_stream(model, batch, senders)
@@ -136,18 +165,48 @@ def _patched(
                     hidden = _run_patched(streams, several, change, reached, component)
                 else:
                     hidden = streams.run(model.n_layers, stream=streams.before[-1][several] + change)
-            values = batch.measure(hidden, several).chunk(len(together))
-            yield from zip([sender for sender, _ in together], values, strict=True)
-            tick(len(several))
+                values = measure(hidden, several) if n_parts is None else measure.parts(hidden, several, n_parts)
+            yield from zip([str(sender) for sender, _ in together], values.chunk(len(together)), strict=True)
+
+
+def _predicted(
+    prepared: PreparedPrompts, senders: Sequence[Sender], receivers: Sequence[Head], component: str
+) -> Callable[[PreparedBatch, int], Float[Tensor, "sender prompt part"]] | None:
+    """What cutting each path changes the metric by: what the receivers put out then, and from there on by gradients."""
+    if not receivers or not has_gradients(prepared.model):
+        return None
+
+    def predict(batch: PreparedBatch, n_parts: int) -> Tensor:
+        gradients, streams = output_gradients(prepared.model, batch, n_parts), batch.streams
+        rows, found = torch.arange(len(batch.prompts)), []
+        for sender, change in changes_of_stream(prepared.model, batch, senders):
+            total = torch.zeros(len(rows), n_parts, dtype=torch.float64)
+            for layer, heads in _by_layer(_reached(sender, receivers)).items():
+                change = change.to(streams.before[0].dtype)
+                told = _component(streams, rows, layer, change, heads, component)
+                attention = streams.attention[layer]
+                with torch.inference_mode():
+                    z = attention.mix(heads=torch.tensor(heads, device=attention.z.device), **{component: told})
+                    by_part = gradients[layer][:, :, heads] * (z - attention.z[:, heads])
+                total += by_part.sum((2, 3, 4)).T.double().cpu()
+            found.append(total)
+        return torch.stack(found)
+
+    return predict
+
+
+def _by_layer(receivers: Sequence[Head]) -> dict[int, list[int]]:
+    by_layer: dict[int, list[int]] = {}
+    for receiver in receivers:
+        by_layer.setdefault(receiver.layer, []).append(receiver.head)
+    return by_layer
 
 
 def _run_patched(
     streams: ResidualStreams, rows: Int[Tensor, " row"], change: Tensor, receivers: Sequence[Head], component: str
 ) -> Tensor:
     """Each receiver's component from a stream with nothing but `change` in it, the rest of the model on its own."""
-    by_layer: dict[int, list[int]] = {}
-    for receiver in receivers:
-        by_layer.setdefault(receiver.layer, []).append(receiver.head)
+    by_layer = _by_layer(receivers)
     told = {
         layer: _component(streams, rows, layer, change, heads, component) for layer, heads in sorted(by_layer.items())
     }

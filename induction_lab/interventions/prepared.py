@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from induction_lab.attention.exact import LayerAttention
 from induction_lab.behaviour.metrics import Measure, MetricLike, as_metric, name_of
@@ -25,12 +27,16 @@ TOKENS_A_RUN = 4096
 
 
 class PreparedBatch(NamedTuple):
-    """Some prompts: their clean streams, what heads put out instead, and what the effect is measured by."""
+    """Some prompts: their clean streams, what heads put out instead, and what the effect is measured by.
+
+    `gradients` keeps what `racing.first_order` worked out: by number of parts, then by layer.
+    """
 
     prompts: Prompts
     streams: ResidualStreams
     substitute: Substitute
     measure: Measure
+    gradients: dict[int, dict[int, Tensor]]
 
     @property
     def outputs(self) -> Outputs:
@@ -53,6 +59,7 @@ class PreparedPrompts:
 
     Attributes:
         prompts: All of them, read.
+        measure: The metric, ready for all of them.
         reference: Those that outputs are taken from, or None where the prompts lend them to each other.
 
     Raises:
@@ -83,12 +90,30 @@ class PreparedPrompts:
     def _read(self, prompts: Prompts) -> None:
         self.prompts = prompts
         self.slices = chunks(*prompts.tokens.shape, most=TOKENS_A_RUN)
-        self._measure = Measure(self.model, self.metric, prompts)
+        self.measure = Measure(self.model, self.metric, prompts)
         self._substitutes = self._substitutes.prepared(prompts)
         self._substitutes.runs = self
         self.reference = self._substitutes.reference
         self._streams: ResidualStreams | None = None  # of the batch at hand
-        self._only: PreparedBatch | None = None  # where all prompts fit in one batch
+        self._kept: dict[int, PreparedBatch] = {}  # where all prompts fit in one batch
+
+    def in_stages(self) -> PreparedPrompts:
+        """The same, the first batches of 1, 1, 2, 4, 8, … prompts."""
+        n = len(self.prompts)
+        step = chunks(*self.prompts.tokens.shape, most=TOKENS_A_RUN)[0].stop
+        ends = [0, *itertools.takewhile(lambda end: end < n, (2**i for i in itertools.count())), n]
+        slices = [
+            slice(start, min(start + step, end))
+            for begin, end in itertools.pairwise(ends)
+            for start in range(begin, end, step)
+        ]
+        if self.slices == slices:
+            return self
+        other = copy.copy(self)
+        other.slices = slices
+        other._substitutes = self._substitutes.prepared(self.prompts)
+        other._substitutes.runs, other._kept = other, {}
+        return other
 
     def on(self, prompts: Prompts) -> PreparedPrompts:
         """The same for other prompts, as long as these: what is known of the reference is not worked out again."""
@@ -101,16 +126,17 @@ class PreparedPrompts:
         return len(self.slices)
 
     def __iter__(self) -> Iterator[PreparedBatch]:
-        """Each batch, run anew unless it is the only one."""
-        if self._only is not None:
-            yield self._only
-            return
+        """Each batch, run anew unless all fit into one."""
+        keep = len(self) == 1 or self.prompts.tokens.numel() <= TOKENS_A_RUN
         for rows in self.slices:
+            if rows.start in self._kept:
+                yield self._kept[rows.start]
+                continue
             part = self.prompts[rows]
             streams = self._streams = residual_streams(self.model, part.tokens)
-            batch = PreparedBatch(part, streams, self._substitutes.on(rows), self._measure.of(rows))
-            if len(self) == 1:
-                self._only = batch
+            batch = PreparedBatch(part, streams, self._substitutes.on(rows), self.measure.of(rows), {})
+            if keep:
+                self._kept[rows.start] = batch
             yield batch
 
     def provenance(self) -> dict[str, Any]:

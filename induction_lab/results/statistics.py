@@ -49,3 +49,46 @@ def over_prompts(
     count = mask.sum(-1)
     means = values.masked_fill(~mask, 0).sum(-1) / count
     return mean_and_error(means[:, count > 0].T)
+
+
+def far_from_zero(means: Float[Tensor, " row"], errors: Float[Tensor, " row"], n_prompts: int) -> Float[Tensor, " row"]:
+    """One-sided p-values of means above 0, each with an error that takes in what the others' say: a moderated t-test.
+
+    Of few prompts a standard error is mostly luck. Variances of all rows are taken to be spread as inverse chi-squared;
+    its scale and degrees of freedom, found from their logarithms, are added to each row's own. Rows of which all have
+    error 0 are what they are: their p-value is 0, 0.5 or 1. Source: Smyth (2004), doi:10.2202/1544-6115.1027.
+
+    Args:
+        means: One a row; NaN gives NaN.
+        errors: Their standard errors over prompts.
+        n_prompts: How many, 2 or more.
+    """
+    from scipy.stats import t
+
+    own = n_prompts - 1.0
+    known, variances = errors[errors > 0].double(), errors.double().square()
+    scale, prior = _spread_of_variances(known.square(), own)
+    if math.isinf(prior):
+        variances, freedom = torch.full_like(variances, scale), math.inf
+    else:
+        variances, freedom = (prior * scale + own * variances) / (prior + own), prior + own
+    ratio = means.double() / variances.sqrt()
+    ratio = torch.where((means == 0) & ~errors.isnan(), 0.0, ratio)
+    return torch.from_numpy(t.sf(ratio.numpy(), freedom)).to(torch.float64)
+
+
+def _spread_of_variances(variances: Float[Tensor, " row"], own: float) -> tuple[float, float]:
+    """Scale and degrees of freedom of the inverse chi-squared that variances of `own` degrees are spread by."""
+    if len(variances) < 3:
+        return 0.0, 0.0
+    half = torch.tensor(own / 2, dtype=torch.float64)
+    logs = variances.log() - half.digamma() + half.log()
+    excess = float(logs.var() - torch.special.polygamma(1, half))
+    if excess <= 0:
+        return float(logs.mean().exp()), math.inf
+    low, high = 1e-3, 1e6  # of half the degrees of freedom, by bisection: trigamma falls
+    for _ in range(200):
+        middle = torch.tensor(math.sqrt(low * high), dtype=torch.float64)
+        low, high = (float(middle), high) if torch.special.polygamma(1, middle) > excess else (low, float(middle))
+    half = torch.tensor(low, dtype=torch.float64)
+    return float((logs.mean() + half.digamma() - half.log()).exp()), 2 * low

@@ -23,6 +23,8 @@ from induction_lab.behaviour.losses import loss_per_token
 from induction_lab.circuits import explaining
 from induction_lab.interventions.each_head import parse_groups, sweep_prepared
 from induction_lab.interventions.prepared import PreparedPrompts
+from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,25 @@ def test_prompts_prepared_like_others_are_as_those_prepared_alone(gallery, given
         pd.testing.assert_frame_equal(found, ablation_sweep(gallery, other, method=method, **how).table)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_model_that_does_not_copy_has_bystanders_only_and_it_is_said_why(seed, exact):
+    model = HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=60, n_ctx=60), seed=seed).eval())
+    found = explain(model, repeated_tokens(model, n_prompts=6, period=20, seed=seed), exact=exact, n_random=1)
+    assert set(found.heads["verdict"]) == {"bystander"} and not found.circuit
+    assert "may be chance" in found.provenance["left_out"]["verdicts"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_answer_is_that_of_a_whole_sweep(bundled, seed):
+    prompts = repeated_tokens(bundled, n_prompts=8, seed=seed)
+    whole, found = (explain(bundled, prompts, exact=exact, n_random=1) for exact in (True, False))
+    assert found.heads["verdict"].tolist() == whole.heads["verdict"].tolist()
+    stayed = found.heads["effect"].abs() > 0.1
+    assert found.heads["effect"][stayed].tolist() == pytest.approx(whole.heads["effect"][stayed].tolist(), abs=1e-4)
+    assert found.tests["faithfulness"].tolist() == pytest.approx(whole.tests["faithfulness"].tolist(), abs=1e-4)
+
+
 def test_a_random_model_has_no_circuit(small):
     found = explain(small, repeated_tokens(small, n_prompts=4, period=20))
     assert not found.of("induction") and not found.of("previous-token")
@@ -97,7 +118,7 @@ def test_a_random_model_has_no_circuit(small):
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "granite"])
 def test_paths_are_had_where_what_heads_write_is_normalised_or_rescaled(family, monkeypatch):
-    def verdicts(heads, fall):  # a random model has no induction heads, so one is said to be
+    def verdicts(heads, fall, n_prompts):  # a random model has no induction heads, so one is said to be
         known = {"L0H1": "previous-token", "L1H2": "induction"}
         return heads["label"].map(lambda label: known.get(label, "bystander"))
 
@@ -142,7 +163,7 @@ def test_prompts_that_do_not_repeat_or_stand_alone_are_refused(circuit):
 
 
 def test_a_sweep_that_was_kept_is_gone_on_with(circuit, tmp_path):
-    prompts = repeated_tokens(circuit, n_prompts=2, period=20)
+    prompts = repeated_tokens(circuit, n_prompts=3, period=20)
     kept = tmp_path / "sweep.parquet"
     reference = repeated_tokens(circuit, n_prompts=4, period=20, seed=5)
     ablation_sweep(circuit, prompts, reference=reference, path=kept)

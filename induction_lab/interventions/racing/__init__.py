@@ -1,0 +1,1 @@
+"""Which heads are certainly nothing? A race that spends prompts on the others."""
