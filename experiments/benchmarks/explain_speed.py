@@ -48,9 +48,9 @@ def compared(model: HookedModel, n_prompts: int, seed: int) -> dict[str, Any]:
         model.network(prompts.tokens, **({} if model.name == "induction-2l" else {"use_cache": False}))
     whole, passes, seconds = counted(model, prompts, one.get_total_flops(), exact=True)
     raced, fewer, less = counted(model, prompts, one.get_total_flops(), exact=False)
-    both = whole.heads.merge(raced.heads, on="label", suffixes=("", "_raced"))
-    large = both[["effect", "to_keys"]].abs().max(axis=1) > LARGE
-    same = both["verdict"] == both["verdict_raced"]
+    both: Any = whole.heads.merge(raced.heads, on="label", suffixes=("", "_raced"))
+    large: Any = both[["effect", "to_keys"]].abs().max(axis=1) > LARGE
+    same: Any = both["verdict"] == both["verdict_raced"]
     return {
         "heads": len(both),
         "passes_exact": round(passes, 1),

@@ -38,8 +38,8 @@ SECTIONS = {
     },
     "Circuits": {
         "circuit": "The likely circuit of SmolLM2-135M, in forward passes over the same prompts (`circuit_speed.py`).",
-        "explain": "What `explain` spends, counted in multiplications (`explain_speed.py`), with every head on all prompts "
-        "(`passes_exact`) and by default, and in how many heads the answers agree.",
+        "explain": "Forward passes that `explain` spends, counted in multiplications (`explain_speed.py`): with every "
+        "head on all prompts (`passes_exact`) and by default; and in how many heads the answers agree.",
     },
     "Ablation": {
         "ablation": "All heads of SmolLM2-135M, each ablated by its mean over the other prompts (`ablation_speed.py`). "

@@ -85,7 +85,9 @@ def test_what_gradients_predict_is_what_attribution_patching_estimates(family):
     batch = next(iter(prepared))
     by_part = predict(batch, 4)
     found = attribution_patching(model, prompts, reference=reference).table["effect"]
-    torch.testing.assert_close(by_part.sum(2).mean(1), torch.tensor(found.tolist(), dtype=torch.float32), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        by_part.sum(2).mean(1), torch.tensor(found.tolist(), dtype=torch.float32), atol=1e-5, rtol=1e-4
+    )
     torch.testing.assert_close(by_part.sum(2, keepdim=True), predict(batch, 1), atol=1e-6, rtol=1e-4)
     assert output_gradients(model, batch, 4) is output_gradients(model, batch, 4)  # worked out once
 

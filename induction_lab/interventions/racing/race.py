@@ -103,7 +103,7 @@ def race(
             continue
         level = ERROR / 2 / n_all / (len(prepared) - 1)
         effect, error, bound = _estimated(changes[left, : rows.stop], guess[left], missing[left], level)
-        gone = {
+        gone: dict[int, Raced] = {
             left[i]: Raced(float(effect[i]), float(error[i]), rows.stop)
             for i in (effect.abs() + bound < within).nonzero()[:, 0].tolist()
         }
