@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import ActivationCache
 
 from induction_lab.behaviour.next_tokens import NO_ANSWER, next_tokens, places
 from induction_lab.data.prompts import PromptsLike, as_prompts
@@ -109,7 +108,7 @@ def _read_layers(
     with bridge_run(model):
         if model.bridge is None:
             names = [name for name in hooked.hook_dict if name.endswith(("hook_resid_pre", "hook_resid_post"))]
-            source = {"cache": ActivationCache(hooked.run_with_cache(tokens, names_filter=names)[1], hooked)}
+            source = {"cache": hooked.run_with_cache(tokens, names_filter=names)[1]}
         read = read_layers(hooked, **source, positions=None, targets=answers, return_type="log_probs")
     assert read.readout.target_ranks is not None
     return read.values[..., 0].cpu().float(), read.readout.target_ranks[..., 0].cpu().float()

@@ -170,6 +170,7 @@ def load_hooked_transformer(
     network = network.to(
         device=find_device(None if device == "auto" else device), dtype=torch.float32 if wanted == "auto" else wanted
     )
+    network.tokenizer = tokenizer
     return HookedModel(network, tokenizer, name=name or path.stem, revision=revision)
 
 

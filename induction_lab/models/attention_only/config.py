@@ -100,6 +100,26 @@ class AttentionOnlyConfig:
         return self.d_mlp is None
 
     @property
+    def positional_embedding_type(self) -> str:
+        """`standard` (learned), `rotary`, `shortformer` or `none`."""
+        return {"learned": "standard"}.get(self.positions, self.positions.removesuffix("_after_norm"))
+
+    @property
+    def d_vocab_out(self) -> int:
+        """Tokens that are predicted."""
+        return self.d_vocab
+
+    @property
+    def final_rms(self) -> bool:
+        """Whether the norm before the unembedding is an RMS norm."""
+        return self.layer_norm and self.norm_kind in ("rms", "final_rms")
+
+    @property
+    def default_prepend_bos(self) -> bool:
+        """BOS stands in front of every prompt."""
+        return True
+
+    @property
     def normalization_type(self) -> str | None:
         """`LN`, `RMS` or None."""
         return ("RMS" if self.norm_kind == "rms" else "LN") if self.layer_norm else None

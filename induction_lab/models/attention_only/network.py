@@ -16,20 +16,21 @@ https://transformer-circuits.pub/2021/framework.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import attend, edited, pass_on
+from induction_lab.models.attention_only.as_transformer_lens import AsTransformerLens
 from induction_lab.models.attention_only.config import MODEL_TYPE, AttentionOnlyConfig
 from induction_lab.models.attention_only.layers import MLP, Embed, PosEmbed, Unembed, make_norm, rotate
 from induction_lab.models.names_in_files import misfits, plain_names
@@ -139,7 +140,7 @@ class Block(nn.Module):
             self.hook_mlp_out = HookPoint()
 
     def forward(
-        self, x: Float[Tensor, "batch pos d_model"], positions: Float[Tensor, "pos d_model"] | None
+        self, x: Float[Tensor, "batch pos d_model"], positions: Float[Tensor, "*every pos d_model"] | None
     ) -> Float[Tensor, "batch pos d_model"]:
         """The stream after this layer."""
         x = self.hook_resid_pre(x)
@@ -153,7 +154,7 @@ class Block(nn.Module):
         return self.hook_resid_post(x)
 
 
-class AttentionOnlyTransformer(HookedRootModule):
+class AttentionOnlyTransformer(AsTransformerLens):
     """A decoder of attention layers, hooked like a TransformerLens model.
 
     Args:
@@ -184,25 +185,53 @@ class AttentionOnlyTransformer(HookedRootModule):
         self.setup()
 
     def forward(
-        self, tokens: Int[Tensor, "batch pos"], *, return_type: Literal["logits", "hidden"] = "logits"
-    ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, "batch pos d_model"]:
-        """Logits of every next token; with `return_type="hidden"` the normalised stream before the unembedding.
+        self,
+        tokens: Int[Tensor, "*batch pos"] | str | Sequence[str],
+        *,
+        return_type: Literal["logits", "loss", "both", "hidden"] | None = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool = True,
+    ) -> Any:
+        """Logits of every next token, `[batch, pos, d_vocab]`.
+
+        Args:
+            tokens: Token ids, one row or several; texts where the model has a tokenizer.
+            return_type: `loss`: the mean cross-entropy of the next tokens in nats; `both`; None: nothing, where hooks
+                are what is wanted; `hidden`: the normalised stream before the unembedding, `[batch, pos, d_model]`.
+            loss_per_token: The loss of every predicted token, `[batch, pos - 1]`.
+            prepend_bos: BOS in front of texts.
 
         Raises:
             ValueError: If a prompt is longer than the context or a token lies outside the vocabulary.
         """
+        if not isinstance(tokens, Tensor):
+            tokens = self.to_tokens(tokens, prepend_bos)
+        tokens = tokens[None] if tokens.ndim == 1 else tokens
         if not self.trusts_tokens:
             self._check(tokens)
-        x = self.hook_embed(self.embed(tokens))
-        positions = None
+        hidden = self._hidden(tokens)
+        if return_type in ("hidden", None):
+            return hidden if return_type else None
+        logits = self.unembed(hidden)
+        if return_type == "logits":
+            return logits
+        each = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
+        loss = each if loss_per_token else each.mean()
+        if return_type not in ("loss", "both"):
+            raise ValueError(f"`return_type` must be logits, loss, both, hidden or None, got {return_type!r}.")
+        return loss if return_type == "loss" else (logits, loss)
+
+    def _hidden(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        x, positions = self.hook_embed(self.embed(tokens)), None
         if self.cfg.positions == "learned" or self.cfg.is_shortformer:
-            positions = self.hook_pos_embed(self.pos_embed(tokens.shape[1]))
+            positions = self.pos_embed(tokens.shape[1])
+            if self.hook_pos_embed.has_hooks(including_permanent=True):  # a row a prompt, as TransformerLens has
+                positions = self.hook_pos_embed(positions.expand(len(tokens), -1, -1))
         if self.cfg.positions == "learned":
             x, positions = x + positions, None
         for block in self.blocks:
             x = block(x, positions)
-        x = self.ln_final(x)
-        return x if return_type == "hidden" else self.unembed(x)
+        return self.ln_final(x)
 
     def _check(self, tokens: Tensor) -> None:
         reads_on = self.any_length and self.cfg.positions == "rotary"
@@ -212,45 +241,6 @@ class AttentionOnlyTransformer(HookedRootModule):
             raise ValueError(
                 f"Tokens must lie in [0, {self.cfg.d_vocab}), got {int(tokens.min())} … {int(tokens.max())}."
             )
-
-    # The weights of all layers, stacked as TransformerLens stacks them.
-    @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """Embedding."""
-        return self.embed.W_E
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Unembedding."""
-        return self.unembed.W_U
-
-    @property
-    def b_U(self) -> Float[Tensor, " d_vocab"]:
-        """Bias of the unembedding; zeros where there is none."""
-        return torch.zeros_like(self.W_U[0]) if self.unembed.b_U is None else self.unembed.b_U
-
-    @property
-    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
-        """Query weights."""
-        return self._stacked("W_Q")
-
-    @property
-    def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
-        """Key weights."""
-        return self._stacked("W_K")
-
-    @property
-    def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
-        """Value weights."""
-        return self._stacked("W_V")
-
-    @property
-    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
-        """Output weights."""
-        return self._stacked("W_O")
-
-    def _stacked(self, name: str) -> Tensor:
-        return torch.stack([getattr(block.attn, name) for block in self.blocks])
 
     def save(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into a folder that is made if need be."""
