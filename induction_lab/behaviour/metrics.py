@@ -28,6 +28,7 @@ from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import as_model
+from induction_lab.runtime.nearest import did_you_mean
 
 Weights = Callable[[Prompts], Float[Tensor, "prompt query"]]
 Function = Callable[[Tensor, Tensor], Any]
@@ -120,7 +121,10 @@ def as_metric(metric: MetricLike) -> Metric | Function:
     }
     if isinstance(metric, str):
         if metric not in named:
-            raise ValueError(f"`metric` must be one of {', '.join(named)} or a function, got {metric!r}.")
+            raise ValueError(
+                f"`metric` must be one of {', '.join(named)} or a function, got {metric!r}."
+                f"{did_you_mean(metric, named)}"
+            )
         return named[metric]
     return metric
 

@@ -21,6 +21,7 @@ from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import about_prompts, check_same_model, provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable, check_result
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.planning import plan_scores
 from induction_lab.scores.registry import EVERY, REPEAT_SCORES
 from induction_lab.scores.results import HeadScores
@@ -244,7 +245,7 @@ def find_kinds(asked: str | Sequence[str] | None = None, *, causal: bool = True)
     names = [asked] if isinstance(asked, str) else list(BY_NAME if asked is None else asked)
     unknown = [name for name in names if not isinstance(name, str) or name not in BY_NAME]
     if unknown or not names:
-        raise ValueError(f"Unknown kinds {unknown}; there are {', '.join(BY_NAME)}.")
+        raise ValueError(f"Unknown kinds {unknown}; there are {', '.join(BY_NAME)}.{did_you_mean(unknown, BY_NAME)}")
     found = [BY_NAME[name] for name in dict.fromkeys(names) if causal or not BY_NAME[name].is_causal]
     if not found:
         raise ValueError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from importlib.metadata import version as installed
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +14,7 @@ from induction_lab.cli.commands.measuring import activity, circuit, explain, hea
 from induction_lab.cli.commands.showing import explore, models, plot, report
 from induction_lab.cli.commands.training import follow, sweep, train
 from induction_lab.cli.shared import say
+from induction_lab.runtime.progress import how_far
 
 app = typer.Typer(
     name="induction-lab",
@@ -20,9 +23,32 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _told_when_interrupted(command: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The command; where it is interrupted (Ctrl-C) it says how far it came and how to go on, and exits with 130."""
+
+    @functools.wraps(command)
+    def run(*given: Any, **options: Any) -> Any:
+        try:
+            return command(*given, **options)
+        except KeyboardInterrupt:
+            say("")
+            came = f" at {came}" if (came := how_far()) else ""
+            on = "What is finished is kept: the same command goes on." if name in RESUMED else "Nothing was written."
+            typer.echo(f"interrupted{came}. {on}", err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+RESUMED = ("explain", "follow", "train")  # commands that keep what they have while they run
 for module in (
     score, heads, activity, predict, explore, circuit, explain, plot, models, train, follow, report, sweep,
 ):  # fmt: skip
+    for command in module.commands.registered_commands:
+        assert command.callback is not None
+        command.callback = _told_when_interrupted(command.callback, command.name or command.callback.__name__)
     app.add_typer(module.commands)
 
 

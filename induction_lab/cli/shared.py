@@ -37,7 +37,30 @@ Offload = Annotated[
     bool, typer.Option("--offload", help="Leave weights on disk, read block by block: for models larger than memory.")
 ]
 Text = Annotated[str | None, typer.Option(help="A text, or a text file.", show_default=False)]
-Folder = Annotated[Path, typer.Option(help="Folder for the files.")]
+
+
+def writable(place: Path | None) -> Path | None:
+    """A file or folder that results are to be written to, looked at before anything is computed; none is made.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    if place is None:
+        return None
+    here = place.expanduser().absolute()
+    there = next(each for each in (here, *here.parents) if os.path.lexists(each))
+    why = "it may not be written to" if not os.access(there, os.W_OK) else ""
+    if not there.is_dir() and (there != here or not place.suffix):
+        why = "it is no folder"
+    elif there.is_dir() and there == here and place.suffix in PAGES:
+        why = "it is a folder"
+    if why:
+        raise ValueError(f"{place} cannot be written: {there} is there, and {why}. Give another --out.")
+    return place
+
+
+PAGES = (".html", ".png", ".svg", ".pdf")  # what a file given as --out may end in
+Folder = Annotated[Path, typer.Option(help="Folder for the files.", callback=writable)]
 
 
 class Format(StrEnum):

@@ -87,6 +87,9 @@ def show_circuit(circuit: InductionCircuit) -> None:
     )
 
 
+_TESTED = (("faithfulness", "alone keeps"), ("necessity", "is needed for"))
+
+
 def show_explanation(explanation: Explanation) -> None:
     """Every head that is no bystander, with the evidence; then how much the circuit explains."""
     out = Console(highlight=False)
@@ -117,7 +120,10 @@ def show_explanation(explanation: Explanation) -> None:
         return
     size = int(own["n_heads"])
     heads = "head" if size == 1 else "heads"
-    for name, how in (("faithfulness", "alone keeps"), ("necessity", "is needed for")):
+    everything = size == len(explanation.heads)
+    if everything:
+        out.print(f"All {size} heads are the circuit: no head is left to test it against.")
+    for name, how in () if everything else _TESTED:
         others = sorted(float(row[name]) for row in tests.values())
         sets = f"{len(others)} random sets" if len(others) > 1 else "one set"
         beside = f"; {sets} of other heads: {others[0]:.2f} … {others[-1]:.2f}" if others else ""

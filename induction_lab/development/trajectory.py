@@ -20,6 +20,7 @@ from induction_lab.development.rows import COLUMNS, typed
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.saved import Loadable
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.registry import words
 from induction_lab.scores.score import ScoreWords
 
@@ -172,7 +173,10 @@ class Trajectory(Loadable):
             raise ValueError(f"Choose one of the runs {', '.join(self.runs)} first: trajectory.run(name).")
         rows: Any = self.table.loc[self.table["metric"] == metric]
         if rows.empty:
-            raise ValueError(f"Nothing of the name {metric!r} was measured; there are {', '.join(self.metrics)}.")
+            raise ValueError(
+                f"Nothing of the name {metric!r} was measured; there are {', '.join(self.metrics)}."
+                f"{did_you_mean(metric, self.metrics)}"
+            )
         on = rows["prompts"].unique().tolist()
         if prompts is not None and prompts not in on:
             raise ValueError(f"{metric} was not measured on {prompts!r}; it was on {', '.join(map(repr, on))}.")

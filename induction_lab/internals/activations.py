@@ -26,6 +26,7 @@ from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, HeadLike
+from induction_lab.runtime.nearest import did_you_mean
 
 HEAD_NAMES = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
 STREAM_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -268,7 +269,7 @@ def _known_names(names: str | Sequence[str]) -> list[str]:
     asked = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     unknown = [name for name in asked if name not in NAMES]
     if unknown or not asked:
-        raise ValueError(f"Unknown activations {unknown}; there are {', '.join(NAMES)}.")
+        raise ValueError(f"Unknown activations {unknown}; there are {', '.join(NAMES)}.{did_you_mean(unknown, NAMES)}")
     return asked
 
 

@@ -38,6 +38,7 @@ from induction_lab.internals.editing import is_edited
 from induction_lab.interventions.edits import HeldPatterns, OtherOutputs, OtherPattern, Substitute
 from induction_lab.interventions.outputs import Outputs, Sums, cut_to, length_of, random_reference, sums_over
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.runtime.nearest import did_you_mean
 
 
 @runtime_checkable
@@ -297,7 +298,7 @@ def find_method(model: HookedModel, name: str) -> type[Method]:
         ValueError: If there is none, or it is not to be had of this model.
     """
     if name not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {name!r}.")
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {name!r}.{did_you_mean(name, METHODS)}")
     METHODS[name].check(model)
     return METHODS[name]
 

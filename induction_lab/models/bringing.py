@@ -17,6 +17,7 @@ from pathlib import Path
 from induction_lab.models.named_models import BUNDLED, NAMED, Packaged
 from induction_lab.models.store import _COMPLETE, _folder, is_here, load_transformers, quiet_libraries
 from induction_lab.runtime.machine import CACHE_VARIABLE
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.runtime.optional import library
 
 
@@ -31,7 +32,7 @@ def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path
     """
     if name not in NAMED:
         raise ValueError(
-            f"`get` brings {', '.join(n for n in NAMED if n != BUNDLED)}, got {name!r}. "
+            f"`get` brings {', '.join(n for n in NAMED if n != BUNDLED)}, got {name!r}.{did_you_mean(name, NAMED)} "
             "A Hugging Face id is fetched when it is first loaded."
         )
     if name == BUNDLED or is_here(name):

@@ -18,6 +18,7 @@ from induction_lab.models.named_models import BUNDLED, NAMED
 from induction_lab.models.on_disk.network import offloaded
 from induction_lab.runtime.dtypes import DTYPES
 from induction_lab.runtime.machine import find_device
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.runtime.optional import library
 
 Arguments = ParamSpec("Arguments")
@@ -198,5 +199,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | Literal["auto"]:
     names = {name: getattr(torch, name) for name in DTYPES}
     found = names.get(dtype) if isinstance(dtype, str) else dtype if dtype in names.values() else None
     if found is None:
-        raise ValueError(f"`dtype` must be one of {', '.join(names)} or auto, got {dtype!r}.")
+        raise ValueError(
+            f"`dtype` must be one of {', '.join(names)} or auto, got {dtype!r}.{did_you_mean(dtype, (*names, 'auto'))}"
+        )
     return found

@@ -19,6 +19,7 @@ from induction_lab.models.checkpoint_names import checkpoint_folders, parse_chec
 from induction_lab.models.named_models import BUNDLED, FIELD, NAMED
 from induction_lab.models.names_in_files import WRAPPERS, misfits, plain_name
 from induction_lab.runtime.machine import cache_folder
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.runtime.optional import library
 
 _BUNDLED_FOLDER = Path(__file__).parent / "weights"
@@ -60,7 +61,7 @@ def locate(name: str) -> Path | str:
             )
         return path
     if not may_be_id(name):
-        raise ValueError(f"There is no file or folder {name}.")
+        raise ValueError(f"There is no file or folder {name}.{did_you_mean(Path(name).name, NAMED)}")
     return name
 
 
@@ -100,8 +101,8 @@ def fetch_old(name: str, revision: str | None) -> Path:
         short = next((field for field, repo in FIELD.items() if repo == name), None)
         called = f"{short} is {name} of the Hugging Face hub, which" if short else f"{name} of the Hugging Face hub"
         raise ValueError(
-            f"{called} is neither in the local cache nor could it be fetched (no network, or no such model). "
-            f"The model that comes with this package is {BUNDLED}."
+            f"{called} is neither in the local cache nor could it be fetched (no network, or no such model)."
+            f"{did_you_mean(name, NAMED)} The model that comes with this package is {BUNDLED}."
         ) from error
 
 
@@ -223,7 +224,8 @@ def _why_not(source: Path | str, revision: str | None, error: Exception) -> str:
         return f"{source} holds no readable causal language model: {reason}"
     snapshot = f" at revision {revision}" if revision else ""
     return (
-        f"{source!r}{snapshot} could not be loaded. It is none of {', '.join(NAMED)}, no local folder or .gguf file, "
+        f"{source!r}{snapshot} could not be loaded.{did_you_mean(source, NAMED)} "
+        f"It is none of {', '.join(NAMED)}, no local folder or .gguf file, "
         "and as a Hugging Face id it is neither in the local cache nor could it be fetched (no network, or no such "
         f"model). See: induction-lab models. What was said: {reason}"
     )

@@ -15,6 +15,7 @@ from induction_lab.attention.grouped import by_group
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import LOOKS, Head, HeadLike, is_head, parse_head
 from induction_lab.results.saved import Loadable
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.registry import words
 from induction_lab.scores.score import ScoreWords
 
@@ -196,7 +197,9 @@ class HeadScores(Loadable):
     def _score(self, score: str | None) -> Float[Tensor, "layer head"]:
         score = self.default_score if score is None else score
         if score not in self.values:
-            raise ValueError(f"No score {score!r} here; there are {', '.join(self.values)}.")
+            raise ValueError(
+                f"No score {score!r} here; there are {', '.join(self.values)}.{did_you_mean(score, self.values)}"
+            )
         return self.values[score]
 
     def _chance(self, score: str) -> list[float]:

@@ -31,6 +31,7 @@ from induction_lab.data.training_streams import STREAMS, TokenStream
 from induction_lab.models.attention_only.clamping import check_clamps
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.runtime.settings import built
 from induction_lab.training.trainer import TrainingPlan
 
@@ -128,6 +129,7 @@ def load_recipe(source: str | Path, **changes: Any) -> Recipe:
     except FileNotFoundError as error:
         raise ValueError(
             f"There is no recipe {str(source)!r}: give a TOML file or one of {', '.join(ready_recipes())}."
+            f"{did_you_mean(source, ready_recipes())}"
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path} is no readable recipe: {error}.") from error

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from induction_lab.results.tables import writing
+from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.results import HeadScores
 
 FORMATS = ("json", "duo-attention")
@@ -42,7 +43,9 @@ def export_kv_heads(
         ValueError: If there is no such score, format or reduction, a size is negative, or the file cannot be written.
     """
     if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}.")
+        raise ValueError(
+            f"`format` must be one of {', '.join(FORMATS)}, got {format!r}.{did_you_mean(format, FORMATS)}"
+        )
     if sink_size < 0 or recent_size < 0:
         raise ValueError(f"Sizes must not be negative, got sink_size={sink_size}, recent_size={recent_size}.")
     path, values = Path(path), scores.by_kv_head(score, reduce).tolist()

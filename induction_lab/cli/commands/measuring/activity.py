@@ -20,6 +20,7 @@ from induction_lab.cli.shared import (
     file_name,
     say,
     text_of,
+    writable,
 )
 
 commands = typer.Typer()
@@ -34,7 +35,9 @@ def activity(
     model: ModelName = "smollm2-135m",
     text: Text = None,
     heads: Annotated[str, typer.Option(help="Which heads; all induction heads by default.")] = "",
-    html: Annotated[Path | None, typer.Option(help="Also a page to explore, .html.", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(callback=writable, help="Also a page to explore, .html.", show_default=False)
+    ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,7 +58,7 @@ def circuit(
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")
-    found = find_circuit(loaded, chosen, n=top, progress=sys.stderr.isatty())
+    found = find_circuit(loaded, chosen, n=top, progress=True)
     place = out / f"{file_name(model, loaded)}_circuit"
     deliver(found, place, format, _circuit_picture(found, top) if figures else (), show_circuit)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,9 +70,7 @@ def explain(
     say("")
     place = out / f"{file_name(model, loaded)}_explained"
     sweep = place.with_name(f"{place.name}_sweep_{fingerprint(loaded, chosen)}.parquet")
-    found = explain_model(
-        loaded, chosen, n_random=random_sets, seed=seed, exact=exact, path=sweep, progress=sys.stderr.isatty()
-    )
+    found = explain_model(loaded, chosen, n_random=random_sets, seed=seed, exact=exact, path=sweep, progress=True)
     pictures = _explanation_picture(found) if figures else ()
     deliver(found, place, format, pictures, show_explanation, kept_as="json", also=[sweep])
 

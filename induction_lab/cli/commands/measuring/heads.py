@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +63,7 @@ def heads(
     loaded = load_model(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, distinct=True)
     say("")
-    found = classify_heads(loaded, chosen, kinds=names, causal=causal, progress=sys.stderr.isatty())
+    found = classify_heads(loaded, chosen, kinds=names, causal=causal, progress=True)
     deliver(found, out / f"{file_name(model, loaded)}_kinds", format, _picture(found) if figures else (), show_kinds)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -97,7 +96,7 @@ def score(
         chosen = text_prompts(loaded, content[1], length=length, **how)
     tested = chance and len(chosen) > 1
     say("")
-    how = {"batch_size": batch_size, "chance_test": tested, "progress": sys.stderr.isatty()}
+    how = {"batch_size": batch_size, "chance_test": tested, "progress": True}
     found = score_heads(loaded, chosen, scores=names, weigh=weigh, **how)
     about = ("" if content is None else f"_{content[0]}") + ("" if weigh is None else f"_by_{weigh}")
     place = out / (file_name(model, loaded) + about)

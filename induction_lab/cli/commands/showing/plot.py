@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from induction_lab.cli.shared import own_place, save_figure
+from induction_lab.cli.shared import own_place, save_figure, writable
 
 commands = typer.Typer()
 
@@ -20,7 +20,10 @@ def plot(
     file: Annotated[Path, typer.Argument(help="Scores that `induction-lab score` wrote: .csv, .json or .parquet.")],
     score: Annotated[str, typer.Option(help="One score; all on one sheet by default.")] = "",
     by_layer: Annotated[bool, typer.Option("--by-layer", help="Against the layer, with standard errors.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help=".png, .svg or .pdf; beside FILE by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", callback=writable, help=".png, .svg or .pdf; beside FILE by default."),
+    ] = None,
 ) -> None:
     """Draw saved scores as heatmaps (layers down, heads across), or against the layer."""
     from induction_lab.cli.terminal import show_files

@@ -21,6 +21,7 @@ from induction_lab.cli.shared import (
     say,
     text_of,
     whole_numbers,
+    writable,
 )
 from induction_lab.models.named_models import BUNDLED
 
@@ -42,7 +43,10 @@ def report(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page, an .html file; report.html unless that is of others.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", callback=writable, help="The page, an .html file; report.html unless that is of others."
+        ),
     ] = None,
     prompts: Annotated[int, typer.Option(help="How many prompts to score on.")] = 16,
     period: Annotated[
@@ -116,7 +120,7 @@ def report(
         explanations={found.model: found for found in explained},
         trajectories={run: found.run(run) for found in followed for run in found.runs},
         command=shlex.join(["induction-lab", *sys.argv[1:]]),
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     show_files([path])
 

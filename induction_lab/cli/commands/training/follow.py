@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from induction_lab.cli.shared import (
     text_of,
     whole_numbers,
 )
+from induction_lab.runtime.nearest import did_you_mean
 
 commands = typer.Typer()
 TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are not those it begins with
@@ -35,8 +35,9 @@ TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are n
 )
 def follow(
     runs: Annotated[
-        list[str], typer.Argument(help="Run folders, folders of checkpoint-*, Hugging Face ids with --steps or --n.")
-    ],
+        list[str] | None,
+        typer.Argument(help="Run folders, folders of checkpoint-*, Hugging Face ids with --steps or --n."),
+    ] = None,
     out: Folder = Path("results"),
     score: Annotated[str, typer.Option(help="Of heads: for table, figure and animation.")] = "prefix_matching",
     steps: Steps = "",
@@ -66,9 +67,11 @@ def follow(
     from induction_lab.training.checkpoints import choose_steps
     from induction_lab.weights.probes_over_training import PROBES
 
+    if not runs:
+        raise ValueError(f"Which run? {_runs_here()}")
     there = (*SCORES, *(PROBES if probes else ()))
     if score not in there:
-        raise ValueError(f"There is no score {score!r} here; there are {', '.join(there)}.")
+        raise ValueError(f"There is no score {score!r} here; there are {', '.join(there)}.{did_you_mean(score, there)}")
     if texts < 2:
         raise ValueError(f"--texts must be at least 2, got {texts}.")
     asked, of_kinds = whole_numbers(steps, "--steps"), kind_names(kinds, causal=causal) if kinds else []
@@ -85,7 +88,7 @@ def follow(
         say("")
         chosen = asked if n is None else choose_steps(source.name, source.steps, asked, n=n)
         measured: Any = {"texts": given, "probes": PROBES if probes else (), "steps": chosen or None}
-        followed = follow_training(source, **measured, path=place, progress=sys.stderr.isatty())
+        followed = follow_training(source, **measured, path=place, progress=True)
         found.append(followed)
         show_trajectory(followed, score)
         if of_kinds:
@@ -106,18 +109,34 @@ def _checkpoints(name: str, steps: list[int], n: int | None, stage: str | None, 
     if found is not None:
         return found
     if why := why_no_training(name):
-        raise ValueError(f"{why} Train one: induction-lab train minute.")
+        raise ValueError(f"{why} {_runs_here(name)}")
     try:
         there = list(Revisions(name, stage=stage).there)
     except ValueError as error:
         raise ValueError(
-            f"{name} is no training run. Train one: induction-lab train minute; or give a folder of checkpoint folders "
-            f"or a Hugging Face id that publishes checkpoints. What was said: {error}"
+            f"{name} is no training run. {_runs_here(name)} Or give a folder of checkpoint folders or a Hugging Face "
+            f"id that publishes checkpoints. What was said: {error}"
         ) from error
     raise ValueError(
         f"{name} has {len(there)} checkpoints: {steps_in_words(there)}. Say which: induction-lab follow {name} "
         f"--steps {there[0]},{there[-1]}; or how many, evenly through them: --n {min(12, len(there))}."
     )
+
+
+def _runs_here(name: str = "") -> str:
+    """Which runs lie in the folder of that name's, or where `train` puts them."""
+    from induction_lab.training.checkpoints import find_checkpoints
+
+    runs = []
+    for folder in dict.fromkeys((Path(name).parent, Path("runs")) if name else (Path("runs"),)):
+        for path in sorted(each for each in folder.glob("*") if each.is_dir()):
+            try:
+                runs += [str(path)] if find_checkpoints(str(path), []) is not None else []
+            except ValueError:  # a folder of something else
+                continue
+    if not runs:
+        return "Train one: induction-lab train minute."
+    return f"Here are {', '.join(runs[:8])}{', …' if runs[8:] else ''}.{did_you_mean(name, runs)}"
 
 
 def _follow_kinds(source: Any, kinds: list[str], steps: list[int], place: Path) -> list[Path]:
@@ -128,7 +147,7 @@ def _follow_kinds(source: Any, kinds: list[str], steps: list[int], place: Path) 
 
     path = place.with_name(place.name.replace("_training.parquet", "_kinds.parquet"))
     how: Any = {"prompts": {}, "scores": (), "probes": (), "kinds": kinds, "steps": steps or None}
-    followed = follow_training(source, **how, path=path, progress=sys.stderr.isatty())
+    followed = follow_training(source, **how, path=path, progress=True)
     show_order(followed)
     return [path, save_figure(plot_kinds_over_training(followed), path.with_suffix(".png"))]
 

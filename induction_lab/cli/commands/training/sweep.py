@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from enum import StrEnum
 from html import escape
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import counted, say, stem
+from induction_lab.cli.shared import counted, say, stem, writable
 from induction_lab.results.heads import LOOKS
 
 commands = typer.Typer()
@@ -34,7 +33,9 @@ class Executor(StrEnum):
 )
 def sweep(
     plan: Annotated[Path, typer.Argument(help="A TOML file: models, prompts, seeds, measurements.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The dataset; results/NAME by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=writable, help="The dataset; results/NAME by default.")
+    ] = None,
     executor: Annotated[
         Executor, typer.Option(help="local: this process; pool: processes here; ray: a Ray cluster (extra: sweep).")
     ] = Executor.local,
@@ -67,16 +68,9 @@ def sweep(
         for name in chosen.elsewhere:
             typer.echo(f"{name} is no file or folder here: it is taken as an id on the Hugging Face hub.")
         return
+    how: Any = {"executor": executor.value, "workers": workers, "address": address, "resume": resume}
     try:
-        done = run_sweep(
-            chosen,
-            path,
-            executor=executor.value,
-            workers=workers,
-            address=address,
-            resume=resume,
-            progress=sys.stderr.isatty(),
-        )
+        done = run_sweep(chosen, path, progress=True, **how)
     except KeyboardInterrupt:
         typer.echo(f"interrupted: finished cells are kept in {path}; the same command goes on.", err=True)
         raise typer.Exit(130) from None
@@ -89,7 +83,9 @@ def sweep(
 @commands.command(epilog="Example:  [bold]induction-lab atlas results/my -o atlas.html --score induction_stripe[/bold]")
 def atlas(
     path: Annotated[Path, typer.Argument(help="A dataset that `induction-lab sweep` made.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; PATH.html by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=writable, help="The page; PATH.html by default.")
+    ] = None,
     score: Annotated[str, typer.Option(help="Of heads.")] = "prefix_matching",
     threshold: Annotated[float, typer.Option(help="From where on a head counts as an induction head.")] = LOOKS,
 ) -> None:

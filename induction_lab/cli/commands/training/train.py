@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from induction_lab.cli.shared import say, stem
+from induction_lab.cli.shared import say, stem, writable
 
 commands = typer.Typer()
 
@@ -24,7 +23,7 @@ def train(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Train so many runs, with seeds 0, 1, 2, ….")] = None,
     steps: Annotated[int | None, typer.Option(help="Updates, in place of the recipe's.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the runs' folders.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(callback=writable, help="Folder for the runs' folders.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="With --seeds, on a CPU: processes at once.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU by default if there is one.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the loss at every checkpoint (one run).")] = False,
@@ -51,7 +50,7 @@ def train(
         raise ValueError("--plot goes with one run; follow several to draw them: induction-lab follow RUN RUN ….")
     recipe = load_recipe(config, **({} if steps is None else {"steps": steps}))
     name = stem(Path(config).stem) + ("" if steps is None else f"-{steps}")
-    found, shown = find_device(device), sys.stderr.isatty()
+    found, shown = find_device(device), True
     say("")
     if seeds is None:
         runs = [train_run(recipe, out / name, device=found, plot=plot, progress=shown)]

@@ -1,0 +1,21 @@
+"""What somebody probably meant who gave a name that is none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """A question to end a message with, ` Did you mean smollm2-135m?`; nothing where no name is near.
+
+    Args:
+        given: What is no name, or several of them.
+        known: The names that there are.
+    """
+    names = {name.lower().replace("_", "-"): name for name in known}
+    for each in given if isinstance(given, list | tuple) else [given]:
+        near = difflib.get_close_matches(str(each).lower().replace("_", "-"), names, n=1, cutoff=0.6)
+        if near:
+            return f" Did you mean {names[near[0]]}?"
+    return ""

@@ -1,0 +1,139 @@
+"""What helps at the command line: names that were meant, places to write to, how far a job came, runs there are."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from induction_lab import (
+    AttentionOnlyConfig,
+    AttentionOnlyTransformer,
+    ablation_sweep,
+    load_model,
+    repeated_tokens,
+    score_heads,
+)
+from induction_lab.cli.app import app
+from induction_lab.runtime import progress
+from induction_lab.runtime.nearest import did_you_mean
+
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+WRITING = {name for name, one in COMMANDS.items() if any(each.name == "out" for each in one.params)}
+NEEDED = {"plot": ["scores.csv"], "sweep": ["plan.toml"], "atlas": ["folder"], "follow": ["runs/x"], "get": ["x"]}
+
+
+def test_a_near_name_is_asked_for_and_a_far_one_is_not():
+    known = ["smollm2-135m", "prefix_matching", "function-vector"]
+    assert did_you_mean("smollm2-135", known) == " Did you mean smollm2-135m?"
+    assert did_you_mean("Prefix-Matching", known) == " Did you mean prefix_matching?"
+    assert did_you_mean(["x", "function_vectors"], known) == " Did you mean function-vector?"
+    assert did_you_mean("zebra", known) == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["score", "smollm2-135"], "smollm2-135m"),
+        (["score", "./induction-2"], "induction-2l"),
+        (["get", "smolm2-135m"], "smollm2-135m"),
+        (["score", "--scores", "prefix_match"], "prefix_matching"),
+        (["heads", "--kinds", "inductoin"], "induction"),
+        (["train", "minutes"], "minute"),
+        (["score", "--dtype", "bfloat"], "bfloat16"),
+        (["follow", "runs/x", "--score", "previous-tokens"], "previous_token"),
+        (["scor"], "'score'"),
+        (["score", "--promts", "3"], "--prompts"),
+    ],
+    ids=" ".join,
+)
+def test_commands_ask_whether_another_name_was_meant(command, arguments, meant):
+    code, _, err = command(*arguments)
+    assert code == 2 and meant in err and ("Did you mean" in err or "Possible options" in err)
+
+
+def test_functions_ask_too():
+    model = load_model()
+    for call in (
+        lambda: ablation_sweep(model, repeated_tokens(model), method="means"),
+        lambda: score_heads(model, scores="copy"),
+    ):
+        with pytest.raises(ValueError, match=r"Did you mean (mean|copying)\?"):
+            call()
+
+
+@pytest.mark.parametrize("name", sorted(WRITING))
+@pytest.mark.parametrize("place", ["file/below", "closed/below"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_looked_for(name, place, command, monkeypatch):
+    Path("file").write_text("here")
+    Path("closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, how: Path(path).name != "closed")
+    code, _, err = command(name, *NEEDED.get(name, ["./no-model"] if name != "train" else ["minute"]), "--out", place)
+    assert code == 2 and f"{place} cannot be written" in err and "Give another --out" in err
+    assert sorted(path.name for path in Path().iterdir()) == ["closed", "file"]
+
+
+def test_every_command_that_writes_is_looked_at():
+    assert set(COMMANDS) - WRITING == {"get", "models", "predict"}
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "said"),
+    [
+        ("score", "induction_lab.scores.scoring.score_heads", "Nothing was written"),
+        ("explain", "induction_lab.circuits.explaining.explain", "the same command goes on"),
+    ],
+)
+def test_interrupted_it_says_how_far_it_came_and_how_to_go_on(command, monkeypatch, name, where, said):
+    def interrupted(*args, **kwargs):
+        with progress.progress_bar(540, "ablating heads", shown=True) as tick:
+            tick(120)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    code, out, err = command(name)
+    assert code == 130 and "interrupted at ablating heads: 120 of 540." in err and said in err
+    assert "Traceback" not in err and out == ""
+
+
+def test_piped_a_long_job_says_now_and_then_where_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    with progress.progress_bar(300, "reading rows", shown=True, done=100) as tick:
+        tick(50)
+        tick(100, note="last cell 3 s")
+    assert capsys.readouterr().err == "reading rows: 150 of 300\nreading rows: 250 of 300  last cell 3 s\n"
+    monkeypatch.setattr(progress, "SECONDS", 30.0)
+    with progress.progress_bar(3, "reading rows", shown=True) as tick:  # a short one says nothing
+        tick(3)
+    assert capsys.readouterr().err == "" and progress.how_far() == ""
+
+
+def test_follow_says_which_runs_there_are(command, monkeypatch):
+    code, _, err = command("follow")
+    assert code == 2 and "Which run? Train one: induction-lab train minute" in err
+    for step in (1, 2):
+        network = AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=33))
+        network.save(f"runs/tiny/checkpoint-{step}")
+    for arguments in ([], ["runs/tiny2"]):
+        code, _, err = command("follow", *arguments)
+        assert code == 2 and "Here are runs/tiny." in err
+    assert "Did you mean runs/tiny?" in err
+
+
+def test_of_a_model_all_of_whose_heads_are_the_circuit_no_share_is_a_finding(capsys):
+    import pandas as pd
+
+    from induction_lab import Explanation
+    from induction_lab.circuits.explanation import EDGES, TESTS
+    from induction_lab.cli.terminal import show_explanation
+
+    row = {"verdict": "carrier", "previous_token": 0.1, "prefix_matching": 0.1, "logit_attribution": 0.1, "layer": 0}
+    row |= {"effect": 1.0, "effect_error": 0.1, "to_keys": 0.1, "to_keys_error": 0.1}
+    heads = pd.DataFrame([row | {"label": f"L0H{head}", "head": head} for head in range(2)])
+    tests = pd.DataFrame([("circuit", 2, 0.1, 1.0, 3.0, 1.0)], columns=TESTS)
+    behaviour = {"first_copy": 3.0, "second_copy": 0.1, "no_heads": 3.0}
+    show_explanation(Explanation("two", 1, 2, behaviour, heads, pd.DataFrame(columns=EDGES), tests))
+    said = capsys.readouterr().out
+    assert "All 2 heads are the circuit: no head is left to test it against." in said and "keeps" not in said
+    assert "1.00 of it" not in said and sys.stdout is not None
