@@ -75,7 +75,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_looked_for(na
 
 
 def test_every_command_that_writes_is_looked_at():
-    assert set(COMMANDS) - WRITING == {"get", "models", "predict"}
+    assert set(COMMANDS) - WRITING == {"explore", "get", "models", "predict"}
 
 
 @pytest.mark.parametrize(
