@@ -50,7 +50,7 @@ def writable(place: Path | None) -> Path | None:
     here = place.expanduser().absolute()
     there = next(each for each in (here, *here.parents) if os.path.lexists(each))
     why = "it may not be written to" if not os.access(there, os.W_OK) else ""
-    if not there.is_dir() and (there != here or not place.suffix):
+    if not there.is_dir() and (there != here or place.suffix not in PAGES):
         why = "it is no folder"
     elif there.is_dir() and there == here and place.suffix in PAGES:
         why = "it is a folder"
