@@ -93,7 +93,7 @@ MISTAKES = {
     "steps that are none": (["follow", "runs/none", "--steps", "0,x"], "--steps wants whole numbers"),
     "one text": (["follow", "runs/none", "--texts", "1"], "--texts must be at least 2"),
     "a hub without network": (["follow", "no/such-model", "--steps", "0,1"], "nor could it be fetched"),
-    "nothing to follow": (["follow"], "Missing argument"),
+    "nothing to follow": (["follow"], "Which run? Train one: induction-lab train minute"),
 }
 
 
