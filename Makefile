@@ -24,7 +24,7 @@ test: lint types
 test-browser: $(READY)
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q chromium) \
 		|| echo "no Chromium here, and none can be installed: the tests are skipped"
-	$(BIN)/python -m pytest tests/pages/test_report_browser.py -rs
+	$(BIN)/python -m pytest tests/pages -k 'browser or in_page or widget or view' -rs
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ as JSON in which `<`, `>` and `&` are escaped; the script writes it as text.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,14 @@ def check_libraries() -> None:
         library(name, extra="report")
 
 
-def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
+def page(subjects: Sequence[Subject], *, title: str, command: str, live: Mapping[str, Any] | None = None) -> str:
     """The report's HTML, complete.
 
     Args:
         subjects: The measurements, one `Subject` a model.
         title: Heading and title of the page.
         command: Command line that writes the page again; the page states it.
+        live: `data`, `script` and `style` of the panel on which small models answer, which run in the page.
     """
     import jinja2
     import plotly.offline
@@ -89,6 +90,7 @@ def page(subjects: Sequence[Subject], *, title: str, command: str) -> str:
         script=Markup(script()),
         plotly=Markup(plotly.offline.get_plotlyjs().replace("</script", "<\\/script")),
         data=Markup(as_script(data)),
+        live=None if live is None else {name: Markup(part) for name, part in live.items()},
     )
 
 

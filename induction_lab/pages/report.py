@@ -15,7 +15,9 @@ from induction_lab.development.trajectory import Trajectory
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import as_model
-from induction_lab.pages.html import check_libraries, check_page, page
+from induction_lab.pages.html import FOLDER, as_script, check_libraries, check_page, page
+from induction_lab.pages.live.in_page import live_data
+from induction_lab.pages.live.page import live_script
 from induction_lab.pages.panel_measurements import TEXT, ReportPlan, measure
 from induction_lab.results.tables import writing
 from induction_lab.runtime.progress import progress_bar
@@ -105,10 +107,19 @@ def write_report(
             found = {"label": label, "explanation": explanation, "trajectory": trajectory, "tick": tick}
             subjects.append(measure(model, plan, **found))
     title = "Induction heads in " + " and ".join(subject.label for subject in subjects)
-    text_of_page = page(subjects, title=title, command=command or _call(several, path))
+    small = live_data({subject.label: model for subject, model in zip(subjects, loaded, strict=True)})
+    text_of_page = page(subjects, title=title, command=command or _call(several, path), live=_panel(small))
     with writing(path) as part:
         part.write_text(text_of_page, encoding="utf-8")
     return path
+
+
+def _panel(data: dict[str, Any] | None) -> dict[str, str] | None:
+    """The panel on which models answer that the page runs itself; None where it can run none."""
+    if data is None:
+        return None
+    style = (FOLDER / "live.css").read_text(encoding="utf-8")
+    return {"data": as_script(data), "script": live_script(), "style": style}
 
 
 def labels(models: Sequence[Shown]) -> list[str]:

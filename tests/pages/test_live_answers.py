@@ -75,7 +75,7 @@ def test_means_are_the_same_for_whatever_longer_text_they_were_found(bundled, pr
     fresh, n = LiveModel(bundled), prompt.tokens.shape[1]
     wanted = mean_outputs(bundled, distinct_tokens(bundled, n_prompts=16, length=n - 1))
     for length in (n, 40, n):
-        found = fresh._mean(length)
+        found = fresh.means(length)
         for layer, z in wanted.heads.items():
             torch.testing.assert_close(found.heads[layer][:, :, :n], z, atol=1e-5, rtol=1e-4)
 

@@ -30,9 +30,12 @@ from induction_lab import (
     score_heads,
     write_report,
 )
+from induction_lab.pages.attention_view import SCRIPTS as VIEW_SCRIPTS
 from induction_lab.pages.encoding import lower_triangle, pack, unpack
 from induction_lab.pages.head_views import head_views, worth_showing
 from induction_lab.pages.html import FOLDER, SCRIPTS, as_script, script
+from induction_lab.pages.live.page import SCRIPTS as LIVE_SCRIPTS
+from induction_lab.pages.live.widget import SCRIPTS as WIDGET_SCRIPTS
 from induction_lab.pages.panel_data import kinds_of_heads, page_data
 from induction_lab.pages.panel_measurements import ReportPlan, measure, partners
 from induction_lab.pages.report import labels
@@ -183,7 +186,8 @@ def test_data_may_stand_in_a_script_element_whatever_they_hold():
 
 
 def test_every_script_is_joined_once_and_none_takes_another_s_name():
-    assert sorted(SCRIPTS) == sorted(path.stem for path in (FOLDER / "js").glob("*.js"))
+    files = {path.relative_to(FOLDER / "js").with_suffix("").as_posix() for path in (FOLDER / "js").rglob("*.js")}
+    assert files == {*SCRIPTS, *LIVE_SCRIPTS, *VIEW_SCRIPTS, *WIDGET_SCRIPTS}
     names = re.findall(r"^(?:async )?(?:function|const|let|class) (\w+)", script(), re.MULTILINE)
     assert "drawMap" in names and len(names) == len(set(names))
     assert script().startswith("(() => {") and script().endswith("})();\n")

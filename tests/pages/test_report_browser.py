@@ -17,6 +17,7 @@ from induction_lab import (
     write_activity,
     write_report,
 )
+from induction_lab.pages.live.answers import LiveModel
 from induction_lab.pages.panel_measurements import QUICK_KINDS
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -247,7 +248,7 @@ def test_markup_in_names_and_tokens_is_text(open_page, several):
     tab.locator("#pattern .nsewdrag").hover()
     click_cell(tab, 2, 1, shape=(3, 2))
     assert "onerror" in tab.inner_text("#tokens") and tab.locator("#tokens img, #pattern img, #pattern a").count() == 0
-    assert tab.title().startswith("Induction heads in") and tab.locator("script").count() <= 4
+    assert tab.title().startswith("Induction heads in") and tab.locator("script").count() == 5
     assert "<script>" in tab.inner_text("#comparison-maps")
     address = tab.evaluate("() => location.hash")
     assert "<" not in address and address.endswith("/L2H1")
@@ -312,3 +313,21 @@ def test_tokens_of_a_text_are_explored_by_mouse_tap_and_keys(open_page, tmp_path
         tab.keyboard.press(key)
     assert tab.evaluate("() => [...document.querySelectorAll('.token')].findIndex(t => t.matches('.shown'))") == 5
     assert tab.title() == f"Heads on a text: {HOSTILE}"  # no markup has run
+
+
+def test_a_small_model_answers_in_the_report_itself(bundled, open_page, single):
+    tab = open_page(single)
+    tab.click("nav >> text=Try it")
+    tab.wait_for_selector("#live[data-state=ready]")
+    tab.fill("textarea.typed", "5 9 17 33 21 5 9 17 33")
+    tab.dblclick("#try b[data-head=L0H3]")
+    tab.wait_for_timeout(50)
+    tab.wait_for_selector("#live[data-state=ready]")
+    answer = LiveModel(bundled).answer("predict", {"text": "5 9 17 33 21 5 9 17 33", "heads": {"L0H3": "mean"}})
+    rows = {int(row.get_attribute("data-id")): row for row in tab.locator("[data-panel=predictions] li").all()}
+    for at, token in enumerate(answer["whole"]["ids"][-1]):
+        row = rows[token]
+        assert float(row.get_attribute("data-p")) == pytest.approx(answer["whole"]["p"][-1][at], rel=1e-3)
+        changed = answer["changed"]["p_of_whole"][-1][at]
+        assert float(row.get_attribute("data-changed")) == pytest.approx(changed, rel=1e-2)
+    assert tab.locator("#try .fault").is_hidden()

@@ -192,7 +192,7 @@ class LiveModel:
     def prepare(self) -> None:
         """Find now what takes long and will be asked for: the heads' means and their kinds."""
         self.kinds(Scene(""), {})
-        self._mean(min(64, self.model.n_ctx or 64))
+        self.means(min(64, self.model.n_ctx or 64))
 
     def _log_p(self, scene: Scene, prompt: Prompts) -> Float[Tensor, "pos d_vocab"]:
         """Of the untouched model those of the last text are kept."""
@@ -219,10 +219,10 @@ class LiveModel:
         return [token_labels(self.model.tokenizer, [token], behind=behind[-3:])[0] for token in ids]
 
     def _applied(self, scene: Scene, n_pos: int) -> Any:
-        means = self._mean(n_pos) if any(change.method == "mean" for change in scene.changes) else None
+        means = self.means(n_pos) if any(change.method == "mean" for change in scene.changes) else None
         return scene.applied(self.model, means)
 
-    def _mean(self, n_pos: int) -> Outputs:
+    def means(self, n_pos: int) -> Outputs:
         """Of every head, over random tokens; those of longer prompts begin with those of shorter ones."""
         known = self._means
         if known is None or next(iter(known.heads.values())).shape[2] < n_pos:

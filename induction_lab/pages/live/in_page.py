@@ -18,6 +18,7 @@ from induction_lab.internals.editing import unhooked
 from induction_lab.models.frozen_norms import attention_norm, final_norm
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.live.answers import LIKELIEST, MODES, LiveModel
+from induction_lab.pages.live.page import tours
 from induction_lab.pages.live.scene import MOST_CHARACTERS, MOST_FACTOR, MOST_TOKENS, NAMED_METHODS
 from induction_lab.pages.live.values import LARGEST_PARTS
 from induction_lab.results.token_labels import token_labels
@@ -75,7 +76,7 @@ def packed_model(live: LiveModel) -> dict[str, Any]:
     model = live.model
     if reason := fits_in_page(model):
         raise ValueError(reason)
-    means = live._mean(_most(model)).heads
+    means = live.means(_most(model)).heads
     arrays = _arrays(model) | {
         f"{layer} means": z[0].transpose(0, 1)
         for layer, z in means.items()  # [pos, head, d_head]
@@ -96,6 +97,20 @@ def packed_model(live: LiveModel) -> dict[str, Any]:
         "kinds": _kinds(live),
         "texts": _texts(model),
     }
+
+
+def live_data(models: Mapping[str, HookedModel]) -> dict[str, Any] | None:
+    """What a page knows at the start that runs some of these models itself; None where it can run none.
+
+    Args:
+        models: By the names that the page shows.
+    """
+    small = {name: each for name, each in models.items() if fits_in_page(each) is None}
+    packed = {name: packed_model(LiveModel(each, load=f"load_model({each.name!r})")) for name, each in small.items()}
+    if not packed:
+        return None
+    start = {"models": list(packed), "first": next(iter(packed)), "reads_text": [], "checkpoints": {}, "scene": {}}
+    return start | {"packed": packed, "tours": tours(), "follows_address": False, "can_report": False}
 
 
 def _most(model: HookedModel) -> int:

@@ -48,7 +48,7 @@ def live_page(data: dict[str, Any], *, title: str) -> str:
 
     Args:
         data: What it knows at the start: `models`, `first`, `checkpoints`, `scene`, and `token` of a server or
-            `packed`, the model that runs in the page.
+            `packed`, models by name that run in the page.
         title: Of the window.
     """
     policy = "; ".join(part for part in POLICY.split("; ") if not part.startswith(DESCRIBED))
@@ -63,7 +63,7 @@ def live_page(data: dict[str, Any], *, title: str) -> str:
 <title>{html.escape(title)}</title>
 <style>{live_style()}</style>
 </head>
-<body>
+<body class="live-frame">
 <main id="live"><noscript><p class="note">The page needs JavaScript.</p></noscript></main>
 <script type="application/json" id="live-data">{as_script(data | {"tours": tours()})}</script>
 <script>

@@ -15,6 +15,7 @@ from induction_lab.pages.live.shelf import Explored, Shelf
 from induction_lab.pages.live.worker import Dropped, Job, Worker
 from induction_lab.runtime.optional import library
 
+SCRIPTS = ("frame", "live/widget")  # of assets/js, besides those of every live page
 log = logging.getLogger("induction_lab.explore")
 
 
@@ -97,7 +98,7 @@ class Messages:
 @cache
 def widget_script() -> str:
     """An ES module with the page's scripts and style in it, whose `render` is what anywidget calls."""
-    parts = [(FOLDER / "js" / f"{name}.js").read_text(encoding="utf-8") for name in ("frame", "live/widget")]
+    parts = [(FOLDER / "js" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     style = f"const STYLE = {json.dumps(live_style())};"
     return "\n".join([live_script(), style, *parts, "export default { render };\n"])
 

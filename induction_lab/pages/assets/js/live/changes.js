@@ -31,7 +31,7 @@ function changesPanel(app) {
       if (heads.length) made.push(element("button", { type: "button", title: found.definitions[score], "data-kind": kind, onclick: () => app.set({ heads: Object.fromEntries(heads.map((head) => [head, app.facts.methods[0]])) }) }, app.say("kindOff", { n: heads.length, kind: app.say(kind) })));
     }
     const off = Object.keys(app.state.heads);
-    if (off.length && off.length < app.facts.n_layers * app.facts.n_heads) made.push(element("button", { type: "button", class: "random-heads", onclick: () => app.set({ heads: Object.fromEntries(randomHeads(off).map((head) => [head, app.facts.methods[0]])) }) }, app.say("randomOff", { n: off.length })));
+    if (off.length && off.length < app.facts.n_layers * app.facts.n_heads) made.push(element("button", { type: "button", class: "random-heads", onclick: () => app.set({ heads: Object.fromEntries(randomHeads(off).map((head) => [head, app.facts.methods[0]])) }) }, app.say(off.length === 1 ? "randomOne" : "randomOff", { n: off.length })));
     back.textContent = app.say("allBack");
     if (off.length) made.push(back);
     kinds.replaceChildren(...made);

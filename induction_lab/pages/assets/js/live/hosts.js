@@ -19,13 +19,14 @@ function serverHost(token) {
   };
 }
 
+// Models by name, each made when it is first asked.
 function pageHost(packed) {
-  const small = new SmallModel(packed);
+  const made = {}, of = (name) => (made[name] = made[name] || new SmallModel(packed[name]));
   return {
     async ask(what, given, signal) {
       await new Promise((done) => setTimeout(done)); // what is typed meanwhile comes first
       if (signal && signal.aborted) throw new DOMException("dropped", "AbortError");
-      try { return small.answer(what, given); } catch (error) { throw new Refused(error.message); }
+      try { return of(given.model).answer(what, given); } catch (error) { throw new Refused(error.message); }
     },
   };
 }
