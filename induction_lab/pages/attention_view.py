@@ -17,6 +17,7 @@ from induction_lab.data.prompts import PromptsLike, as_prompts
 from induction_lab.internals.activations import capture
 from induction_lab.internals.reading import heads_of
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.loading import takes_names
 from induction_lab.pages.encoding import lower_triangle, pack
 from induction_lab.pages.html import FOLDER, as_script, check_page
 from induction_lab.results.cards import html_card
@@ -37,6 +38,7 @@ SCRIPTS = (
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 
 
+@takes_names
 def show_attention(model: HookedModel, text: PromptsLike, heads: HeadLike | Iterable[HeadLike]) -> AttentionView:
     """Where heads look on a text, as a view that a notebook shows and that is saved as one HTML file.
 
