@@ -27,7 +27,7 @@ from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
 from induction_lab.models.wiring.positions import behind_positions, position_module
 from induction_lab.models.wiring.projections import RENORMALISED, LayerParts
-from induction_lab.models.wiring.sizes import shape_of
+from induction_lab.models.wiring.sizes import shape_of, without_padding_rows
 from induction_lab.models.wiring.watching import evaluating, watch
 
 _DRAWN, _PROBES = 64, 4  # tokens by which parts are found: drawn, and run
@@ -57,7 +57,7 @@ class TransformersAnatomy(Anatomy):
                 f"{type(network).__name__} is no causal language model (encoder-decoder, or no unembedding)."
             )
         self.tokenizer, self._found = tokenizer, None
-        self.shape = shape_of(self._config, tokenizer)
+        self.shape = without_padding_rows(shape_of(self._config, tokenizer), network)
         with suppress(Exception):  # now, while nobody edits it; what is in the way is told where parts are asked for
             _ = self._wiring if compute_dtype(network) is None else None
 

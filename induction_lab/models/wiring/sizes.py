@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from induction_lab.models.anatomy import Shape
 
 
@@ -29,6 +31,15 @@ def shape_of(config: Any, tokenizer: Any | None) -> Shape:
         n_ctx=int(n_ctx) if n_ctx else None,
         **_special(config, tokenizer),
     )
+
+
+def without_padding_rows(shape: Shape, network: nn.Module) -> Shape:
+    """A table of positions whose first rows are padding's (RoBERTa's family) has room for so many tokens less."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+            if module.num_embeddings == shape.n_ctx:
+                return shape._replace(n_ctx=shape.n_ctx - module.padding_idx - 1)
+    return shape
 
 
 def _of_decoder(config: Any, what: str, plain: str) -> Any:
