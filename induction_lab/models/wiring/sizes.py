@@ -37,7 +37,7 @@ def without_padding_rows(shape: Shape, network: nn.Module) -> Shape:
     """A table of positions whose first rows are padding's (RoBERTa's family) has room for so many tokens less."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
-            if module.num_embeddings == shape.n_ctx:
+            if shape.n_ctx is not None and module.num_embeddings == shape.n_ctx:
                 return shape._replace(n_ctx=shape.n_ctx - module.padding_idx - 1)
     return shape
 
