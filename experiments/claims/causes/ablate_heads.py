@@ -18,7 +18,6 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -26,6 +25,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
 from experiments.judging import Effect, effect, judge
+from experiments.panels import panels
 from experiments.subjects.induction_models import Subject, arguments, subject, subjects
 from experiments.subjects.small_models import SEEDS, repeats_snapshots
 from experiments.verdicts import Verdict, save_verdicts
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     verdicts.append(along_the_way(SEEDS[: args.seeds] if args.snapshots else ()))
     written = [args.out / "ablate_heads.csv", args.out / "ablate_heads_groups.csv"]
     written.append(save_verdicts(verdicts, args.out / "ablate_heads.json"))
-    figures: dict[str, Figure] = {"groups": draw_groups(found, groups), "estimate": draw_estimates(single, estimated)}
+    figures: dict[str, Figure] = {"groups": draw_groups(groups), "estimate": draw_estimates(single, estimated)}
     for name in args.models:
         if name in found:
             model = found[name].model
@@ -283,10 +283,10 @@ def said(row: dict, unit: str = "nats") -> str:
     return f"{row['effect']:+.2f} ± {row['standard_error']:.2f} {unit} ({row['clean']:.2f} → {row['changed']:.2f})"
 
 
-def draw_groups(found: dict[str, Subject], groups: dict[str, Effects]) -> Figure:
+def draw_groups(groups: dict[str, Effects]) -> Figure:
     """The second copy's loss after each ablation, models side by side."""
-    figure, axes = plt.subplots(1, len(found), figsize=(2.6 * len(found) + 0.6, 3.6), layout="constrained", sharey=True)
-    for ax, (name, effects) in zip(np.atleast_1d(axes), groups.items(), strict=True):
+    figure, axes = panels(len(groups), size=(2.2, 2.7), sharey=True)
+    for ax, (name, effects) in zip(axes, groups.items(), strict=True):
         rows = effects.table.to_dict("records")
         random_sets = [row for row in rows if str(row["label"]).startswith("random")]
         shown = [row for row in rows if row not in random_sets]
@@ -301,23 +301,23 @@ def draw_groups(found: dict[str, Subject], groups: dict[str, Effects]) -> Figure
         ax.tick_params(axis="x", rotation=75, labelsize=7)
         ax.set_title(name, fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("loss on the second copy, nats")
+    figure.supylabel("loss on the second copy, nats", fontsize=9)
     return figure
 
 
 def draw_estimates(single: dict[str, Effects], estimated: dict[str, Effects]) -> Figure:
     """The estimate from gradients against the sweep, a dot a head, with both correlations."""
-    figure, axes = plt.subplots(1, len(single), figsize=(2.5 * len(single) + 0.4, 2.7), layout="constrained")
-    for ax, (name, effects) in zip(np.atleast_1d(axes), single.items(), strict=True):
+    figure, axes = panels(len(single), size=(2.2, 2.2))
+    for ax, (name, effects) in zip(axes, single.items(), strict=True):
         other = estimated[name]
         ax.plot(effects.table["effect"], other.table["effect"], "o", ms=3, color="#2a6f97", alpha=0.7)
         ranks = effects.correlation(other, kind="spearman")
         ax.set_title(f"{name}\nr {effects.correlation(other):.2f}, ranks {ranks:.2f}", fontsize=7.5)
-        ax.set(xlabel="sweep, nats")
         ax.axhline(0, color="#8d99ae", lw=0.6)
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("estimate from gradients, nats")
+    figure.supxlabel("sweep, nats", fontsize=9)
+    figure.supylabel("estimate from gradients, nats", fontsize=9)
     return figure
 
 

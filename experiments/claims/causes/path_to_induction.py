@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
 from experiments.judging import Effect, judge
+from experiments.panels import panels
 from experiments.subjects.induction_models import Subject, arguments, subjects
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Effects, Head, input_shares, patch_paths
@@ -119,8 +120,8 @@ def draw_senders(one: Subject, effects: dict[Component, Effects], most: int = 10
 
 def draw_shares(found: dict[str, Subject], shares: dict[str, pd.DataFrame], most: int = 6) -> Figure:
     """Of what the key of each model's best induction head is made; shares add up to 1."""
-    figure, axes = plt.subplots(1, len(shares), figsize=(2.5 * len(shares) + 0.3, 2.9), layout="constrained")
-    for ax, (name, table) in zip(np.atleast_1d(axes), shares.items(), strict=True):
+    figure, axes = panels(len(shares), size=(2.2, 2.1))
+    for ax, (name, table) in zip(axes, shares.items(), strict=True):
         top = table.head(most)
         values, labels = [*top["share"], table["share"][most:].sum()], [*top["sender"], "all others"]
         ax.barh(labels[::-1], values[::-1], color=["#8d99ae", *["#2a6f97"] * len(top)])
