@@ -7,6 +7,7 @@ import torch
 from browsers import ARGUMENTS, CHROMIUM
 
 from induction_lab import HookedModel, ablate, distinct_tokens, explore, induction_circuit, mean_outputs
+from induction_lab.data.occurrences import copyable
 from induction_lab.data.prompts import Prompts
 from induction_lab.pages.live.answers import LiveModel
 from induction_lab.pages.live.page import tours
@@ -124,6 +125,28 @@ def test_a_head_that_is_knocked_out_is_ablated_and_both_stand_side_by_side(tab, 
     titles = [span.get_attribute("title") for span in tab.locator(".tokens span").all()]
     nats = (whole - changed)[:-1].gather(1, right)[:, 0]
     assert titles[-1] == f"{float(nats[-1]):.2f} nats".replace("-", "\u2212")
+
+
+def test_how_many_repeats_are_guessed_right_is_said_with_and_without(tab, bundled):
+    text = " ".join(["7 19 3 250 88 41 160 12"] * 2)
+    written(tab, text)
+    prompt = prompt_of(bundled, text)
+    where = copyable(prompt.tokens)[0].nonzero()[:, 0]
+    assert len(where) == 7
+    copies = tab.locator(".copies")
+
+    def right():
+        best = bundled.logits(prompt.tokens)[0].argmax(-1)
+        return int((best[where] == prompt.tokens[0, where + 1]).sum())
+
+    assert (copies.get_attribute("data-of"), copies.get_attribute("data-right")) == ("7", str(right()))
+    tab.click("[data-kind=previous]")
+    settled(tab)
+    with ablate(bundled, ["L0H2", "L0H3"], reference=distinct_tokens(bundled, n_prompts=16, length=16)):
+        assert copies.get_attribute("data-changed") == str(right()) != copies.get_attribute("data-right")
+    assert tab.locator("[data-panel=text] select").input_value() == "difference"  # by itself
+    written(tab, "1 2 3")
+    assert copies.is_hidden()
 
 
 def test_a_slider_scales_and_a_menu_takes_an_ideal_head(tab, bundled):

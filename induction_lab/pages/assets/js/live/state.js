@@ -6,7 +6,7 @@ class Explorer {
   constructor(data, host) {
     this.data = data;
     this.host = host;
-    this.state = { model: data.first, text: "", language: "en", hideBos: false, shade: "surprise", tour: null, ...FRESH, ...data.scene };
+    this.state = { model: data.first, text: "", language: "en", hideBos: false, shade: null, tour: null, ...FRESH, ...data.scene };
     this.facts = null;
     this.found = {};
     this.asked = {}; // the question that each answer is to
@@ -91,6 +91,9 @@ class Explorer {
     }
     return String(token);
   }
+
+  // By what tokens are shaded: as was chosen, or by what the changes cost where there are some.
+  get shade() { return this.state.shade || (this.found.predict && this.found.predict.changed ? "difference" : "surprise"); }
 
   // Everything that the panels show, in the order in which a person waits for it; a newer wish drops what is under way.
   async refresh() {

@@ -9,12 +9,12 @@ function textPanel(app) {
     element("option", { value: "surprise", class: "word", "data-word": "surprise" }), element("option", { value: "difference", class: "word", "data-word": "difference" }));
   const arcs = arcsFrame();
   const strip = element("div", { class: "tokens", role: "listbox", tabindex: 0, "aria-label": "Tokens", onclick: clicked, onkeydown: moved });
-  const says = element("p", { class: "quiet loss" });
+  const says = element("p", { class: "quiet loss" }), copies = element("p", { class: "copies", "aria-live": "polite" });
   const panel = element("section", { class: "card text-card", "data-panel": "text" }, label,
     element("div", { class: "controls" }, random,
       element("label", { class: "check" }, hide, element("span", { class: "word", "data-word": "hideBos" })),
       element("label", {}, element("span", { class: "word", "data-word": "shade" }), shade)),
-    element("div", { class: "tokens-frame" }, arcs, strip), says);
+    element("div", { class: "tokens-frame" }, arcs, strip), copies, says);
 
   function clicked(event) {
     const token = event.target.closest("[data-i]");
@@ -39,7 +39,7 @@ function textPanel(app) {
   // Nats of each token by the model as it is; or how many more they are with the heads changed.
   function shadeTokens() {
     const { predict } = app.found, { whole, changed } = predict, spans = strip.children;
-    const by = app.state.shade === "difference" && changed ? changed.nats.map((x, i) => whole.nats[i] - x) : whole.nats.map((x) => -x);
+    const by = app.shade === "difference" && changed ? changed.nats.map((x, i) => whole.nats[i] - x) : whole.nats.map((x) => -x);
     for (let i = 0; i < spans.length; i++) {
       const nats = i ? by[i - 1] : 0;
       spans[i].style.setProperty("--w", `${Math.min(60, 9 * Math.abs(nats)).toFixed(1)}%`);
@@ -49,8 +49,22 @@ function textPanel(app) {
     const mean = (x) => x.reduce((a, b) => a + b, 0) / (x.length || 1), a = -mean(whole.nats);
     const b = changed && -mean(changed.nats);
     says.textContent = !whole.nats.length ? "" : changed ? app.say("meanBoth", { a: number(a, 2), b: number(b, 2), c: signed(b - a, 2) }) : app.say("mean", { a: number(a, 2) });
+    shade.value = app.shade;
+    fillCopies(predict);
     says.dataset.whole = a;
     says.dataset.changed = changed ? b : "";
+  }
+
+  // Of the tokens that copying would predict, how many are the best guess, and their loss; nothing where there are none.
+  function fillCopies({ ids, whole, changed }) {
+    const places = copyable(ids), n = places.length;
+    const right = (side) => places.filter((t) => side.ids[t][0] === ids[t + 1]).length;
+    const loss = (side) => number(-places.reduce((sum, t) => sum + side.nats[t], 0) / n, 2);
+    copies.hidden = !n;
+    copies.textContent = !n ? "" : changed ? app.say("repeatsBoth", { k: right(whole), l: right(changed), n, a: loss(whole), b: loss(changed) }) : app.say("repeats", { k: right(whole), n, a: loss(whole) });
+    copies.dataset.of = n;
+    copies.dataset.right = right(whole);
+    copies.dataset.changed = changed ? right(changed) : "";
   }
 
   function mark() {
@@ -73,11 +87,22 @@ function textPanel(app) {
       if (what === "facts" || what === "state") {
         if (area.value !== app.state.text && !area.matches(":focus")) area.value = app.state.text;
         hide.checked = app.state.hideBos;
-        shade.value = app.state.shade;
+        shade.value = app.shade;
       }
       if (what === "predict") fillTokens();
       if (what === "head" || (what === "state" && app.found.predict)) { shadeTokens(); mark(); }
     },
     set(text) { area.value = text; },
   };
+}
+
+// Positions whose next token is the one that followed the latest earlier occurrence of their own; the first is no token.
+function copyable(ids) {
+  const latest = new Map(), found = [];
+  for (let t = 1; t < ids.length - 1; t++) {
+    const before = latest.get(ids[t]);
+    if (before !== undefined && ids[before + 1] === ids[t + 1]) found.push(t);
+    latest.set(ids[t], t);
+  }
+  return found;
 }
