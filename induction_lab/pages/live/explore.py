@@ -89,7 +89,6 @@ class Explorer:
         self._server = uvicorn.Server(uvicorn.Config(self._live.app, **how))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
         self._thread.start()
-        self._live.worker.submit(lambda job: shelf.get(None).prepare())
 
     def __repr__(self) -> str:
         """The address."""

@@ -94,6 +94,8 @@ class LiveServer:
                 job.dropped.set()
                 future.cancel()
                 raise Dropped
+        if what == "kinds":  # the last that a page asks of a model: while nobody waits, find what takes long
+            self.worker.submit(lambda job: self.shelf.get(given.get("model")).prepare())
         return future.result()
 
     def _refused(self, request: Any, token: str) -> Any | None:
