@@ -234,6 +234,10 @@ def test_an_address_that_says_nonsense_is_no_harm(browser, served, fragment):
         if fragment == UNKNOWN_CHANGE:
             page.click("text=All back")
         written(page, TEXT)
+        assert page.locator(".tokens span").all_inner_texts() == ["BOS", *TEXT.split()]
+        assert page.locator(".fault").is_hidden() and all(
+            changed is None for _, changed in probabilities(page).values()
+        )
 
 
 def test_the_lines_of_python_do_what_the_page_does(tab):

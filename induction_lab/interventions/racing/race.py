@@ -15,7 +15,7 @@ in empirical-Bayes tests of many genes: how far parts of the first prompt disagr
 prompt go together), a share `CURVED` of the spread of the gradient's estimates, and, with its own degrees of freedom,
 the spread over the prompts run. Intervals are Student's, at error probability `ERROR` for all heads and looks together
 (Bonferroni: no more is assumed about how heads go together, and there are three looks, so little is given away).
-They are as good as this model of the spread; `experiments/benchmarks/explain_speed.py` counts how many miss.
+They are as good as this model of the spread, whose constants were chosen on two language models.
 
 Sources: Cochran (1977), *Sampling Techniques*, 7 (difference estimator); Smyth (2004), doi:10.2202/1544-6115.1027
 (pooled variances); Schuirmann (1987), doi:10.1007/BF01068419 (equivalence).

@@ -13,9 +13,8 @@ from induction_lab.pages.html import FOLDER, as_script
 # own or of an earlier file.
 SCRIPTS = (
     "values", "arcs", "pattern", "live/words", "live/small_network", "live/small_model", "live/hosts", "live/state",
-    "live/text",
-    "live/predictions", "live/heads", "live/changes", "live/one_head", "live/why", "live/tours", "live/keep",
-    "live/mount",
+    "live/text", "live/predictions", "live/heads", "live/changes", "live/one_head", "live/why", "live/tours",
+    "live/keep", "live/mount",
 )  # fmt: skip
 # Scripts and styles stand in the page; it asks nobody but the server that it came from.
 POLICY = (

@@ -24,8 +24,8 @@ def explore_widget(models: Explored | Iterable[Explored] = (), text: str | None 
 
     >>> explore_widget(load_model(), "5 9 17 33 21 5 9 17")     # doctest: +SKIP
 
-    It works in JupyterLab, VS Code and Colab. Models run in this kernel, in a thread of their own, so that other cells
-    can be run meanwhile; for a page that is exported with its numbers see `show_attention`.
+    Tried in JupyterLab; VS Code and Colab show anywidget's widgets too. Models run in this kernel, in a thread of their
+    own, so that other cells can be run meanwhile; for a page that is exported with its numbers see `show_attention`.
 
     Args:
         models: A model or its name, or several; also a training run, whose checkpoints stand on a slider. By default
