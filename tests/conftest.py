@@ -3,10 +3,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched from a hub in tests
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import random
 import re
 import sys
 
+import hypothesis
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from families import random_network
@@ -18,6 +21,18 @@ from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.store import is_here
 
 torch.set_num_threads(1)
+
+# The same examples in every run: `pytest --hypothesis-profile=default` looks for others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """No test depends on what another drew: also not on which worker ran it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
