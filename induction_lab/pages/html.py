@@ -20,8 +20,8 @@ FOLDER = Path(__file__).parent / "assets"
 # Files of assets/js, a panel each, in the order in which they are joined: what runs outside functions may use only
 # constants of its own or an earlier file.
 SCRIPTS = (
-    "values", "data", "state", "drawing", "losses", "map", "table", "head", "attention", "kinds", "circuit", "training",
-    "comparison", "download", "start",
+    "values", "arcs", "data", "state", "drawing", "place", "losses", "map", "table", "head", "attention", "kinds",
+    "circuit", "training", "comparison", "download", "start",
 )  # fmt: skip
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 SOURCES = (

@@ -2,12 +2,11 @@
 
 import csv
 import io
-import os
 import re
-import shutil
 
 import pytest
-from pages import HOSTILE, hostile_model, trajectory
+from browsers import CHROMIUM, click_cell, settled
+from pages import HOSTILE, hostile_model
 
 from induction_lab import (
     classify_heads,
@@ -20,74 +19,7 @@ from induction_lab import (
 from induction_lab.pages.live.answers import LiveModel
 from induction_lab.pages.panel_measurements import QUICK_KINDS
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
-sync_api = pytest.importorskip("playwright.sync_api", reason="the report's browser tests need playwright")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def single(bundled, tmp_path_factory):
-    path = tmp_path_factory.mktemp("report") / "single.html"
-    return write_report(bundled, path, period=20, n_prompts=6, trajectories={bundled.name: trajectory(bundled.name)})
-
-
-@pytest.fixture(scope="module")
-def several(bundled, tmp_path_factory):
-    path = tmp_path_factory.mktemp("report") / "several.html"
-    return write_report([bundled, hostile_model()], path, period=20, n_prompts=3, ablate=False)
-
-
-@pytest.fixture
-def open_page(browser):
-    """Open a file; afterwards nothing may have been fetched and nothing complained about."""
-    contexts, faults = [], []
-
-    def opened(path, *, fragment="", width=1440, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.set_default_timeout(20_000)
-        tab.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.on("request", fetched)
-        tab.goto(path.as_uri() + fragment)
-        return settled(tab)
-
-    def fetched(request):
-        if not request.url.startswith(("file:", "data:", "blob:")):
-            faults.append(request.url)
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not faults
-
-
-def settled(tab):
-    tab.wait_for_selector("body[data-state=ready]")
-    return tab
-
-
-def click_cell(tab, layer, head, *, shape=(2, 4)):
-    """A click in the middle of a head's cell."""
-    tab.locator("#map-chart").scroll_into_view_if_needed()
-    box = tab.locator("#map-chart .nsewdrag").first.bounding_box()
-    tab.mouse.click(
-        box["x"] + (head + 0.5) / shape[1] * box["width"], box["y"] + (layer + 0.5) / shape[0] * box["height"]
-    )
-    return settled(tab)
 
 
 PANELS = """() => Object.fromEntries(["pattern", "lag", "eigen", "position"].map((id) => {

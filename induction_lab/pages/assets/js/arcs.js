@@ -12,6 +12,16 @@ function strongest(row, { from = 0, most = 5, least = 0.04 } = {}) {
   return Array.from(row, (weight, i) => [weight, i]).slice(from).sort((a, b) => b[0] - a[0]).slice(0, most).filter(([weight]) => weight >= least);
 }
 
+// The token from which a head looks most clearly at something other than the first position or the token itself.
+function busiest(row, n) {
+  let best = -1, at = n - 1;
+  for (let query = 1; query < n; query++) {
+    const most = Math.max(0, ...row(query).slice(1, query));
+    if (most >= best) { best = most; at = query; }
+  }
+  return at;
+}
+
 function drawArcsOver(frame, spans, query, best) {
   const box = frame.getBoundingClientRect();
   const middle = (i) => { const at = spans[i].getBoundingClientRect(); return [at.left + at.width / 2 - box.left, at.top - box.top]; };

@@ -1,16 +1,26 @@
 // Where the head looks on a prompt: tokens with arcs to what the chosen one attends to, and the whole pattern.
 
 function drawAttention() {
-  const of = model(), name = of.names[state.head];
-  const view = of.views[name] && of.views[name][state.prompt];
+  const of = model(), name = of.names[state.head], view = viewOf(state.head), other = compared() && viewOf(state.kept);
   byId("attention").hidden = byId("attention-controls").hidden = byId("pattern-card").hidden = !view;
   byId("not-shown").hidden = Boolean(view);
   if (!view) byId("not-shown").textContent = `This file holds the patterns of ${Object.keys(of.views).length} of ${of.count} heads, and ${name} is not among them. Its scores, profiles, eigenvalues and composition are below. For the patterns of every head, write the report with --all-heads.`;
-  else { fillTokens(); later("pattern", drawPattern); }
+  byId("kept-pattern-frame").hidden = !other || !view;
+  if (!view) return;
+  fillTokens();
+  later("pattern", () => drawPattern("pattern", state.head));
+  if (!other) return;
+  byId("kept-pattern-frame").firstElementChild.textContent = keptName();
+  later("kept-pattern", () => drawPattern("kept-pattern", state.kept));
 }
 
-function weights(query) {
-  const of = model(), view = of.views[of.names[state.head]][state.prompt], start = (query * (query + 1)) / 2;
+function viewOf(head) {
+  const views = model().views[model().names[head]];
+  return views && views[state.prompt];
+}
+
+function weights(query, head = state.head) {
+  const of = model(), view = viewOf(head), start = (query * (query + 1)) / 2;
   const found = Array.from(of.read(view.pattern).subarray(start, start + query + 1));
   if (!state.weighted) return found;
   const written = of.read(view.written), weighed = found.map((x, s) => x * written[s]);
@@ -25,25 +35,16 @@ function fillTokens() {
   const key = `${state.model} ${state.prompt}`;
   if (list.dataset.key !== key) {
     list.dataset.key = key;
-    list.replaceChildren(...words.map((word, i) => element("span", { role: "option", id: `token-${i}`, "data-token": i, class: i > half ? "copy" : null, "aria-selected": "false" }, word)));
+    list.replaceChildren(...words.map((word, i) => element("span", { role: "option", id: `token-${i}`, "data-token": i, class: i === 0 ? "first" : i > half ? "copy" : null, "aria-selected": "false" }, word)));
     state.token = null;
   }
-  if (state.token === null || state.token >= words.length) state.token = busiest();
+  if (state.token === null || state.token >= words.length) state.token = busiest(weights, words.length);
   look(state.token);
 }
 
-// The token from which the head looks most clearly at something other than the first position or the token itself.
-function busiest() {
-  let best = -1, at = tokens().length - 1;
-  for (let query = 1; query < tokens().length; query++) {
-    const most = Math.max(0, ...weights(query).slice(1, query));
-    if (most >= best) { best = most; at = query; }
-  }
-  return at;
-}
-
 function look(query) {
-  const list = byId("tokens"), words = tokens(), found = weights(query), spans = list.children;
+  const list = byId("tokens"), words = tokens(), found = weights(query), spans = list.children, from = state.hideFirst ? 1 : 0;
+  list.classList.toggle("no-first", state.hideFirst);
   state.token = query;
   for (let i = 0; i < spans.length; i++) {
     spans[i].style.setProperty("--w", i <= query ? `${(48 * Math.min(1, found[i])).toFixed(1)}%` : "0%");
@@ -52,36 +53,27 @@ function look(query) {
   }
   spans[query].setAttribute("aria-selected", "true");
   list.setAttribute("aria-activedescendant", `token-${query}`);
-  const best = found.map((weight, i) => [weight, i]).sort((a, b) => b[0] - a[0]).slice(0, 6).filter(([weight]) => weight >= 0.03);
-  drawArcs(query, best);
+  const other = compared() && viewOf(state.kept), most = { from, most: 6, least: 0.03 };
+  const best = strongest(found, most), kept = other ? strongest(weights(query, state.kept), most) : [];
+  drawArcsOver(byId("arcs"), spans, query, best);
+  drawArcsOver(byId("kept-arcs"), spans, query, kept);
   const name = (i) => `“${short(words[i].trim() || "␣")}” (${i})`;
-  byId("token-live").textContent = `From ${name(query)}: ` + (best.map(([weight, i]) => `${i === query ? "itself" : name(i)} ${number(weight, 2)}`).join(", ") || "spread thinly over many") + (state.weighted ? ", weighed by what each could write." : ".");
+  const listed = (some) => some.map(([weight, i]) => `${i === query ? "itself" : name(i)} ${number(weight, 2)}`).join(", ") || "spread thinly over many";
+  byId("token-live").textContent = `From ${name(query)}: ${listed(best)}${other ? `; ${keptName()}: ${listed(kept)}` : ""}${state.weighted ? ", weighed by what each could write" : ""}.`;
 }
 
-function drawArcs(query, best) {
-  const frame = byId("arcs"), spans = byId("tokens").children, box = frame.getBoundingClientRect();
-  const middle = (i) => { const at = spans[i].getBoundingClientRect(); return [at.left + at.width / 2 - box.left, at.top - box.top, at.height]; };
-  const [x0, y0] = middle(query);
-  const places = best.filter(([, i]) => i !== query).map(([weight, i]) => [weight, ...middle(i)]);
-  frame.replaceChildren(...places.map(([weight, x1, y1]) => {
-    const rise = Math.abs(y1 - y0) < 4 ? Math.min(26, 8 + Math.abs(x1 - x0) / 14) : 12;
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    path.setAttribute("d", `M${x0},${y0} C${x0},${y0 - rise} ${x1},${y1 - rise} ${x1},${y1}`);
-    path.setAttribute("stroke-width", (0.8 + 4 * weight).toFixed(2));
-    return path;
-  }));
-}
-
-function drawPattern() {
-  const words = tokens(), n = words.length;
-  const rows = words.map((_, query) => { const found = weights(query); return words.map((_, key) => (key <= query ? found[key] : null)); });
-  const named = words.map((word, i) => `${plain(short(word.trim() || "␣"))} (${i})`);
-  const target = byId("pattern");
+// Without the first token, colours are shares of what is left; the numbers are what they were.
+function drawPattern(id, head) {
+  const first = state.hideFirst ? 1 : 0, words = tokens().slice(first), n = words.length, sum = (some) => some.reduce((a, b) => a + b, 0);
+  const found = words.map((_, query) => weights(query + first, head).slice(first)), cells = (value) => found.map((line) => words.map((_, key) => (key < line.length ? value(line, key) : null)));
+  const rows = cells((line, key) => line[key] / (first ? sum(line) || 1 : 1)), said = cells((line, key) => line[key]);
+  const named = words.map((word, i) => `${plain(short(word.trim() || "␣"))} (${i + first})`);
+  const target = byId(id);
   const step = Math.ceil(n / 22), ticks = words.map((_, i) => i).filter((i) => i % step === 0);
   const axis = { type: "category", showgrid: false, zeroline: false, fixedrange: true, tickvals: ticks, ticktext: ticks.map((i) => plain(short(words[i].trim() || "␣", 9))), tickfont: { size: 9 } };
-  draw(target, [{ type: "heatmap", z: rows, x: named, y: named, colorscale: "Cividis", zmin: 0, zmax: 1, showscale: false, hoverongaps: false, hovertemplate: "from %{y}<br>to %{x}<br>%{z:.3f}<extra></extra>" }],
+  draw(target, [{ type: "heatmap", z: rows, customdata: said, x: named, y: named, colorscale: "Cividis", zmin: 0, zmax: 1, showscale: false, hoverongaps: false, hovertemplate: "from %{y}<br>to %{x}<br>%{customdata:.3f}<extra></extra>" }],
     { height: 380, margin: { l: 84, r: 4, t: 6, b: 84 }, xaxis: { ...axis, tickangle: -90, title: { text: "looks at" } }, yaxis: { ...axis, autorange: "reversed", title: { text: "from" } } });
-  listenOnce(target, "plotly_hover", (point) => look(point.pointIndex[0]));
+  listenOnce(target, "plotly_hover", (point) => look(point.pointIndex[0] + (state.hideFirst ? 1 : 0)));
 }
 
 function moveToken(event) {

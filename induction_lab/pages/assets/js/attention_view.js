@@ -7,7 +7,7 @@ function mountAttention(host, data) {
   const root = framed(host, STYLE), n = data.tokens.length;
   const heads = data.heads.map(({ name, pattern }) => ({ name, values: unpack(pattern), shown: false }));
   heads.slice(0, SIDE_BY_SIDE).forEach((head) => { head.shown = true; });
-  const state = { at: busiest(heads[0], n), hide: false };
+  const state = { at: busiest((query) => rowOf(heads[0], query), n), hide: false };
   const hide = element("input", { type: "checkbox", onchange: () => { state.hide = hide.checked; update(); } });
   const chosen = heads.map((head) => element("button", { type: "button", "data-head": head.name, onclick: () => { head.shown = !head.shown; update(); } }, head.name));
   const cards = heads.map((head) => attentionCard(head, data, state, root, choose));
@@ -35,16 +35,6 @@ function mountAttention(host, data) {
 }
 
 const rowOf = (head, query) => head.values.subarray((query * (query + 1)) / 2, (query * (query + 1)) / 2 + query + 1);
-
-// The token from which a head looks most clearly at something other than the first position or the token itself.
-function busiest(head, n) {
-  let best = -1, at = n - 1;
-  for (let query = 1; query < n; query++) {
-    const most = Math.max(0, ...rowOf(head, query).subarray(1, query));
-    if (most >= best) { best = most; at = query; }
-  }
-  return at;
-}
 
 function attentionCard(head, data, state, root, choose) {
   const { tokens } = data, n = tokens.length, frame = arcsFrame(), says = element("p", { class: "quiet looks", "aria-live": "polite" });

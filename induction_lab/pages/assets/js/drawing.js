@@ -97,6 +97,6 @@ function paint() {
 function drawAll() {
   paint();
   const work = { map: drawMap, position: drawPosition, lag: drawLag, eigen: drawEigen, circuit: drawCircuit, training: drawTraining, comparison: drawComparison, losses: drawLosses };
-  if (!byId("pattern-card").hidden) work.pattern = drawPattern;
   for (const [name, one] of Object.entries(work)) later(name, one);
+  drawAttention();
 }

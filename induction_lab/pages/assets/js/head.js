@@ -6,8 +6,8 @@ function link(head) {
 }
 
 function drawHead() {
-  const of = model(), name = of.names[state.head];
-  byId("head-title").textContent = models.length > 1 ? `${name} of ${of.label}` : name;
+  const of = model();
+  nameHead();
   byId("head-says").textContent = inWords(of, state.head);
   byId("chips").replaceChildren(...Object.values(of.scores).map((score) => {
     const value = score.values[state.head], error = score.errors[state.head];
@@ -15,6 +15,7 @@ function drawHead() {
     return element("li", { title: score.definition },
       element("p", { class: "quiet" }, element("span", {}, score.title), element("span", {}, score.chance === null ? "" : `chance ${number(score.chance)}`)),
       element("b", {}, number(value)), element("span", { class: "quiet" }, error ? ` ± ${number(error)}` : ""),
+      compared() ? element("p", { class: "kept" }, element("span", {}, keptName()), element("span", {}, withError(score.values[state.kept], score.errors[state.kept]))) : "",
       element("i", { style: `width:${(100 * share).toFixed(1)}%`, class: value < 0 ? "negative" : "" }));
   }));
   drawAttention();
@@ -39,10 +40,13 @@ function inWords(of, head) {
   return said.length ? `${said.join("; ")}.`.replace(/^./, (c) => c.toUpperCase()) : "";
 }
 
+// The chosen head, then the one that is kept beside it.
+const both = () => (compared() ? [state.head, state.kept] : [state.head]);
+const numbersOf = (packed, head) => Array.from(row(packed, head), (x) => (Number.isNaN(x) ? null : x));
+
 function drawPosition() {
-  const of = model(), names = Object.keys(of.places);
-  const lines = names.map((name) => Array.from(row(of.by_position[name], state.head), (x) => (Number.isNaN(x) ? null : x)));
-  draw("position", names.map((name, i) => ({ type: "scatter", mode: "lines", name: plain(of.places[name]), x: lines[i].map((_, p) => p), y: lines[i], line: { color: LINES[i], width: 1.8 }, hovertemplate: `%{y:.2f} at %{x}: ${plain(of.places[name])}<extra></extra>` })),
+  const of = model(), names = Object.keys(of.places), lines = both().map((head) => names.map((name) => numbersOf(of.by_position[name], head)));
+  draw("position", both().flatMap((head, j) => names.map((name, i) => ({ type: "scatter", mode: "lines", name: plain(of.places[name]), x: lines[j][i].map((_, p) => p), y: lines[j][i], line: { color: LINES[i], width: 1.8, dash: j ? "dot" : "solid" }, hovertemplate: `${of.names[head]}: %{y:.2f} at %{x}: ${plain(of.places[name])}<extra></extra>` }))),
     { height: 250, margin: { l: 44, r: 8, t: 6, b: 38 }, xaxis: { title: { text: "position" }, showgrid: false, fixedrange: true }, yaxis: { range: [0, 1.02], fixedrange: true, title: { text: "attention" } },
       shapes: [{ type: "rect", x0: of.period + 0.5, x1: 2 * of.period + 0.5, y0: 0, y1: 1, yref: "paper", fillcolor: palette.soft, line: { width: 0 }, layer: "below" }] });
   const mean = (line, copy) => {
@@ -50,27 +54,30 @@ function drawPosition() {
     return some.length ? some.reduce((a, b) => a + b, 0) / some.length : null;
   };
   const table = byId("copies");
-  table.tHead.replaceChildren(element("tr", {}, element("th", { scope: "col" }, "Attention to"), element("th", { scope: "col" }, "copy 1"), element("th", { scope: "col" }, "copy 2")));
+  table.tHead.replaceChildren(element("tr", {}, ...["Attention to", ...both().flatMap((head) => [1, 2].map((copy) => `${compared() ? `${of.names[head]}, ` : ""}copy ${copy}`))].map((title) => element("th", { scope: "col" }, title))));
   table.tBodies[0].replaceChildren(...names.map((name, i) => {
     const key = element("span", { "aria-hidden": "true", style: `color:${LINES[i]}` }, "■ ");
-    return element("tr", {}, element("td", { style: "white-space:normal" }, key, of.places[name]), element("td", {}, number(mean(lines[i], 0), 2)), element("td", {}, number(mean(lines[i], 1), 2)));
+    return element("tr", {}, element("td", { style: "white-space:normal" }, key, of.places[name]), ...lines.flatMap((line) => [0, 1].map((copy) => element("td", {}, number(mean(line[i], copy), 2)))));
   }));
 }
 
 function drawLag() {
-  const of = model(), values = Array.from(row(of.by_lag, state.head), (x) => (Number.isNaN(x) ? null : x));
-  draw("lag", [{ type: "bar", x: of.lags, y: values, marker: { color: of.lags.map((lag) => (lag === 1 ? palette.warm : palette.accent)) }, hovertemplate: "%{x:+d}: %{y:.3f}<extra></extra>" }],
-    { height: 350, margin: { l: 44, r: 8, t: 6, b: 38 }, bargap: 0.25, xaxis: { title: { text: "distance from it, tokens" }, dtick: 1, tickformat: "+d", showgrid: false, fixedrange: true }, yaxis: { title: { text: "attention" }, range: [0, Math.max(0.1, ...values.map((x) => x || 0)) * 1.08], fixedrange: true } });
+  const of = model(), values = both().map((head) => numbersOf(of.by_lag, head));
+  draw("lag", both().map((head, j) => ({ type: "bar", name: of.names[head], x: of.lags, y: values[j], marker: { color: j ? palette.quiet : of.lags.map((lag) => (lag === 1 ? palette.warm : palette.accent)) }, hovertemplate: `${of.names[head]}, %{x:+d}: %{y:.3f}<extra></extra>` })),
+    { height: 350, margin: { l: 44, r: 8, t: 6, b: 38 }, bargap: 0.25, xaxis: { title: { text: "distance from it, tokens" }, dtick: 1, tickformat: "+d", showgrid: false, fixedrange: true }, yaxis: { title: { text: "attention" }, range: [0, Math.max(0.1, ...values.flat().map((x) => x || 0)) * 1.08], fixedrange: true } });
 }
 
 function drawEigen() {
   const of = model();
   if (!of.eigenvalues) { byId("eigen-says").textContent = of.left_out["OV eigenvalues"] || "Not measured."; return; }
-  const plane = row(of.eigenvalues.plane, state.head), size = of.eigenvalues.largest[state.head] || 1, x = [], y = [];
-  for (let i = 0; i < plane.length; i += 2) { x.push(plane[i] * size); y.push(plane[i + 1] * size); }
+  const [[x, y, size], ...kept] = both().map((head) => {
+    const plane = row(of.eigenvalues.plane, head), size = of.eigenvalues.largest[head] || 1, part = (k) => Array.from(plane.filter((_, i) => i % 2 === k), (value) => value * size);
+    return [part(0), part(1), size];
+  });
   const sizes = x.map((value, i) => Math.hypot(value, y[i])).sort((a, b) => a - b), usual = 4 * sizes[Math.floor(0.9 * (sizes.length - 1))];
   const within = sizes.filter((value) => value <= usual), beyond = sizes.length - within.length, edge = 1.12 * (within[within.length - 1] || size);
-  draw("eigen", [{ type: "scatter", mode: "markers", x, y, marker: { size: 7, color: x.map((value) => (value >= 0 ? LINES[0] : LINES[1])), opacity: 0.75, line: { width: 0 } }, hovertemplate: "%{x:.3~g} + %{y:.3~g} i<extra></extra>" }],
+  draw("eigen", [{ type: "scatter", mode: "markers", x, y, marker: { size: 7, color: x.map((value) => (value >= 0 ? LINES[0] : LINES[1])), opacity: 0.75, line: { width: 0 } }, hovertemplate: "%{x:.3~g} + %{y:.3~g} i<extra></extra>" },
+    ...kept.map(([x, y]) => ({ type: "scatter", mode: "markers", x, y, marker: { size: 8, symbol: "circle-open", color: palette.quiet }, hovertemplate: `${keptName()}: %{x:.3~g} + %{y:.3~g} i<extra></extra>` }))],
     { height: 330, margin: { l: 50, r: 8, t: 6, b: 38 }, xaxis: { title: { text: "real part" }, range: [-edge, edge], fixedrange: true, nticks: 5 }, yaxis: { title: { text: "imaginary part" }, range: [-edge, edge], fixedrange: true, nticks: 5 } });
   const share = of.scores.ov_copying ? of.scores.ov_copying.values[state.head] : null;
   byId("eigen-says").textContent = `Of what it writes about a token. To the right: tokens raise themselves. ${x.filter((value) => value > 0).length} of ${x.length} lie there; on the whole, OV copying ${number(share)}.${beyond ? ` ${beyond} beyond the frame, at most ${Math.round(size).toLocaleString("en")} from the middle.` : ""}`;
@@ -90,7 +97,12 @@ function fillPartners(id, composition) {
 }
 
 function fillEffects() {
-  const of = model(), name = of.names[state.head], list = [], add = (what, ...says) => list.push(element("dt", {}, what), element("dd", {}, ...says));
+  const named = (head) => (compared() ? [element("dt", { class: "of-head" }, link(head))] : []);
+  byId("effects").replaceChildren(...both().flatMap((head) => [...named(head), ...effectsOf(head)]));
+}
+
+function effectsOf(head) {
+  const of = model(), name = of.names[head], list = [], add = (what, ...says) => list.push(element("dt", {}, what), element("dd", {}, ...says));
   const known = of.explanation && of.explanation.heads[name], ablated = of.ablation && of.ablation.effects[name];
   if (known) {
     add("Verdict", `${known.verdict}: ${of.explanation.verdicts[known.verdict]}.`);
@@ -107,7 +119,7 @@ function fillEffects() {
     add("Single paths cut, nats", ...parts);
   }
   const attributed = of.scores.logit_attribution;
-  if (attributed) add("What it writes", `${signed(attributed.values[state.head])} ± ${number(attributed.errors[state.head])} logits for the right next token on the second copy (not causal).`);
+  if (attributed) add("What it writes", `${signed(attributed.values[head])} ± ${number(attributed.errors[head])} logits for the right next token on the second copy (not causal).`);
   else if (of.left_out.logit_attribution) add("What it writes", of.left_out.logit_attribution);
-  byId("effects").replaceChildren(...list);
+  return list;
 }

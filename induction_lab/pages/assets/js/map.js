@@ -51,11 +51,13 @@ function drawMap() {
 function moveCursor() {
   const of = model(), frame = byId("map-frame"), origin = frame.getBoundingClientRect();
   const plots = [...byId("map-chart").querySelectorAll(".nsewdrag")].map((plot) => plot.getBoundingClientRect());
-  frame.querySelectorAll(".cursor").forEach((old, i) => { if (i >= plots.length) old.remove(); });
-  plots.forEach((plot, i) => {
-    const box = frame.querySelectorAll(".cursor")[i] || frame.appendChild(element("div", { class: "cursor" }));
-    const width = plot.width / of.nHeads, height = plot.height / of.shape.n_layers;
-    box.style.transform = `translate(${plot.left - origin.left + (state.head % of.nHeads) * width}px, ${plot.top - origin.top + layerOf(state.head) * height}px)`;
+  const wanted = plots.flatMap((plot) => [["cursor", state.head], ...(compared() ? [["cursor kept", state.kept]] : [])].map(([name, head]) => [plot, name, head]));
+  const there = frame.querySelectorAll(".cursor");
+  there.forEach((old, i) => { if (i >= wanted.length) old.remove(); });
+  wanted.forEach(([plot, name, head], i) => {
+    const box = there[i] || frame.appendChild(element("div")), width = plot.width / of.nHeads, height = plot.height / of.shape.n_layers;
+    box.className = name;
+    box.style.transform = `translate(${plot.left - origin.left + (head % of.nHeads) * width}px, ${plot.top - origin.top + layerOf(head, of) * height}px)`;
     box.style.width = `${width}px`;
     box.style.height = `${height}px`;
   });
@@ -64,6 +66,7 @@ function moveCursor() {
 function move(event) {
   const of = model(), n = of.nHeads, last = of.count - 1, at = state.head;
   const to = { ArrowLeft: at % n ? at - 1 : at, ArrowRight: at % n < n - 1 ? at + 1 : at, ArrowUp: at - n, ArrowDown: at + n, Home: at - (at % n), End: at - (at % n) + n - 1, PageUp: at % n, PageDown: last - (n - 1) + (at % n) }[event.key];
+  if (event.key === "Enter") bring();
   if (to === undefined) return;
   event.preventDefault();
   if (to >= 0 && to <= last && to !== at) choose(to, "replace");

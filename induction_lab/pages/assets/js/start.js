@@ -2,14 +2,18 @@
 
 function listen() {
   byId("score").addEventListener("change", (event) => setScore(event.target.value));
-  byId("view").addEventListener("change", (event) => { state.view = event.target.value; byId("map").querySelector(".map-grid").classList.toggle("all", state.view === "all"); later("map", drawMap); });
+  byId("view").addEventListener("change", (event) => { state.view = event.target.value; later("map", drawMap); });
   if (byId("model")) byId("model").addEventListener("change", (event) => { setModel(Number(event.target.value)); location.hash = ours = address(state.head); });
   byId("map-chart").addEventListener("keydown", move);
   byId("table").parentElement.addEventListener("scroll", moreRows, { passive: true });
   byId("find").addEventListener("input", filterTable);
   byId("least").addEventListener("input", filterTable);
   byId("prompt").addEventListener("change", (event) => { state.prompt = event.target.value; state.token = null; drawAttention(); });
-  byId("weighted").addEventListener("change", (event) => { state.weighted = event.target.checked; look(state.token); later("pattern", drawPattern); });
+  for (const [id, name] of [["weighted", "weighted"], ["hide-first", "hideFirst"]]) byId(id).addEventListener("change", (event) => { state[name] = event.target.checked; drawAttention(); });
+  byId("keep").addEventListener("click", keepHead);
+  byId("close").addEventListener("click", closeHead);
+  byId("head").addEventListener("keydown", (event) => { if (event.key === "Escape") closeHead(); });
+  document.querySelector('nav a[href="#head"]').addEventListener("click", (event) => { event.preventDefault(); bring(); });
   const list = byId("tokens");
   list.addEventListener("keydown", moveToken);
   list.addEventListener("mouseover", (event) => { const at = event.target.dataset.token; if (at !== undefined) look(Number(at)); });
@@ -21,18 +25,20 @@ function listen() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   document.querySelectorAll(".to-head").forEach((anchor) => anchor.addEventListener("click", (event) => {
     event.preventDefault();
-    go(Number(anchor.dataset.model), indexOf(anchor.dataset.head, models[Number(anchor.dataset.model)]));
-    byId("head").scrollIntoView();
+    const which = Number(anchor.dataset.model);
+    go([which, indexOf(anchor.dataset.head, models[which])]);
   }));
   window.addEventListener("hashchange", () => {
     const found = location.hash === ours ? null : location.hash ? addressed(location.hash) : first;
-    if (found) { ours = location.hash; go(found[0], found[1], "follow"); }
+    if (!found) return;
+    ours = location.hash;
+    go(found, "follow");
+    if (!location.hash) closeHead(); // back to where none was chosen
   });
   let width = innerWidth;
   window.addEventListener("resize", () => {
     if (innerWidth === width) return; // a phone's address bar comes and goes
     width = innerWidth;
-    if (state.token !== null && !byId("attention").hidden) look(state.token);
     drawAll();
   });
 }
@@ -46,8 +52,8 @@ function start() {
   listen();
   const found = addressed(location.hash);
   setModel(0);
-  first = [0, state.head];
-  if (found) go(found[0], found[1], "follow");
+  first = [0, state.head, null];
+  if (found) go(found, "follow");
   ours = location.hash;
   drawAll();
   say();

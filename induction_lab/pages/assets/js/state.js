@@ -1,26 +1,27 @@
 // What is chosen (model, score, head), its address, and what follows when another is chosen.
 
 const state = {
-  model: 0, score: "prefix_matching", head: 0, prompt: "repeated", weighted: false, view: "one", step: null, token: null,
-  sort: null, ascending: false,
+  model: 0, score: "prefix_matching", head: 0, kept: null, prompt: "repeated", weighted: false, hideFirst: false,
+  view: "one", step: null, token: null, sort: null, ascending: false,
 };
 
+// `#L18H6`, or `#L18H6+L4H7` where that is kept beside it; of several models `#gpt2/L18H6`.
 function address(head, of = model()) {
-  const name = of.names[head];
+  const name = state.kept === null ? of.names[head] : `${of.names[head]}+${keptName()}`;
   return models.length > 1 ? `#${encodeURIComponent(of.label)}/${name}` : `#${name}`;
 }
 
-// From an address to [model, head]; null for addresses that are of something else.
+// From an address to [model, head, kept head]; null for addresses that are of something else.
 function addressed(hash) {
   let text = hash.slice(1);
   try { text = decodeURIComponent(text); } catch { /* as it stands */ }
   const cut = text.lastIndexOf("/"), name = text.slice(cut + 1).toUpperCase(), label = text.slice(0, Math.max(cut, 0));
   const which = cut < 0 ? state.model : models.findIndex((of) => of.label === label);
-  const head = which < 0 ? -1 : indexOf(name, models[which]);
-  return head < 0 ? null : [which, head];
+  const [head, kept] = name.split("+").map((one) => (which < 0 ? -1 : indexOf(one, models[which])));
+  return head < 0 || kept < 0 ? null : [which, head, kept ?? null];
 }
 
-let ours = "", first = [0, 0]; // the address that we gave last; what is shown where there is none
+let ours = "", first = [0, 0, null]; // the address that we gave last; what is shown where there is none
 
 function choose(head, how = "push") {
   state.head = head;
@@ -33,6 +34,7 @@ function choose(head, how = "push") {
   markKind();
   moveCursor();
   drawHead();
+  if (how !== "replace") bring(how === "follow" ? "instant" : "auto");
 }
 
 function say() {
@@ -58,6 +60,7 @@ function setModel(which, head = null) {
   state.model = which;
   state.step = null;
   state.prompt = "repeated";
+  state.kept = null;
   const of = model(), names = Object.keys(of.scores);
   if (byId("model")) byId("model").value = String(which);
   byId("score").replaceChildren(...names.map((name) => element("option", { value: name }, of.scores[name].title)));
@@ -82,7 +85,8 @@ function setModel(which, head = null) {
   drawHead();
 }
 
-function go(which, head, how = "push") {
+function go([which, head, kept], how = "push") {
   if (which !== state.model) setModel(which, head);
+  if (kept !== undefined) state.kept = kept;
   choose(head, how);
 }

@@ -33,14 +33,30 @@ function sortBy(name, ascending) {
   filterTable();
 }
 
+const kinds = (of = model()) => (of.kinds ? of.kinds.kinds : []);
+
+// Heads that are asked for, null where all are: by name or part of it, by layer, by kind, or a list of those; and what is none.
+function asked(text, of = model()) {
+  const found = new Set(), unknown = [];
+  const named = (word) => of.names.map((_, i) => i).filter((i) => (/^L\d+$/i.test(word) ? of.names[i].startsWith(`${word.toUpperCase()}H`) : of.names[i].includes(word.toUpperCase())));
+  const ofKind = (words) => kinds(of).filter((kind) => kind.name.startsWith(words.toLowerCase().replace(/ heads?$/, "").replace(/\s+/g, "-")));
+  const add = (word) => {
+    const some = ofKind(word), heads = named(word);
+    if (!some.length && !heads.length) unknown.push(word);
+    for (const head of [...heads, ...some.flatMap((kind) => kind.heads)]) found.add(head);
+  };
+  const parts = text.split(",").map((part) => part.trim()).filter(Boolean);
+  for (const part of parts) for (const word of ofKind(part).length ? [part] : part.split(/\s+/)) add(word);
+  return [parts.length ? found : null, unknown];
+}
+
 function filterTable() {
-  const of = model(), wanted = byId("find").value.trim().toUpperCase(), least = parseFloat(byId("least").value);
+  const of = model(), [wanted, unknown] = asked(byId("find").value), least = parseFloat(byId("least").value);
   const values = of.scores[state.score].values, sign = state.ascending ? 1 : -1, last = state.ascending ? Infinity : -Infinity;
   const key = state.sort === "head" ? (i) => i : (i) => of.scores[state.sort].values[i] ?? last;
-  const fits = (name) => (/^L\d+$/.test(wanted) ? name.startsWith(wanted + "H") : name.includes(wanted));
-  ordered = of.names.map((_, i) => i).filter((i) => fits(of.names[i]) && (Number.isNaN(least) || values[i] >= least));
+  ordered = of.names.map((_, i) => i).filter((i) => (!wanted || wanted.has(i)) && (Number.isNaN(least) || values[i] >= least));
   ordered.sort((a, b) => sign * (key(a) - key(b)) || a - b);
-  byId("count").textContent = `${ordered.length} of ${of.count} heads`;
+  byId("count").textContent = `${ordered.length} of ${of.count} heads${unknown.length ? `; “${unknown.join("”, “")}” is no head, layer or kind${kinds().length ? ` (${kinds().map((kind) => kind.name).join(", ")})` : ""}` : ""}`;
   byId("table").tBodies[0].replaceChildren(...ordered.slice(0, AT_A_TIME).map(rowOf));
   byId("table").parentElement.scrollTop = 0;
 }
