@@ -5,6 +5,7 @@
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes); prose_between, namesakes
 #             and asked read Gemma 3 270M too, which is brought under its own terms: `python -m experiments NAME`
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
+# make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
 # make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it
 # make bench-gpu  the engine, sweeps and training on a GPU, at most nine minutes
 # make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-browser lint types bench bench-gpu coverage claims essay figures tour clean
+.PHONY: demo test test-browser lint types bench bench-gpu coverage claims essay figures docs tour clean
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -95,12 +96,17 @@ figures: $(READY)
 	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
 	$(BIN)/python -m experiments report_picture
 
+docs: $(READY)
+	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python -m sphinx -q -W -n --keep-going -c docs -d build/pages . build/site
+	@echo "build/site/index.html"
+
 tour:
 	$(PYTHON) docs/tour.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,explore,gguf,report,sweep]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,explore,gguf,report,sweep]'
 	touch $@
 
 clean:

@@ -65,7 +65,7 @@ class TextActivity(Saved):
 
     @property
     def predicted(self) -> pd.DataFrame:
-        """Every token beside how it was predicted: `log_p` and the rest of the token before it."""
+        """Every token beside how it was predicted, with `log_p` and the rest of the token before it."""
         how: Any = self.tokens[["log_p", "log_p_without", "from_context", "awake"]].shift(1)
         return pd.concat([self.tokens[["position", "token"]], how], axis=1)
 

@@ -84,12 +84,12 @@ class Prompts:
 
     @property
     def first(self) -> int:
-        """Position of the first token that counts: behind BOS, where there is one."""
+        """Position of the first token that counts, behind BOS where there is one."""
         return int(self.has_bos)
 
     @property
     def bos(self) -> int | None:
-        """The token at position 0, if that is BOS: to make other prompts that begin alike."""
+        """The token at position 0 where that is BOS, to make other prompts that begin alike."""
         return int(self.tokens[0, 0]) if self.has_bos else None
 
     @property

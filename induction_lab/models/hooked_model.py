@@ -105,17 +105,17 @@ class HookedModel:
 
     @property
     def wide(self) -> torch.dtype:
-        """In what to add things up: float32, or the parameters' own type if that is wider."""
+        """In what to add things up, float32 or the parameters' own type if that is wider."""
         return torch.promote_types(self.dtype, torch.float32)
 
     @property
     def extrapolates(self) -> bool:
-        """Whether positions beyond the context mean something: rotations that are computed, not vectors of a table."""
+        """Whether positions beyond the context mean something, as rotations do that are computed, not looked up."""
         return self.anatomy.is_rotary and self.anatomy.goes_through_interface
 
     @property
     def hooked(self) -> Any:
-        """TransformerLens' surface of the same parameters: `run_with_hooks`, `run_with_cache`, `W_Q`, ….
+        """TransformerLens' surface of the same parameters, with `run_with_hooks`, `run_with_cache`, `W_Q`, ….
 
         Where an architecture fuses queries, keys and values (GPT-2, BLOOM), the bridge adds unfused copies of those.
 

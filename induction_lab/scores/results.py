@@ -113,7 +113,7 @@ class HeadScores(Loadable):
 
     @property
     def default_score(self) -> str:
-        """The score that ranks heads where none is named: prefix matching, else the first of those measured."""
+        """The score that ranks heads where none is named, prefix matching or else the first of those measured."""
         return DEFAULT if DEFAULT in self.values else self.scores[0]
 
     def top(self, score: str | None = None, n: int = 10, *, lowest: bool = False) -> list[tuple[Head, float]]:

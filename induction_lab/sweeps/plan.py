@@ -119,7 +119,7 @@ class SweepPlan:
 
     @property
     def elsewhere(self) -> list[str]:
-        """Names of models that are no files or folders here, nor come with a package: ids on the Hugging Face hub."""
+        """Ids on the Hugging Face hub, of models that are no files or folders here and come with no package."""
         return [source.name for source in self.models if not source.is_local]
 
     @property

@@ -69,7 +69,7 @@ class TextSpec:
 
     @cached_property
     def text(self) -> str:
-        """What the file held when the plan was read: it travels with the cells."""
+        """What the file held when the plan was read, which travels with the cells."""
         return read_text(Path(self.file))
 
     @cached_property

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def log(self) -> pd.DataFrame:
-        """One row an update: step, tokens, loss (nats), gradient_norm, rate, seconds."""
+        """One row an update, with step, tokens, loss (nats), gradient_norm, rate, seconds."""
         return load_table(self.folder / LOG, {"step", "loss"}, what="training log")[0]
 
     def model(self, step: int | None = None) -> HookedModel:

@@ -84,7 +84,7 @@ class TrainingPlan:
 
     @property
     def checkpoints(self) -> list[int]:
-        """Steps to keep the weights of: 0, powers of two below `every`, its multiples, the last."""
+        """Steps to keep the weights of, which are 0, powers of two below `every`, its multiples and the last."""
         early = {0} | {2**power for power in range(self.steps.bit_length()) if 2**power < self.every}
         return sorted(step for step in early | {*range(0, self.steps, self.every)} | {self.steps} if step <= self.steps)
 

@@ -41,7 +41,7 @@ def composition_scores(
     """How much of what one head writes a later head reads, against random matrices; for all pairs of heads.
 
     In row convention, with `OV = W_V W_O` of the earlier and `QK = W_Q W_K^T` of the later head, over the product of
-    the two factors' Frobenius norms, so in [0, 1]:
+    the two factors' Frobenius norms, so in [0, 1]::
 
         K: |OV QK^T|      Q: |OV QK|      V: |OV OV'|
 
