@@ -28,11 +28,15 @@ from induction_lab.models.frozen_norms import final_norm, output_norm
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import provenance
+from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, parse_head
 from induction_lab.results.saved import Saved
 from induction_lab.results.statistics import over_prompts
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
+
+_SHOWN = 12  # components in a notebook
+_WHERE = {"copied": "where copying is right", "elsewhere": "over all answers, none of which is copied"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +64,17 @@ class LogitAttributions(Saved):
         """Model and shape."""
         n_components, n_prompts, n_pos = self.values.shape
         return f"LogitAttributions({self.model!r}, {n_components} components, {n_prompts} x {n_pos} tokens)"
+
+    def _repr_html_(self) -> str:
+        """The components that add most, for notebooks: where copying is right, if it is anywhere, else over all."""
+        table = self.to_dataframe()
+        where = "copied" if "copied" in set(table["where"]) else "elsewhere"
+        rows: Any = table.loc[table["where"] == where].sort_values("value", ascending=False)
+        facts = f"Logits that each adds to the right next token, minus the mean over the vocabulary; {_WHERE[where]}"
+        more = f"{len(rows) - _SHOWN} more of {len(rows)} components" if len(rows) > _SHOWN else ""
+        shown = rows[["component", "value", "standard_error"]].head(_SHOWN).itertuples(index=False)
+        columns = ("component", "logits", "standard error")
+        return html_card(f"Logits of {self.model} by component", facts, columns, shown, note=more)
 
     def heads(self, where: Bool[Tensor, "prompt pos"] | None = None) -> Float[Tensor, "layer head"]:
         """Logits that each head adds: the mean over each prompt's positions, then over prompts.

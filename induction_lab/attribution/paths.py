@@ -8,6 +8,7 @@ Source: Elhage et al. (2021), "Path expansion" and "Virtual attention heads".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,12 +25,15 @@ from induction_lab.models.frozen_norms import FrozenNorm, attention_norm, final_
 from induction_lab.models.head_weights import head_weights
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
+from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.statistics import number_and_error
 from induction_lab.weights.stream_sources import stream_rows
 
 HeadPath = tuple[Head, ...]  # the heads that information passes, first to last; none: the direct way
 MOST_PATHS = 4096
+_SHOWN = 10  # paths in a notebook
+_AT_ONCE = 256  # up to how many paths a notebook is worth adding up all
 
 
 class PathTerms(Mapping[HeadPath, Tensor]):
@@ -66,6 +70,25 @@ class PathTerms(Mapping[HeadPath, Tensor]):
     def __len__(self) -> int:
         """Number of paths."""
         return len(self._streams)
+
+    def __repr__(self) -> str:
+        """How many paths, by how many heads they pass."""
+        return f"PathTerms({self._facts()})"
+
+    def _facts(self) -> str:
+        counts = Counter(map(len, self._streams))
+        said = ", ".join(f"{n} through {heads} head{'s' * (heads > 1)}" for heads, n in sorted(counts.items()) if heads)
+        n_prompts, n_pos = self.prompts.tokens.shape
+        return f"{len(self)} paths on {n_prompts} x {n_pos} tokens: direct{', ' * bool(said)}{said}"
+
+    def _repr_html_(self) -> str:
+        """The paths that add most to the right next token where copying is right, for notebooks."""
+        rows, note = [], "Read one with terms[()] or terms[Head(0, 3), Head(1, 3)]."
+        if len(self) <= _AT_ONCE and bool(Recurrences(self.prompts).copyable.any()):
+            table = self.attribution().head(_SHOWN)
+            rows = [(row["path"], row["logits"], row["standard_error"]) for row in table.to_dict("records")]
+            note = f"The {len(rows)} that add most where copying is right, in logits minus their mean. {note}"
+        return html_card("Paths", self._facts(), ("path", "logits", "standard error"), rows, note=note)
 
     def total(self) -> Float[Tensor, "batch pos d_vocab"]:
         """The sum of everything: the model's logits."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from induction_lab.circuits.verdicts import CIRCUIT
 from induction_lab.results.cards import html_card
-from induction_lab.results.heads import Head
+from induction_lab.results.heads import Head, HeadList
 from induction_lab.results.saved import Loadable
 
 EDGES = pd.Index(["sender", "receiver", "effect", "standard_error"])
@@ -62,7 +62,7 @@ class Explanation(Loadable):
     def of(self, *verdicts: str) -> list[Head]:
         """Heads of these verdicts, those with the greatest effect first."""
         rows: Any = self.heads.loc[self.heads["verdict"].isin(verdicts)].sort_values("effect", ascending=False)
-        return [Head(int(row["layer"]), int(row["head"])) for row in rows.to_dict("records")]
+        return HeadList(Head(int(row["layer"]), int(row["head"])) for row in rows.to_dict("records"))
 
     @property
     def circuit(self) -> list[Head]:

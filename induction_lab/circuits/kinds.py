@@ -19,7 +19,8 @@ from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, repeate
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import about_prompts, check_same_model, provenance
-from induction_lab.results.heads import LOOKS, Head, HeadLike, parse_head
+from induction_lab.results.cards import html_card
+from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, parse_head
 from induction_lab.results.saved import Loadable, check_result
 from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.planning import plan_scores
@@ -29,6 +30,7 @@ from induction_lab.scores.score import CausalScore, WeightScore
 from induction_lab.scores.scoring import run_plan
 
 RATE = 0.05  # false discoveries among the heads of a kind
+_SHOWN = 12  # heads of a kind in a notebook
 SHARE = 0.02  # of all heads, where nobody has published a value: Yin & Steinhardt (2025), arxiv.org/abs/2502.14010
 COLUMNS = ("label", "layer", "head", "kind", "score", "value", "standard_error", "chance", "q_value", "is_kind")
 
@@ -101,6 +103,16 @@ class HeadKinds(Loadable):
         counts = ", ".join(f"{len(self.of(kind))} {kind}" for kind in self.kinds)
         return f"HeadKinds({self.model!r}: {counts})"
 
+    def _repr_html_(self) -> str:
+        """How many heads of each kind, and which, for notebooks."""
+        rows = []
+        for kind in self.kinds:
+            heads = self.of(kind)
+            more = f" … {len(heads) - _SHOWN} more" if len(heads) > _SHOWN else ""
+            rows.append((kind, len(heads), "  ".join(map(str, heads[:_SHOWN])) + more))
+        note = f"Not to be had of this model: {', '.join(self.left_out)}; why: left_out." if self.left_out else ""
+        return html_card(f"Kinds of heads in {self.model}", "", ("kind", "heads", "the highest first"), rows, note=note)
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that were looked for."""
@@ -121,7 +133,7 @@ class HeadKinds(Loadable):
         if kind not in self.kinds:
             raise ValueError(f"There is no kind {kind!r} here; there are {', '.join(self.kinds)}.")
         rows: Any = self.table[(self.table["kind"] == kind) & self.table["is_kind"]]
-        return [parse_head(label) for label in rows.sort_values("value", ascending=False)["label"]]
+        return HeadList(parse_head(label) for label in rows.sort_values("value", ascending=False)["label"])
 
     def kinds_of(self, head: HeadLike) -> list[str]:
         """What one head is."""

@@ -34,7 +34,7 @@ from induction_lab.results.token_labels import token_labels
 from induction_lab.runtime.machine import check_default_device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompts:
     """Tokens, and what is known about their structure.
 
@@ -62,21 +62,27 @@ class Prompts:
     has_bos: bool = True
     beyond_context: bool = False
     note: str = ""
-    tokenizer: Any = field(default=None, repr=False, compare=False)
+    tokenizer: Any = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """Their structure, and how the first begins, in words where there is a tokenizer."""
+        begins = f": {self._begins(0)!r}" if len(self) else ""
+        return f"Prompts({self._facts()}{begins})"
 
     def _repr_html_(self) -> str:
         """Their structure and first tokens, for notebooks."""
-        kind = f"{self.kind}, period {self.period}, {self.n_repeats} copies" if self.period else self.kind
-        rows = [
-            (i, int(n), "│".join(self._begins(row[: min(n, 16)].tolist())) + (" …" if n > 16 else ""))
-            for i, (row, n) in enumerate(zip(self.tokens[:4], self.real_lengths, strict=False))
-        ]
+        rows = [(i, int(self.real_lengths[i]), self._begins(i)) for i in range(min(len(self), 4))]
         note = f"{len(self) - 4} more prompts" if len(self) > 4 else ""
-        facts = f"{len(self)} x {self.tokens.shape[1]} tokens; {kind}"
-        return html_card("Prompts", facts, ("prompt", "tokens", "begins with"), rows, note=note)
+        return html_card("Prompts", self._facts(), ("prompt", "tokens", "begins with"), rows, note=note)
 
-    def _begins(self, row: list[int]) -> list[str]:
-        return (["BOS"] if self.has_bos else []) + token_labels(self.tokenizer, row[self.first :])
+    def _facts(self) -> str:
+        kind = f"{self.kind}, period {self.period}, {self.n_repeats} copies" if self.period else self.kind
+        return f"{len(self)} x {self.tokens.shape[1]} tokens; {kind}"
+
+    def _begins(self, row: int, most: int = 16) -> str:
+        ids = self.tokens[row, : self.real_lengths[row]].tolist()
+        shown = (["BOS"] if self.has_bos else []) + token_labels(self.tokenizer, ids[self.first : most])
+        return "│".join(shown) + " …" * (len(ids) > most)
 
     def __len__(self) -> int:
         """Number of prompts."""

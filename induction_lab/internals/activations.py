@@ -25,6 +25,7 @@ from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
+from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.runtime.nearest import did_you_mean
 
@@ -78,6 +79,22 @@ class Activations(Mapping[Key, Tensor]):
         """Keys and shapes."""
         lines = (f"  {key}: {tuple(tensor.shape)}" for key, tensor in self._tensors.items())
         return "Activations(\n" + "\n".join(lines) + "\n)"
+
+    def _repr_html_(self) -> str:
+        """Names, layers, shapes and bytes, for notebooks; layers of one shape in one row."""
+        alike: dict[tuple[str, tuple[int, ...]], list[Key]] = {}
+        for key, tensor in self._tensors.items():
+            alike.setdefault((_name(key), tuple(tensor.shape)), []).append(key)
+        rows = []
+        for (name, shape), keys in alike.items():
+            layers = ", ".join(str(key[1]) for key in keys if isinstance(key, tuple))
+            n_bytes = sum(self._tensors[key].nbytes for key in keys)
+            rows.append((name, layers or "–", " × ".join(map(str, shape)), n_bytes))
+        facts = f"{len(self)} tensors, {sum(row[-1] for row in rows):,} bytes"
+        chosen = ", ".join(str(head) for heads in self.heads.values() for head in heads)
+        return html_card(
+            "Activations", facts + f", of {chosen}" * bool(chosen), ("name", "layers", "shape", "bytes"), rows
+        )
 
 
 @takes_names

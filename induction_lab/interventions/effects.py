@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.results.cards import html_card
-from induction_lab.results.heads import Head, parse_head
+from induction_lab.results.heads import Head, HeadList, parse_head
 from induction_lab.results.saved import Loadable
 from induction_lab.results.statistics import number_and_error
 
@@ -56,7 +56,7 @@ class Effects(Loadable):
     def top(self, n: int = 10) -> list[tuple[str, float]]:
         """The labels with the greatest effect, each with its effect."""
         best = self.table.sort_values("effect", ascending=False).head(n)
-        return list(zip(best["label"].tolist(), best["effect"].tolist(), strict=True))
+        return HeadList(zip(best["label"].tolist(), best["effect"].tolist(), strict=True))
 
     def of(self, label: str) -> dict[str, Any]:
         """One row.

@@ -25,6 +25,7 @@ from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.on_disk.offloading import offloading_of
 from induction_lab.models.transformers_anatomy import TransformersAnatomy
 from induction_lab.models.wiring.watching import evaluating
+from induction_lab.results.cards import html_card
 from induction_lab.results.token_labels import token_labels
 from induction_lab.runtime.machine import check_default_device
 
@@ -273,6 +274,26 @@ class HookedModel:
             f"n_kv_heads={self.n_kv_heads}, d_model={self.d_model}, d_head={self.d_head}, "
             f"d_vocab={self.d_vocab}, n_ctx={self.n_ctx}, {self.device}, {str(self.dtype)[6:]})"
         )
+
+    def _repr_html_(self) -> str:
+        """Its shape, what it reads and what can be asked of it, for notebooks."""
+        shared = "" if self.n_kv_heads == self.n_heads else f", which share {self.n_kv_heads} of keys and values"
+        longest = "of any length" if self.n_ctx is None else f"up to {self.n_ctx:,} tokens"
+        begins = f"begin with {self.bos_is} (token {self.bos_token_id})" if self.bos_is else "begin with any token"
+        reads = "token numbers: it has no tokenizer" if self.tokenizer is None else "text and token numbers"
+        rows = [
+            ("layers", f"{self.n_layers} of {self.n_heads} heads each{shared}"),
+            ("heads", f"L0H0 to L{self.n_layers - 1}H{self.n_heads - 1}" if self.n_layers else "none"),
+            ("widths", f"residual stream {self.d_model:,}, heads {self.d_head:,}"),
+            ("vocabulary", f"{self.d_vocab:,} tokens"),
+            ("positions", f"{'rotary' if self.anatomy.is_rotary else 'not rotary'}; prompts {longest}"),
+            ("reads", f"{reads}; prompts {begins}"),
+            ("inside", "capture(model, prompts): q, k, v, pattern, resid_pre, …; by TransformerLens: model.hooked"),
+            ("network", f"{type(self.network).__name__}, on {self.device}, {str(self.dtype)[6:]}: model.network"),
+        ]
+        n_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        facts = f"{n_parameters:,} parameters" + (f", revision {self.revision}" if self.revision else "")
+        return html_card(str(self.name), facts, (), rows)
 
 
 def _without_peft(network: Any) -> nn.Module:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.ticker import MaxNLocator
 
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.plots.style import INK, LINES
+from induction_lab.plots.style import INK, LINES, subplots
 from induction_lab.plots.training import one_run
 from induction_lab.plots.training_axes import SMALL, axis_label, step_axis
 from induction_lab.results.tables import writing
@@ -39,7 +38,7 @@ def animate_heads(
     ]
     n_layers, n_heads = values.shape[1:]
     height = min(4.6, 1.0 + 0.5 * n_layers)
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         2 if losses else 1, 1, figsize=(5.0, height + 1.9 * bool(losses)), layout="constrained", squeeze=False,
         height_ratios=[height, 1.9] if losses else [1],
     )  # fmt: skip

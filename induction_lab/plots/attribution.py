@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from induction_lab.attribution.logits_by_component import LogitAttributions
-from induction_lab.plots.style import ACCENT, INK, QUIET, bare
+from induction_lab.plots.style import ACCENT, INK, QUIET, bare, new_axes
 
 _COLOURS = {"head": ACCENT, "mlp": QUIET}
 _PLACES = {"copied": ("where copying is right", ACCENT), "elsewhere": ("elsewhere", QUIET)}
@@ -33,7 +32,7 @@ def plot_logit_attribution(attributions: LogitAttributions, *, top: int = 12, ax
         raise ValueError("Nothing is copied in these prompts: attribute_logits(model, repeated_tokens(model)).")
     shown = shown.sort_values("value", key=abs).tail(top).sort_values("value")
     elsewhere = other.set_index("component")["value"].reindex(shown["component"])
-    ax = ax or plt.subplots(figsize=(5.2, 0.9 + 0.24 * len(shown)), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(5.2, 0.9 + 0.24 * len(shown)), layout="constrained")
     colours = [_COLOURS.get(kind, INK) for kind in shown["kind"]]
     errors = np.nan_to_num(shown["standard_error"])
     ax.barh(shown["component"], shown["value"], xerr=errors, color=colours, error_kw={"lw": 0.8, "ecolor": INK})
@@ -63,7 +62,7 @@ def plot_logit_lens(table: pd.DataFrame, quantity: str = "log_probability", *, a
     """
     if quantity not in _UNITS:
         raise ValueError(f"`quantity` must be one of {', '.join(_UNITS)}, got {quantity!r}.")
-    ax = ax or plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(6, 3.2), layout="constrained")
     drawn = table.query("quantity == @quantity")
     for where, rows in drawn.sort_values("layer").groupby("where"):
         label, colour = _PLACES[str(where)]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from induction_lab.circuits.search import InductionCircuit
-from induction_lab.plots.style import ARROW, EMPTY, INDUCTION, PREVIOUS, bare
+from induction_lab.plots.style import ARROW, EMPTY, INDUCTION, PREVIOUS, bare, new_axes, subplots
 from induction_lab.results.heads import HeadLike, parse_head
 
 _OTHER = "#c5ccd8"  # heads without an edge
@@ -32,7 +32,7 @@ def plot_circuit(circuit: InductionCircuit, *, edges: int = 8, ax: Axes | None =
     induction = {parse_head(edge["induction"]): edge["prefix_matching"] for edge in rows}
     layers = [head.layer for head in (*previous, *induction)] or [0, circuit.n_layers - 1]
     low, high = max(0, min(layers) - 1), min(circuit.n_layers - 1, max(layers) + 1)
-    ax = ax or plt.subplots(figsize=(7.5, 1.6 + 0.62 * (high - low)), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(7.5, 1.6 + 0.62 * (high - low)), layout="constrained")
     layer, head = np.mgrid[low : high + 1, 0 : circuit.n_heads]
     ax.plot(head.ravel(), layer.ravel(), "o", ms=3, color=_OTHER, zorder=1)
     for edge in reversed(rows):
@@ -75,7 +75,7 @@ def plot_composition(
     layer = np.arange(n_layers * n_heads) // n_heads
     table[layer[:, None] >= layer] = np.nan
     limit = limit or float(np.nanmax(np.abs(table))) or 1.0
-    ax = ax or plt.subplots(figsize=(5.2, 4.6), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(5.2, 4.6), layout="constrained")
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=EMPTY)
     table = table[: (n_layers - 1) * n_heads, n_heads:]
     image = ax.imshow(table, vmin=-limit, vmax=limit, cmap=colours, aspect="auto", interpolation="nearest")
@@ -96,7 +96,7 @@ def plot_eigenvalues(eigenvalues: Complex[Tensor, " d_head"], *, title: str = ""
 
     Copying puts them right of 0 (red), suppression left (blue); the share of both is in the title.
     """
-    ax = ax or plt.subplots(figsize=(2.6, 2.6), layout="constrained", subplot_kw={"projection": "polar"})[1]
+    ax = ax or new_axes(figsize=(2.6, 2.6), layout="constrained", subplot_kw={"projection": "polar"})
     size, angle = eigenvalues.abs().double().cpu().numpy(), eigenvalues.angle().double().cpu().numpy()
     largest = float(size.max()) if size.size and size.max() > 0 else 1.0
     decades = 4
@@ -125,7 +125,7 @@ def plot_eigenvalue_grid(
         raise ValueError("One head or more is wanted to draw, got none.")
     columns = min(columns, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         rows, columns, figsize=(1.9 * columns, 2.05 * rows + 0.4), layout="constrained", squeeze=False,
         subplot_kw={"projection": "polar"},
     )  # fmt: skip

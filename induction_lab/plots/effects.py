@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.verdicts import CIRCUIT, LEAST_WRITTEN
 from induction_lab.interventions.effects import Effects
-from induction_lab.plots.style import ACCENT, ARROW, EMPTY, INDUCTION, INK, PREVIOUS, QUIET, bare
+from induction_lab.plots.style import ACCENT, ARROW, EMPTY, INDUCTION, INK, PREVIOUS, QUIET, bare, new_axes, subplots
 from induction_lab.results.heads import parse_head
 
 _VERDICT_COLOURS = {
@@ -38,7 +38,7 @@ def plot_effects(
     large effect does not hide the rest; heads that were not swept are grey.
     """
     values = effects.matrix(n_layers, n_heads).numpy()
-    ax = ax or plt.subplots(figsize=(1.9 + 0.32 * max(n_heads, 5), 1.5 + 0.17 * max(n_layers, 8)))[1]
+    ax = ax or new_axes(figsize=(1.9 + 0.32 * max(n_heads, 5), 1.5 + 0.17 * max(n_layers, 8)))
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = np.sign(values) * np.sqrt(np.abs(values) / limit)
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=EMPTY)
@@ -63,7 +63,7 @@ def plot_effects(
 def plot_explanation(explanation: Explanation) -> Figure:
     """The circuit: paths into keys, and heads that write the right token; beside it how much the circuit explains."""
     height = 3.0 + min(4.0, 0.19 * explanation.n_layers)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, height), layout="constrained", width_ratios=(2.4, 1))
+    figure, (left, right) = subplots(1, 2, figsize=(10.5, height), layout="constrained", width_ratios=(2.4, 1))
     _draw_circuit(explanation, left)
     _draw_tests(explanation, right)
     found = set(explanation.heads["verdict"])
@@ -75,7 +75,7 @@ def plot_explanation(explanation: Explanation) -> Figure:
 
 def plot_term_importance(tables: dict[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
     """The metric with paths through at most n heads, one line a model; bars are standard errors of what n adds."""
-    ax = ax or plt.subplots(figsize=(5.5, 3.4), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(5.5, 3.4), layout="constrained")
     for name, table in tables.items():
         errors = table["standard_error"].fillna(0.0)
         ax.errorbar(table["order"], table["value"], errors, fmt="o-", ms=4, lw=1.2, label=name)

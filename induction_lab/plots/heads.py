@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -25,7 +24,7 @@ from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.activations import capture
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import as_model
-from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, families, printable
+from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, families, new_axes, printable, subplots
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.scores.results import HeadScores, compare_scores
 
@@ -58,7 +57,7 @@ def plot_head_scores(
         scores, score = _as_scores(scores, score)
     score = score or scores.default_score
     values = scores[score].numpy()
-    ax = ax or plt.subplots(figsize=_heatmap_size(*values.shape), layout="constrained")[1]
+    ax = ax or new_axes(figsize=_heatmap_size(*values.shape), layout="constrained")
     low, high = scores.about(score).axis(values)
     image = ax.imshow(
         values,
@@ -89,7 +88,7 @@ def plot_all_scores(scores: HeadScores, *, columns: int = 5) -> Figure:
     columns = min(columns, len(names))
     rows = -(-len(names) // columns)
     width, height = _heatmap_size(scores.n_layers, scores.n_heads)
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         rows,
         columns,
         figsize=(columns * width * 0.8, rows * height * 0.8),
@@ -109,7 +108,7 @@ def plot_all_scores(scores: HeadScores, *, columns: int = 5) -> Figure:
 def plot_score_by_layer(scores: HeadScores, score: str | None = None, *, ax: Axes | None = None, mark: int = 5) -> Axes:
     """Each head a dot at its layer, with its standard error; the best `mark` named, chance as a line."""
     score = score or scores.default_score
-    ax = ax or plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(7, 3.5), layout="constrained")
     values, errors = scores[score].numpy(), np.nan_to_num(scores.standard_errors[score].numpy())
     layer, head = np.indices(values.shape)
     aside = (head - (values.shape[1] - 1) / 2) / max(values.shape[1], 2) * 0.6
@@ -164,7 +163,7 @@ def plot_score_comparison(
     """
     table = compare_scores(first, second, score)
     score = score or first.default_score
-    ax = ax or plt.subplots(figsize=(4.6, 4.6), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(4.6, 4.6), layout="constrained")
     x, y = table["first"].to_numpy(), table["second"].to_numpy()
     errors = (np.nan_to_num(table[name]) for name in ("second_error", "first_error"))
     ax.errorbar(x, y, *errors, fmt="o", ms=3, lw=0.8, color=QUIET, zorder=1)
@@ -195,7 +194,7 @@ def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
     """
     if not scores.loss:
         raise ValueError("The loss was not measured: score_heads(..., loss=True).")
-    ax = ax or plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(7, 3), layout="constrained")
     position = np.arange(1, len(scores.loss) + 1)
     ax.plot(position, scores.loss, color=INK, lw=1.2)
     facts = scores.provenance.get("prompts", {})
@@ -256,7 +255,7 @@ def plot_pattern(
     if labels is not None and len(labels) != n_keys:
         raise ValueError(f"{n_keys} keys want as many labels, got {len(labels)}.")
     side = min(8.0, 2.0 + 0.16 * n_keys)
-    ax = ax or plt.subplots(figsize=(side, side), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(side, side), layout="constrained")
     ax.imshow(pattern.float().cpu().numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     ax.set(xlabel="attends to", ylabel="from", title="" if head is None else str(parse_head(head)))
     if labels is not None and n_keys <= 40:
@@ -277,7 +276,7 @@ def plot_patterns(
     if len(heads) != len(patterns) or not len(heads):
         raise ValueError(f"{len(patterns)} patterns want as many heads, got {len(heads)}.")
     side = min(6.0, 2.0 + 0.12 * patterns.shape[-1])
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         1, len(heads), figsize=(side * len(heads), side * 1.15), layout="constrained", squeeze=False
     )
     for ax, pattern, head in zip(axes[0], patterns, heads, strict=True):

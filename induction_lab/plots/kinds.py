@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from induction_lab.circuits.kinds import BY_NAME, HeadKinds
 from induction_lab.development.kinds import kinds_over_training, order_of_kinds
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.plots.style import ACCENT, INK, PREVIOUS, QUIET
+from induction_lab.plots.style import ACCENT, INK, PREVIOUS, QUIET, new_axes, subplots
 from induction_lab.plots.training_axes import SMALL, step_axis
 
 NOTHING = "#eeeeee"
@@ -28,7 +28,7 @@ def plot_head_kinds(kinds: HeadKinds, *, ax: Axes | None = None) -> Axes:
     colours = {name: palette(i) for i, name in enumerate(names)}
     layers, heads = sorted(kinds.table["layer"].unique()), sorted(kinds.table["head"].unique())
     size = (max(4.5, 0.42 * len(heads) + 3.0), max(2.4, 0.24 * len(layers) + 1.2))
-    ax = ax or plt.subplots(figsize=size, layout="constrained")[1]
+    ax = ax or new_axes(figsize=size, layout="constrained")
     for layer, head in kinds.table[["layer", "head"]].drop_duplicates().itertuples(index=False):
         of = kinds.kinds_of((int(layer), int(head)))
         for i, colour in enumerate([colours[kind] for kind in of] or [NOTHING]):
@@ -68,7 +68,7 @@ def plot_kinds_over_training(trajectory: Trajectory) -> Figure:
     columns = min(3, len(order))
     rows = math.ceil(len(order) / columns)
     width, height = 3.2 * columns + 0.4, 2.3 * rows + 0.5
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    figure, axes = subplots(rows, columns, figsize=(width, height), squeeze=False)
     edges = {"left": 0.5 / width, "right": 1 - 0.2 / width, "bottom": 0.5 / height, "top": 1 - 0.9 / height}
     figure.subplots_adjust(**edges, hspace=0.75, wspace=0.25)
     for ax in axes.flat[len(order) :]:

@@ -6,9 +6,12 @@ Lines take the colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), whic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import matplotlib.pyplot as plt
 from matplotlib import font_manager, rcParams
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 INK, ACCENT, QUIET = "#222222", "#d1495b", "#8d99ae"  # text and lines; what stands out; what stands back
@@ -21,6 +24,26 @@ _WIDE = (
     "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji",
     "Segoe UI Emoji", "Symbola",
 )  # fmt: skip
+
+
+class Sheet(Figure):
+    """A figure of pyplot that a notebook shows once, also where it is the value of a cell."""
+
+    def _ipython_display_(self) -> None:
+        """Take it from what pyplot shows at the end of the cell, and let the notebook show it as it shows figures."""
+        if "inline" in plt.get_backend():
+            plt.close(self)
+        raise NotImplementedError  # by which IPython goes on to its own way
+
+
+def subplots(rows: int, columns: int, **how: Any) -> tuple[Sheet, Any]:
+    """A new figure of pyplot that a notebook shows once, and its axes; `how` is what `plt.subplots` takes."""
+    return plt.subplots(rows, columns, FigureClass=Sheet, **how)  # type: ignore[return-value]
+
+
+def new_axes(**how: Any) -> Axes:
+    """Axes in a new figure of pyplot that a notebook shows once; `how` is what `plt.subplots` takes."""
+    return subplots(1, 1, **how)[1]
 
 
 def bare(ax: Axes, *more: str) -> None:

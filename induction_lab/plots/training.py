@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from induction_lab.development.loss_space import pivot
 from induction_lab.development.phase_change import rise
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.plots.style import INK, LINES, bare
+from induction_lab.plots.style import INK, LINES, bare, new_axes
 from induction_lab.plots.training_axes import SMALL, axis_label, draw_heads, shade, step_axis, value_axis
 
 _GREY = "#c3cad6"
@@ -51,7 +50,7 @@ def plot_over_training(
     runs = split_runs(trajectories)
     named = group_runs([run.runs[0] for run in runs], groups)
     lines = [values_over_training(run, metric, prompts=prompts, index=index) for run in runs]
-    ax = ax or plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(7, 3.5), layout="constrained")
     labels = list(dict.fromkeys(named))
     for line, label in zip(lines, named, strict=True):
         place = labels.index(label)
@@ -87,7 +86,7 @@ def plot_heads_over_training(
     """
     values = trajectory.heads(metric, prompts).numpy()
     best = trajectory.best(metric, prompts=prompts)
-    ax = ax or plt.subplots(figsize=(7, 3.8), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(7, 3.8), layout="constrained")
     n_steps, n_layers, n_heads = values.shape
     names = pd.MultiIndex.from_product([range(n_layers), range(n_heads)])
     lines = pd.DataFrame(values.reshape(n_steps, -1), index=trajectory.steps, columns=names)
@@ -115,7 +114,7 @@ def plot_loss_derivative(trajectory: Trajectory, *, ax: Axes | None = None) -> A
             f"The loss derivative was not measured: follow_training(…, texts=…). There are {_listed(trajectory)}."
         )
     image = rows.pivot(index="index", columns="step", values="value")
-    ax = ax or plt.subplots(figsize=(7, 3.8), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(7, 3.8), layout="constrained")
     steps, tokens = image.columns.to_numpy(dtype=float), image.index.to_numpy(dtype=float)
     step_axis(ax, steps)
     limit = float(np.nanquantile(np.abs(image.to_numpy(dtype=float)), 0.99)) or 1.0
@@ -159,7 +158,7 @@ def plot_loss_paths(
     runs = list(dict.fromkeys(paths["run"]))
     if bold is not None and bold not in runs:
         raise ValueError(f"There is no path of {bold!r}; there are {', '.join(runs)}.")
-    ax = ax or plt.subplots(figsize=(7, 3.6), layout="constrained")[1]
+    ax = ax or new_axes(figsize=(7, 3.6), layout="constrained")
     named = group_runs(runs, groups)
     labels = list(dict.fromkeys(named))
     for run, label in sorted(zip(runs, named, strict=True), key=lambda pair: pair[0] == bold):

@@ -5,10 +5,9 @@ Source of the six panels: the model analysis table of https://arxiv.org/abs/2209
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from induction_lab.development.loss_space import loss_paths
 from induction_lab.development.phase_change import rise
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.plots.style import ARROW, INK, LINES, QUIET, bare
+from induction_lab.plots.style import ARROW, INK, LINES, QUIET, bare, subplots
 from induction_lab.plots.training import (
     one_run,
     plot_heads_over_training,
@@ -37,13 +36,12 @@ from induction_lab.plots.training_axes import (
 )
 from induction_lab.results.heads import parse_head
 
-_TEXTS = "not measured:\nfollow_training(…, texts=…)"
+_HEADS, _DERIVATIVE, _PATH = "each head", "loss derivative", "path of losses"  # panels of their own kinds
 _EFFECTS = {  # what a sweep measured, in words
     "copy_loss": "rise of the loss without it, nats",
     "loss": "rise of the loss without it, nats",
     "before_and_after": "before-and-after attribution, nats",
 }
-_ABLATIONS = "no ablations given:\neffects=DataFrame(step, label, effect),\nsuch as ablation_sweep at each checkpoint"
 _LOSSES = (  # metric, index, name of the line, colour
     ("mean_loss", None, "mean, texts", INK),
     ("loss_by_copy", 1, "1st copy", LINES[0]),
@@ -60,12 +58,13 @@ def plot_model_analysis(
 ) -> Figure:
     """Six panels of one run: losses, in-context learning, heads, loss derivative, ablations, path in loss space.
 
-    The grey band of all panels over steps is where the best head of `metric` rises (`phase_change.rise`). A panel of
-    what was not measured says how to measure it.
+    The grey band of all panels over steps is where the best head of `metric` rises (`phase_change.rise`). What was not
+    measured has no panel: in-context learning and the loss derivative want `follow_training(…, texts=…)`, the path that
+    and three checkpoints, the ablations `effects`.
 
     Args:
         trajectory: One run.
-        metric: Of the third panel.
+        metric: Of the panel of heads.
         paths: `loss_paths` of this run and others; by default of this run alone.
         effects: Columns `step`, `label` (of a head) and `effect` (nats): a sweep of ablations at each checkpoint.
 
@@ -73,36 +72,60 @@ def plot_model_analysis(
         ValueError: If there is not one run, `metric` is not measured for its heads, or `paths` leave it out.
     """
     name = one_run(trajectory).runs[0]
-    band = rise(trajectory.best(metric))
-    figure, axes = plt.subplots(3, 2, figsize=(10.7, 9.6), layout="constrained")
-    loss, score, heads, derivative, ablations, path = axes.T.flat
-    for ax in (score, heads, derivative, ablations):
-        ax.sharex(loss)
-    _draw_losses(loss, trajectory)
-    _draw_score(score, trajectory)
-    plot_heads_over_training(trajectory, metric, ax=heads)
-    _draw_derivative(derivative, trajectory)
-    _draw_ablations(ablations, trajectory, effects)
-    _draw_paths(path, trajectory, paths)
-    titles = ("loss", "in-context learning", "each head", "loss derivative", "ablations", "path of losses")
-    for letter, title, ax in zip("abcdef", titles, axes.T.flat, strict=True):
+    band, panels = rise(trajectory.best(metric)), _panels(trajectory, metric, paths, effects)
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
+    figure, axes = subplots(rows, columns, figsize=(5.35 * columns, 3.2 * rows), layout="constrained", squeeze=False)
+    drawn = dict(zip(panels, axes.T.flat, strict=False))
+    over_steps = {title: ax for title, ax in drawn.items() if title != _PATH}
+    first, *others = over_steps.values()
+    for ax in others:
+        ax.sharex(first)
+    for letter, (title, ax) in zip("abcdef", drawn.items(), strict=False):
+        panels[title](ax)
         ax.set_title(rf"$\bf{{{letter}}}$  {title}", fontsize=10, loc="left")
-        if ax is not path:
-            step_axis(ax, trajectory.steps)
-    for ax in (loss, score, ablations):  # the heads have theirs
-        shade(ax, band if ax.has_data() else None)
-    for step in (band or ()) if derivative.has_data() else ():
-        derivative.axvline(step, color=INK, lw=0.8, ls=":")
-    for ax in (loss, score, derivative):
-        ax.tick_params(labelbottom=False)
-        ax.set_xlabel("")
+    for title, ax in over_steps.items():
+        step_axis(ax, trajectory.steps)
+        if title == _DERIVATIVE:
+            for step in band or ():
+                ax.axvline(step, color=INK, lw=0.8, ls=":")
+        elif title != _HEADS:  # which have theirs
+            shade(ax, band)
+    for column in axes.T:
+        shown = [ax for ax in column if ax in over_steps.values()]
+        for ax in shown[:-1]:
+            ax.tick_params(labelbottom=False)
+            ax.set_xlabel("")
+    for ax in list(axes.T.flat)[len(panels) :]:
+        ax.set_visible(False)
     what = axis_label(trajectory.about(metric))
     told = f"ends at {trajectory.best(metric).iloc[-1]:.2f}"
     if band is not None:
         told = f"rises in steps {band.start:,} … {band.end:,} (grey band)"
     figure.align_ylabels(axes[:, 0])
-    figure.suptitle(f"{name}: {what} of the best head {told}", fontsize=11)
+    figure.suptitle(f"{name}: {what} of the best head {told}", fontsize=11, wrap=True)
     return figure
+
+
+def _panels(
+    trajectory: Trajectory, metric: str, paths: pd.DataFrame | None, effects: pd.DataFrame | None
+) -> dict[str, Callable[[Axes], Any]]:
+    """What draws each panel of `plot_model_analysis`, by title; those that were measured."""
+    there = trajectory.metrics
+    if paths is None and "token_loss" in there and len(trajectory.steps) > 2:
+        paths = loss_paths(trajectory)
+    panels: dict[str, Callable[[Axes], Any]] = {}
+    if {name for name, *_ in _LOSSES} & set(there):
+        panels["loss"] = lambda ax: _draw_losses(ax, trajectory)
+    if "icl_score" in there:
+        panels["in-context learning"] = lambda ax: _draw_score(ax, trajectory)
+    panels[_HEADS] = lambda ax: plot_heads_over_training(trajectory, metric, ax=ax)
+    if "loss_derivative" in there:
+        panels[_DERIVATIVE] = lambda ax: plot_loss_derivative(trajectory, ax=ax)
+    if effects is not None:
+        panels["ablations"] = lambda ax: _draw_ablations(ax, trajectory, effects)
+    if paths is not None:
+        panels[_PATH] = lambda ax: _draw_paths(ax, trajectory, paths)
+    return panels
 
 
 def plot_small_multiples(
@@ -124,8 +147,8 @@ def plot_small_multiples(
     cells = {key: split_runs(list(runs)) for key, runs in groups.items()}
     rows, columns = (list(dict.fromkeys(key[i] for key in groups)) for i in (0, 1))
     size = (1.6 + 3.4 * len(columns), 0.8 + 3.4 * len(rows))
-    figure = plt.figure(figsize=size, layout="constrained")
-    axes = figure.subplots(2 * len(rows), len(columns), squeeze=False, sharex=True)
+    shape = (2 * len(rows), len(columns))
+    figure, axes = subplots(*shape, figsize=size, layout="constrained", squeeze=False, sharex=True)
     steps = [step for runs in cells.values() for run in runs for step in run.steps]
     drawn = ((metric, None, LINES[0]), ("loss_by_copy", copy, LINES[1]))
     for offset, (name, index, colour) in enumerate(drawn):
@@ -177,17 +200,11 @@ def _draw_losses(ax: Axes, trajectory: Trajectory) -> None:
             line = trajectory.series(metric, index=index)
             ax.plot(line.index, line, color=colour, lw=1.5)
             ends[label] = (float(line.iloc[-1]), colour)
-    if not ends:
-        note(ax, _TEXTS)
-        return
     ax.set(ylim=(0, None), ylabel="loss, nats")
     label_ends(ax, ends)
 
 
 def _draw_score(ax: Axes, trajectory: Trajectory) -> None:
-    if "icl_score" not in trajectory.metrics:
-        note(ax, _TEXTS)
-        return
     line, error = trajectory.series("icl_score"), trajectory.series("icl_score", column="standard_error")
     ax.fill_between(line.index, line - error, line + error, color=LINES[0], alpha=0.25, lw=0)
     ax.plot(line.index, line, color=LINES[0], lw=1.5)
@@ -195,17 +212,7 @@ def _draw_score(ax: Axes, trajectory: Trajectory) -> None:
     ax.set_ylabel("late less early loss, nats")
 
 
-def _draw_derivative(ax: Axes, trajectory: Trajectory) -> None:
-    if "loss_derivative" in trajectory.metrics:
-        plot_loss_derivative(trajectory, ax=ax)
-    else:
-        note(ax, _TEXTS)
-
-
-def _draw_ablations(ax: Axes, trajectory: Trajectory, effects: pd.DataFrame | None) -> None:
-    if effects is None:
-        note(ax, _ABLATIONS)
-        return
+def _draw_ablations(ax: Axes, trajectory: Trajectory, effects: pd.DataFrame) -> None:
     missing = [name for name in ("step", "label", "effect") if name not in effects.columns]
     if missing or effects.empty:
         raise ValueError(f"`effects` wants rows with step, label and effect, got the columns {list(effects.columns)}.")
@@ -222,13 +229,7 @@ def _draw_ablations(ax: Axes, trajectory: Trajectory, effects: pd.DataFrame | No
     draw_heads(ax, lines, mark=4)
 
 
-def _draw_paths(ax: Axes, trajectory: Trajectory, paths: pd.DataFrame | None) -> None:
-    if paths is None:
-        if "token_loss" not in trajectory.metrics or len(trajectory.steps) < 3:
-            ax.set_xticks([])
-            note(ax, _TEXTS if len(trajectory.steps) > 2 else "a path wants three checkpoints or more")
-            return
-        paths = loss_paths(trajectory)
+def _draw_paths(ax: Axes, trajectory: Trajectory, paths: pd.DataFrame) -> None:
     plot_loss_paths(paths, bold=trajectory.runs[0], ax=ax)
     handles, labels = ax.get_legend_handles_labels()
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 3, "columnspacing": 1.2}

@@ -22,18 +22,17 @@ def html_card(title: str, facts: str, columns: Sequence[str], rows: Iterable[Seq
     Args:
         title: What it is.
         facts: The main numbers in words.
-        columns: Heads of the table.
+        columns: Heads of the table; none where its first column says what each row is.
         rows: Cells: text on the left, numbers on the right with three digits.
         note: How to read it, or what else there is.
     """
     heads = "".join(f'<th scope="col" style="{_CELL};text-align:left">{escape(str(name))}</th>' for name in columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    table = f'<table style="border-collapse:collapse;font-size:12px"><tr>{heads}</tr>{body}</table>' if body else ""
+    head = f"<tr>{heads}</tr>" if heads else ""
+    table = f'<table style="border-collapse:collapse;font-size:12px">{head}{body}</table>' if body else ""
+    told = f'<p style="{_QUIET}">{escape(facts)}</p>' if facts else ""
     below = f'<p style="{_QUIET};font-size:12px">{escape(note)}</p>' if note else ""
-    return (
-        f'<div style="{_CARD}"><strong>{escape(title)}</strong>'
-        f'<p style="{_QUIET}">{escape(facts)}</p>{table}{below}</div>'
-    )
+    return f'<div style="{_CARD}"><strong>{escape(title)}</strong>{told}{table}{below}</div>'
 
 
 def cell_text(value: Any) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from induction_lab.results.cards import html_card
 
 LOOKS = 0.4  # from which attention score on people call it an induction head, or a previous-token head
 _WRITTEN = re.compile(r"\s*(?:L(\d+)H(\d+)|\(?\s*(\d+)\s*[.,:\- ]\s*(\d+)\s*\)?)\s*", re.IGNORECASE)
@@ -22,6 +24,21 @@ class Head(NamedTuple):
         return f"L{self.layer}H{self.head}"
 
     __repr__ = __str__  # lists of heads read as the field writes them
+
+
+Item = TypeVar("Item")
+
+
+class HeadList(list[Item]):
+    """Heads, or each with a number, best first: a list that shows itself in notebooks."""
+
+    def _repr_html_(self) -> str:
+        """One line of heads; a table where each has a number."""
+        title = f"{len(self)} head{'s' * (len(self) != 1)}"
+        if all(isinstance(item, Head) for item in self):
+            return html_card(title, "  ".join(map(str, self)), (), ())
+        rows = [item if isinstance(item, tuple) and not isinstance(item, Head) else (item,) for item in self]
+        return html_card(title, "", (), [(str(head), *numbers) for head, *numbers in rows])
 
 
 HeadLike = str | tuple[int, ...]
@@ -81,7 +98,7 @@ def parse_heads(
     twice = sorted({str(head) for head in found if found.count(head) > 1})
     if twice:
         raise ValueError(f"Each head may be given once, got {', '.join(twice)} more than once.")
-    return found
+    return HeadList(found)
 
 
 def heads_by_layer(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import by_group
 from induction_lab.results.cards import html_card
-from induction_lab.results.heads import LOOKS, Head, HeadLike, is_head, parse_head
+from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, is_head, parse_head
 from induction_lab.results.saved import Loadable
 from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.registry import words
@@ -132,7 +132,7 @@ class HeadScores(Loadable):
         last = torch.inf if lowest else -torch.inf
         best = values.where(there, last).flatten().topk(min(n, int(there.sum())), largest=not lowest)
         heads = (Head(*divmod(int(i), values.shape[1])) for i in best.indices)
-        return list(zip(heads, best.values.tolist(), strict=True))
+        return HeadList(zip(heads, best.values.tolist(), strict=True))
 
     def above(self, score: str | None = None, threshold: float | None = None) -> list[Head]:
         """Heads that score more than `threshold`, best first.
@@ -149,7 +149,7 @@ class HeadScores(Loadable):
         threshold = self.threshold(score) if threshold is None else threshold
         if threshold is None:
             raise ValueError(f"{score} is no share of attention: say from which value on, above({score!r}, 0.5).")
-        return [head for head, value in self.top(score, self._score(score).numel()) if value > threshold]
+        return HeadList(head for head, value in self.top(score, self._score(score).numel()) if value > threshold)
 
     def threshold(self, score: str) -> float | None:
         """From which value on a head is said to do what a score is about: 0.4 of attention, else None."""
@@ -172,7 +172,7 @@ class HeadScores(Loadable):
         q_values = self.q_values[score]
         ranked = self.top(score, q_values.numel())
         chance = self._chance(score)
-        return [head for head, value in ranked if q_values[head] <= rate and value > chance[head.layer]]
+        return HeadList(head for head, value in ranked if q_values[head] <= rate and value > chance[head.layer])
 
     def by_kv_head(self, score: str, reduce: str = "max") -> Float[Tensor, "layer kv_head"]:
         """One number for each key-value head, from the query heads that read it.

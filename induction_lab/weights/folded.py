@@ -51,6 +51,10 @@ class FoldedWeights:
         max_bytes: How much may be kept.
     """
 
+    def __repr__(self) -> str:
+        """Of which model, and how much of it is kept."""
+        return f"FoldedWeights({self.model.name!r}, {self._bytes:,} of {self.max_bytes:,} bytes kept)"
+
     def __init__(self, model: HookedModel | str | Path, *, max_bytes: int = 2**30) -> None:
         """Nothing is folded before it is asked for."""
         self.model = as_model(model)

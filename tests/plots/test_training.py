@@ -184,11 +184,23 @@ def test_the_sheet_has_six_panels_over_the_same_steps_with_one_band():
     assert "rises in steps 32 … 64" in figure.get_suptitle()
 
 
-def test_empty_panels_say_how_to_fill_them():
+def test_what_was_not_measured_has_no_panel_and_no_advice():
     figure = plot_model_analysis(trajectory(texts=False, learns=False))
-    words = " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
-    assert words.count("texts=…") == 3 and "effects=DataFrame" in words
-    assert "ends at 0." in figure.get_suptitle()
+    figure.draw_without_rendering()
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in shown] == [r"$\bf{a}$  loss", r"$\bf{b}$  each head"]
+    assert not [text for ax in shown for text in ax.texts if "(" in text.get_text()]
+    assert all(ax.get_xlabel() for ax in shown) and "ends at 0." in figure.get_suptitle()
+
+
+def test_a_sheet_without_ablations_has_the_five_others_and_steps_below_each_column():
+    figure = plot_model_analysis(trajectory())
+    figure.draw_without_rendering()
+    shown = [ax for ax in figure.axes if ax.get_visible() and ax.get_title(loc="left")]
+    titles = [ax.get_title(loc="left").split("  ")[1] for ax in shown]
+    assert set(titles) == {"loss", "in-context learning", "each head", "loss derivative", "path of losses"}
+    named = {title for title, ax in zip(titles, shown, strict=True) if ax.get_xlabel() == "training step"}
+    assert named == {"each head", "loss derivative"}
 
 
 def test_small_multiples_have_a_cell_a_variant_and_say_which_is_missing():
