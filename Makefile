@@ -2,8 +2,8 @@
 # make test   environment, lint, types, the real model's weights, all tests
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
-# make essay  the experiments that measure the essay's claims, and the same page (20 minutes); prose_between, namesakes
-#             and asked read Gemma 3 270M too, which is brought under its own terms: `python -m experiments NAME`
+# make essay  the experiments that measure the essay's claims, and the same page (20 minutes); prose_between, namesakes,
+#             asked and towards read Gemma 3 270M too, which is brought under its own terms: `python -m experiments NAME`
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
 # make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it

@@ -253,7 +253,7 @@ def share(values: Sequence[float]) -> str:
 def draw(table: pd.DataFrame) -> Figure:
     """By layer, a panel a model: the sense in the stream, and what the layer's queries ask."""
     models = names(table)
-    figure, axes = plt.subplots(1, len(models), figsize=(5.2 * len(models), 3.9), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(models), figsize=(5.2 * len(models), 4.1), layout="constrained", squeeze=False)
     for ax, model in zip(axes[0], models, strict=True):
         layers = range(n_layers(table, model))
         for place, colour, style in (
@@ -266,7 +266,7 @@ def draw(table: pd.DataFrame) -> Figure:
                ylim=(0.4, 1.02), xticks=range(0, len(layers), 5))  # fmt: skip
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("how often the sense is told right")
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside lower center")
     return figure
 
 

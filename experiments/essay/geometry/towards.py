@@ -263,7 +263,7 @@ def every_head(table: pd.DataFrame) -> Verdict:
 def draw(table: pd.DataFrame) -> Figure:
     """By layer, a panel a model: how often a word is nearer to what fits."""
     models = names(table)
-    figure, axes = plt.subplots(1, len(models), figsize=(5.2 * len(models), 3.9), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(models), figsize=(5.2 * len(models), 4.1), layout="constrained", squeeze=False)
     for ax, model in zip(axes[0], models, strict=True):
         own: Any = table[(table["model"] == model) & (table["place"] == AT)]
         layers = range(1 + int(own["layer"].max()))
@@ -274,7 +274,7 @@ def draw(table: pd.DataFrame) -> Figure:
         ax.set(title=model, xlabel="layer (0: embedding)", ylim=(0.4, 1.02), xticks=range(0, len(layers), 5))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("how often nearer to the words that fit")
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, ncols=4, loc="outside lower center")
     return figure
 
 
