@@ -26,7 +26,8 @@ OUTCOMES = (HOLDS, CAVEAT, NOT, UNDECIDED, CONSTRUCTION, UNTESTED)
 DIFFERS = "differs by class of models"
 SIDE = 0.05  # of error on each side of an interval
 LANGUAGE = ("smollm2", "gemma3")  # how the names of language models begin
-SMALL_MODELS, LANGUAGE_MODELS = "small models", "language models"
+ENCODER = "encoder "  # what is put before the name of a model that reads in both directions
+SMALL_MODELS, LANGUAGE_MODELS, ENCODERS = "small models", "language models", "bidirectional encoders"
 
 
 class Effect(NamedTuple):
@@ -173,11 +174,11 @@ def outcome(passed: Mapping[str, bool]) -> dict[str, Any]:
 
 
 def by_class(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Small models and language models apart."""
-    parts = {
-        SMALL_MODELS: {name: each for name, each in found.items() if not str(name).startswith(LANGUAGE)},
-        LANGUAGE_MODELS: {name: each for name, each in found.items() if str(name).startswith(LANGUAGE)},
-    }
+    """Small models, language models and bidirectional encoders apart."""
+    parts: dict[str, dict[str, Any]] = {SMALL_MODELS: {}, LANGUAGE_MODELS: {}, ENCODERS: {}}
+    for name, each in found.items():
+        kind = LANGUAGE_MODELS if name.startswith(LANGUAGE) else ENCODERS if name.startswith(ENCODER) else SMALL_MODELS
+        parts[kind][name] = each
     return {kind: own for kind, own in parts.items() if own}
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from experiments.harness import common_arguments
 from induction_lab import Head, HookedModel, Prompts, load_model
 
+MODELS = ("smollm2-135m", "gemma3-270m")
 _MARK = re.compile(r"<(\w+)\|([^>]*)>")
 
 
@@ -115,6 +116,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def arguments_for_models(description: str | None) -> argparse.ArgumentParser:
+    """The same of scripts that read several models."""
+    parser = common_arguments(description)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
+    parser.add_argument("--seed", type=int, default=0, help="of the random sets of heads")
+    return parser
+
+
 def reading_model(parser: argparse.ArgumentParser, name: str) -> HookedModel:
     """A model that reads text; the script ends with a message where there is none."""
     try:
@@ -122,9 +131,9 @@ def reading_model(parser: argparse.ArgumentParser, name: str) -> HookedModel:
     except ValueError as error:
         parser.error(str(error))
     if model.tokenizer is None:
-        parser.error(f"{model.name} has no tokenizer and cannot read sentences: give another --model.")
+        parser.error(f"{model.name} has no tokenizer and cannot read sentences: give another.")
     if not model.tokenizer.is_fast:
-        parser.error(f"The tokenizer of {model.name} does not say which letters a token covers: give another --model.")
+        parser.error(f"The tokenizer of {model.name} does not say which letters a token covers: give another.")
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from experiments.judging import LANGUAGE_MODELS, OUTCOMES, SMALL_MODELS
+from experiments.judging import ENCODERS, LANGUAGE_MODELS, OUTCOMES, SMALL_MODELS
 from experiments.page_builder.found import Found, cell, effects, paper_of, section_of
 from experiments.page_builder.words import LANGUAGES, Words, read
 
@@ -60,7 +60,11 @@ def table(found: Found, words: Words) -> str:
 
 def verdict_in(found: Found, words: Words, script: str, verdict: Verdict) -> str:
     """What came out, by class of models; where they were not told apart, which they are."""
-    names = {SMALL_MODELS: words["small_models"], LANGUAGE_MODELS: words["language_models"]}
+    names = {
+        SMALL_MODELS: words["small_models"],
+        LANGUAGE_MODELS: words["language_models"],
+        ENCODERS: words["encoders"],
+    }
     if verdict.classes:
         told = [
             f"{names.get(kind, kind)}{words['colon']}{words.outcome(out)}" for kind, out in verdict.outcomes.items()
@@ -84,7 +88,7 @@ def listed(terms: list[tuple[str, str]], words: Words) -> str:
 
 
 def _claim(found: Found, words: Words, script: str, i: int, verdict: Verdict) -> str:
-    names = {SMALL_MODELS: words["small"], LANGUAGE_MODELS: words["language"]}
+    names = {SMALL_MODELS: words["small"], LANGUAGE_MODELS: words["language"], ENCODERS: words["encoders"]}
     sizes = [
         f"{names.get(kind, kind)}{words['colon']}{said}" if kind else said for kind, said in effects(verdict).items()
     ]

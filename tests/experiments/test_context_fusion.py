@@ -7,7 +7,7 @@ from worded import worded_folder
 from induction_lab import Head, capture, load_model
 from induction_lab.internals.residual_stream import residual_streams
 
-context_fusion = script("essay.context_fusion.experiment")
+context_fusion, conclusions = (script(f"essay.context_fusion.{name}") for name in ("experiment", "conclusions"))
 minimal_pairs, passages = script("essay.context_fusion.minimal_pairs"), script("essay.passages")
 DATA = passages.read_data(minimal_pairs.PAIRS)
 
@@ -55,6 +55,28 @@ def test_a_pair_is_one_sentence_with_two_words_and_the_question_after_it(model, 
     pairs = asked.pairs
     named = minimal_pairs.ask(model, DATA, pairs, "alone").passages
     assert model.tokenizer.decode(named.tokens[5, 1 : named.last[5] + 1]) == "The thing that was too wide was the"
+    lexical = minimal_pairs.ask(model, DATA, pairs, "lexical").passages
+    assert model.tokenizer.decode(lexical.tokens[5, 1 : lexical.last[5] + 1]) == (
+        'That is so because it was too wide . The word " it " here means the'
+    )
+    person = minimal_pairs.ask(model, DATA, pairs, "person").passages
+    assert words(model, person, "it", 5) == ["Tom"] and words(model, person, "word", 5) == ["wide"]
+
+
+@pytest.mark.parametrize("kind", list(DATA))
+def test_the_word_alone_is_asked_the_same_question_and_names_no_noun(model, kind):
+    own = [pair for pair in minimal_pairs.read_pairs(model, DATA)[0] if pair.kind == kind]
+    for form, alone in minimal_pairs.WITHOUT.items():
+        if form not in DATA[kind]:
+            continue
+        whole, bare = (minimal_pairs.ask(model, DATA, own, name).passages for name in (form, alone))
+        for row in range(2 * len(own)):
+            pair = own[row % len(own)]
+            said = model.tokenizer.decode(bare.tokens[row, 1 : bare.last[row] + 1]).split()
+            assert not {*pair.nouns} & {*said} and {*pair.words[row // len(own)].split()} <= {*said}
+            assert whole.tokens[row, whole.last[row] - 2 : whole.last[row] + 1].tolist() == (
+                bare.tokens[row, bare.last[row] - 2 : bare.last[row] + 1].tolist()
+            )
 
 
 @pytest.mark.parametrize("kind", list(DATA))
@@ -145,31 +167,62 @@ def test_random_heads_stand_in_the_same_layers(model):
     assert sets == passages.same_layers(chosen, model, 20, seed=1, spared=[Head(0, 0)])
 
 
-def test_verdicts_can_come_out_either_way():
-    place = {"kind": "it", "question": "question", "pairs": 9, "model": "m", "members": "", "standard_error": 0.01}
+def table_of(*rows, model="gemma3"):
+    names = ("quantity", "heads", "value", "standard_error", "question", "kind")
+    empty = ("", "", 0.0, 0.01, "question", "it")
+    table = pd.DataFrame([dict(zip(names, (*row, *empty[len(row) :]), strict=True)) for row in rows])
+    return table.assign(pairs=9, members="", model=model)
+
+
+def test_what_cannot_be_otherwise_is_checked():
     rows = [("difference at it", "", 0.0), ("difference at word", "", 1.0), ("attention from it", "best", 0.0)]
-    table = pd.DataFrame([place | dict(zip(("quantity", "heads", "value"), row, strict=True)) for row in rows])
-    assert context_fusion.at_it(table).outcome == "true by construction, checked"
-    assert context_fusion.at_it(table.assign(value=0.0)).outcome == "does not hold here"  # nothing differs anywhere
-    assert context_fusion.at_it(table.assign(value=0.5)).outcome == "does not hold here"
-    rows = [("lead", "", 1.0), ("share carried", "top 8", 0.5), ("share carried", "random 0", 0.1)]
+    table = table_of(*rows)
+    assert conclusions.at_it(table, 8).outcome == "true by construction, checked"
+    assert conclusions.at_it(table.assign(value=0.0), 8).outcome == "does not hold here"  # nothing differs anywhere
+    assert conclusions.at_it(table.assign(value=0.5), 8).outcome == "does not hold here"
+
+
+@pytest.mark.parametrize(("beyond", "outcome"), [(2.0, "holds with a caveat"), (0.1, "does not hold here")])
+def test_knowing_is_beyond_the_word_alone(beyond, outcome):
+    rows = [("beyond the word alone", "", beyond)]
+    rows += [(name, "", 3.0, 0.1, form) for name in ("log-odds moved", "accuracy") for form in ("question", "lexical")]
+    verdict = conclusions.named(table_of(*rows), "it")
+    assert verdict.outcome == outcome and "neither noun" in verdict.control  # however far the word itself moves them
+
+
+@pytest.mark.parametrize(("person", "outcome"), [(0.2, "holds with a caveat"), (-0.2, "does not hold here")])
+def test_attention_to_the_right_noun_is_not_that_to_a_word_which_suits(person, outcome):
+    rows = [(f"attention from {at}", heads, 1.0) for at in ("word", "end") for heads in ("best", "random 0")]
+    rows += [("attention from word, of a person", "best", 0.1)]
+    rows += [("half of the attention less that of a person", "best", person)]
+    assert conclusions.looks(table_of(*rows), 8).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("moved", "random", "outcome"),
+    [(1.0, 0.1, "holds with a caveat"), (1.0, 0.6, "not decided"), (0.01, 0.1, "not tested")],
+)
+def test_a_few_heads_carry_more_than_random_ones(moved, random, outcome):
+    rows = [("log-odds moved", "", moved), ("share carried", "top 8", 0.5), ("share carried", "random 0", random)]
     rows += [("attention to the word", name, 0.1) for name in ("carriers", "random 0")]
-    rows += [("attention from end", "carriers", 0.0)]
-    table = pd.DataFrame([place | dict(zip(("quantity", "heads", "value"), row, strict=True)) for row in rows])
-    assert context_fusion.few_heads(table).outcome == "holds"
-    assert context_fusion.few_heads(table.assign(value=[1.0, 0.5, 0.6, 0, 0, 0])).outcome == "does not hold here"
-    assert context_fusion.few_heads(table.assign(value=[0.01, 0.5, 0.1, 0, 0, 0])).outcome == "not tested"
+    rows += [("attention from end", "carriers", 0.0), ("share of the word alone", "top 8", 0.5)]
+    assert conclusions.few_heads(table_of(*rows), 8).outcome == outcome
 
 
 def test_it_writes_table_verdicts_and_pictures(folder, model, tmp_path):
-    context_fusion.main(["--model", str(folder), "--pairs", "6", "--out", str(tmp_path)])
+    context_fusion.main(["--models", str(folder), "--pairs", "6", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "context_fusion.csv")
     pairs = [pair for pair in minimal_pairs.read_pairs(model, DATA, 6)[0] if pair.kind == "adjective"]
     asked = minimal_pairs.ask(model, DATA, pairs, "named")
     lead = asked.lead(model, model.hidden(asked.passages.tokens))
     rows = table[(table["kind"] == "adjective") & (table["question"] == "named")].set_index("quantity")
     assert rows.loc["accuracy", "value"] == pytest.approx(float((lead > 0).float().mean()), abs=1e-4)
-    assert rows.loc["lead", "value"] == pytest.approx(float(lead.mean()), abs=1e-4)
+    assert rows.loc["log-odds moved", "value"] == pytest.approx(2 * float(lead.mean()), abs=1e-4)
+    of_it = [pair for pair in minimal_pairs.read_pairs(model, DATA, 6)[0] if pair.kind == "it"]
+    leads = [minimal_pairs.ask(model, DATA, of_it, form) for form in ("question", "lexical")]
+    leads = [each.lead(model, model.hidden(each.passages.tokens)).sum(1).mean() for each in leads]
+    beyond = table[(table["kind"] == "it") & (table["question"] == "question")].set_index("quantity")
+    assert beyond.loc["beyond the word alone", "value"] == pytest.approx(float(leads[0] - leads[1]), abs=1e-4)
     assert verdicts_of(tmp_path / "context_fusion.json")[0]["outcome"] == "true by construction, checked"
     assert len(list(tmp_path.glob("context_fusion*.png"))) == 2
 
@@ -177,13 +230,13 @@ def test_it_writes_table_verdicts_and_pictures(folder, model, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--model", "induction-2l"], "induction-2l has no tokenizer"),
-        (["--model", "no-such-model"], "no-such-model"),
+        (["--models", "induction-2l"], "induction-2l has no tokenizer"),
+        (["--models", "no-such-model"], "no-such-model"),
         (["--pairs", "3"], "At least 4 pairs"),
     ],
 )
 def test_a_mistake_is_told(given, message, folder, tmp_path, capsys):
-    arguments = ["--model", str(folder), "--out", str(tmp_path / "out"), *given]
+    arguments = ["--models", str(folder), "--out", str(tmp_path / "out"), *given]
     with pytest.raises(SystemExit) as stopped:
         context_fusion.main(arguments)
     assert stopped.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "out").exists()

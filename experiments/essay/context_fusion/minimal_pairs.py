@@ -27,7 +27,9 @@ PAIRS = Path(__file__).with_name("pairs.toml")
 
 WITH_IT = ("it", "adjective")  # kinds whose pronoun is "it"; in the others the gap itself says who is meant
 PLACES = ("it", "word", "end")
-FORMS = ("question", "named", "alone")
+WITHOUT = {"question": "lexical", "named": "alone"}  # what is asked, and the same with neither noun before it
+FORMS = (*WITHOUT, *WITHOUT.values())
+PERSON = "Tom"
 
 
 class Pair(NamedTuple):
@@ -83,7 +85,8 @@ def ask(model: HookedModel, data: dict[str, Any], pairs: Sequence[Pair], form: s
         model: With a tokenizer.
         data: The file's questions by kind.
         pairs: The marks `first`, `second` and `word` are read in each, `it` where all pairs have it.
-        form: `question` does not name the word of the gap, `named` does, `alone` is the latter without the sentence.
+        form: `question` does not name the word of the gap, `named` does; `lexical` and `alone` are these two with
+            neither noun before the question. `person`: the first with a person's name for "it".
     """
     with_it = all(pair.kind in WITH_IT for pair in pairs)
     texts = [_text(data, pair, word, form, with_it=with_it) for word in (0, 1) for pair in pairs]
@@ -94,14 +97,16 @@ def ask(model: HookedModel, data: dict[str, Any], pairs: Sequence[Pair], form: s
 def _text(data: dict[str, Any], pair: Pair, word: int, form: str, *, with_it: bool) -> str:
     before, after = pair.sentence.split("{}")
     clause = (before + pair.words[word]).rpartition(" it ")[2] if pair.kind in WITH_IT else after.strip()
-    question = data[pair.kind]["question" if form == "question" else "named"].format(clause=clause)
+    asked = data[pair.kind]["named" if form in ("named", "alone") else "question"].format(clause=clause)
     if form == "alone":
-        return question
+        return asked
+    if form == "lexical":
+        return f"{data[pair.kind]['lexical'].format(word=pair.words[word], clause=clause)} {asked}"
     for mark, noun in zip(("first", "second"), pair.nouns, strict=True):
         before = before.replace(f" {noun} ", f" <{mark}|{noun}> ", 1)
     if with_it:
-        before = " <it|it> ".join(before.rsplit(" it ", 1))
-    return f"{before}<word|{pair.words[word]}>{after}. {question}"
+        before = f" <it|{PERSON if form == 'person' else 'it'}> ".join(before.rsplit(" it ", 1))
+    return f"{before}<word|{pair.words[word]}>{after}. {asked}"
 
 
 class Exchange:
