@@ -81,6 +81,7 @@ def _workplace(name: str) -> Iterator[Path]:
 
 
 def download(wheel: str, folder: Path) -> Path:
+    """A wheel from the package index, in a folder of its own."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wheel]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
