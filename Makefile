@@ -64,6 +64,7 @@ claims: $(READY)
 	$(BIN)/python -m experiments skip_trigrams
 	$(BIN)/python -m experiments ablate_heads
 	$(BIN)/python -m experiments path_to_induction
+	$(BIN)/python -m experiments match_length
 	$(BIN)/python -m experiments idealised_patterns
 	$(BIN)/python -m experiments term_importance
 	$(BIN)/python -m experiments phase_change

@@ -182,10 +182,14 @@ def test_what_cannot_be_otherwise_is_checked():
     assert conclusions.at_it(table.assign(value=0.5), 8).outcome == "does not hold here"
 
 
-@pytest.mark.parametrize(("beyond", "outcome"), [(2.0, "holds with a caveat"), (0.1, "does not hold here")])
-def test_knowing_is_beyond_the_word_alone(beyond, outcome):
+@pytest.mark.parametrize(
+    ("alone", "beyond", "outcome"),
+    [(1.0, 2.0, "holds with a caveat"), (0.0, 0.1, "does not hold here"), (3.0, 0.0, "not decided")],
+)
+def test_knowing_is_beyond_the_word_alone(alone, beyond, outcome):
     rows = [("beyond the word alone", "", beyond)]
-    rows += [(name, "", 3.0, 0.1, form) for name in ("log-odds moved", "accuracy") for form in ("question", "lexical")]
+    rows += [(name, "", 3.0, 0.1, "question") for name in ("log-odds moved", "accuracy")]
+    rows += [(name, "", alone, 0.1, "lexical") for name in ("log-odds moved", "accuracy")]
     verdict = conclusions.named(table_of(*rows), "it")
     assert verdict.outcome == outcome and "neither noun" in verdict.control  # however far the word itself moves them
 
