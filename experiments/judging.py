@@ -56,6 +56,19 @@ def effect(items: Sequence[float]) -> Effect:
     return Effect(mean, error, n)
 
 
+def ratio(part: Sequence[float], whole: Sequence[float]) -> Effect:
+    """A ratio of two means over the same items, its error by leaving out each in turn (the jackknife)."""
+    n, over, under = len(part), sum(part), sum(whole)
+    left = [(over - a) / (under - b) for a, b in zip(part, whole, strict=True)]
+    mean = sum(left) / n
+    return Effect(over / under, ((n - 1) / n * sum((each - mean) ** 2 for each in left)) ** 0.5, n)
+
+
+def told(found: Effect) -> str:
+    """An effect with its error, as pages give it."""
+    return f"{found.value:+.3f} ± {found.error or 0.0:.3f}"
+
+
 def pooled(effects: Sequence[Effect]) -> Interval:
     """The mean over models with its interval (see above); a single model's is over its items.
 

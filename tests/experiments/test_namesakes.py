@@ -10,6 +10,7 @@ from worded import worded_folder
 from induction_lab import Head, capture, load_model
 
 namesakes, two = script("essay.harry_potter.namesakes"), script("essay.harry_potter.two_names")
+judging = script("judging")
 DATA = script("essay.passages").read_data(two.NAMESAKES)
 
 
@@ -131,7 +132,7 @@ def test_a_ratio_has_the_error_of_a_ratio():
     draw = np.random.default_rng(0)
     whole = draw.normal(2.0, 0.5, (400, 24))
     part = 0.5 * whole + draw.normal(0.0, 0.3, whole.shape)
-    found = [namesakes.ratio(list(a), list(b)) for a, b in zip(part, whole, strict=True)]
+    found = [judging.ratio(list(a), list(b)) for a, b in zip(part, whole, strict=True)]
     values = np.array([each.value for each in found])
     assert values.mean() == pytest.approx(0.5, abs=0.01)
     assert np.mean([each.error for each in found]) == pytest.approx(values.std(), rel=0.15)

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.essay.harry_potter.names import NAMES
-from experiments.essay.harry_potter.namesakes import ratio, shown, told
+from experiments.essay.harry_potter.namesakes import shown
 from experiments.essay.harry_potter.two_names import NAMESAKES
 from experiments.essay.passages import (
     Passages,
@@ -39,7 +39,7 @@ from experiments.essay.passages import (
 )
 from experiments.essay.prose import read_prose
 from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import effect, judge
+from experiments.judging import effect, judge, ratio, told
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
 from induction_lab.internals.reading import read_attention

@@ -35,7 +35,7 @@ from experiments.essay.harry_potter.two_names import (
 )
 from experiments.essay.passages import group_size, read_data, reading_model, same_layers
 from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import Effect, effect, judge
+from experiments.judging import Effect, effect, judge, ratio, told
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
 from induction_lab.runtime.progress import progress_bar
@@ -325,14 +325,6 @@ def carried(left: Sequence[float], clean: Sequence[float]) -> Effect:
     return ratio([a - b for a, b in zip(clean, left, strict=True)], [2 * each for each in clean])
 
 
-def ratio(part: Sequence[float], whole: Sequence[float]) -> Effect:
-    """A ratio of two means over scenes, its error by leaving out each scene in turn (the jackknife)."""
-    n, over, under = len(part), sum(part), sum(whole)
-    left = [(over - a) / (under - b) for a, b in zip(part, whole, strict=True)]
-    mean = sum(left) / n
-    return Effect(over / under, ((n - 1) / n * sum((each - mean) ** 2 for each in left)) ** 0.5, n)
-
-
 def mean_of(rows: Sequence[Sequence[float]]) -> list[float]:
     return [sum(column) / len(column) for column in zip(*rows, strict=True)]
 
@@ -346,10 +338,6 @@ def absent(table: pd.DataFrame) -> str:
 
 def shown(values: Sequence[float]) -> str:
     return told(effect(values))
-
-
-def told(found: Effect) -> str:
-    return f"{found.value:+.3f} ± {found.error or 0.0:.3f}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from experiments.judging import Effect, effect, judge
+from experiments.judging import Effect, effect, judge, ratio, told
 from experiments.verdicts import Verdict
 
 HEADS, SETS = 8, 12
@@ -132,15 +132,9 @@ def values(table: Any, model: str, at: str, heads: str) -> list[float]:
 
 
 def lost_share(clean: list[float], left: list[float]) -> Effect:
-    """`1 − mean(left) / mean(clean)`, with the error of a ratio of means of the same items."""
-    n, mean = len(clean), math.fsum(clean) / len(clean)
-    ratio = math.fsum(left) / math.fsum(clean)
-    spread = math.fsum((b - ratio * a) ** 2 for a, b in zip(clean, left, strict=True)) / (n - 1)
-    return Effect(1 - ratio, math.sqrt(spread / n) / abs(mean), n)
-
-
-def told(found: Effect) -> str:
-    return f"{found.value:+.3f} ± {found.error or math.nan:.3f}"
+    """`1 − mean(left) / mean(clean)`, with its error."""
+    kept = ratio(left, clean)
+    return kept._replace(value=1 - kept.value)
 
 
 def share(found: Effect) -> str:
