@@ -90,6 +90,7 @@ essay: $(READY)
 	$(BIN)/python -m experiments residual_stream
 	$(BIN)/python -m experiments harry_potter
 	$(BIN)/python -m experiments dynamic
+	$(BIN)/python -m experiments detective
 	$(BIN)/python -m experiments verdicts
 
 figures: $(READY)
