@@ -91,6 +91,7 @@ essay: $(READY)
 	$(BIN)/python -m experiments harry_potter
 	$(BIN)/python -m experiments dynamic
 	$(BIN)/python -m experiments detective
+	$(BIN)/python -m experiments kept
 	$(BIN)/python -m experiments verdicts
 
 figures: $(READY)

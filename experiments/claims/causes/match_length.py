@@ -159,7 +159,7 @@ def draw(table: Any) -> Figure:
             image = ax.imshow(own[columns[mode]].to_numpy(float), aspect="auto", cmap="viridis", vmin=0, vmax=1)
             ax.set_xticks(range(len(LENGTHS)), LENGTHS)
             ax.set_yticks(range(len(own)), own["label"] if not mode else [""] * len(own), fontsize=7)
-            ax.set_title(("nothing repeated before", "after other repeats")[mode], fontsize=9)
+            ax.set_title(("nothing repeated", "after repeats")[mode], fontsize=8)
             ax.set_xlabel("tokens that match", fontsize=8)
         axes[0][2 * panel].set_ylabel(name, fontsize=9)
     figure.colorbar(image, ax=list(axes[0]), label="attention to what followed", pad=0.01)
