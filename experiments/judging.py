@@ -7,7 +7,8 @@ the interval is exact, and it stays wide while there are few: t is 6.3 for two m
 over models then items was the other choice; of three models it can only ever draw those three, and its intervals are
 far too narrow.) By chance a few models may lie closer together than the errors of each allow: the spread is never taken
 to be less than the mean of their squared errors. One model says nothing about others: its interval is over its own
-items, and at best the claim holds with that caveat.
+items, and at best the claim holds with that caveat. So it is where a few models are too unlike for an interval over
+models and each by itself lies on the same side of the threshold: in these, and nothing is said about others.
 
 Intervals are 90 %, so that an effect that lies on the threshold is taken to be above it once in 20 times.
 """
@@ -116,12 +117,14 @@ def judge(
     classes = {}
     for kind, own in by_class(effects).items():
         bounds = pooled(list(own.values()))
-        low, high = (-bounds.high, -bounds.low) if at_most else (bounds.low, bounds.high)
+        low, high = _sides(bounds, at_most)
         limit = -needed if at_most else needed
+        alone = [_sides(pooled([each]), at_most) for each in own.values()]
         failing = [name for name, each in own.items() if (each.value >= needed if at_most else each.value <= needed)]
         reason = (
             undecided if isinstance(undecided, str) else " ".join(undecided[name] for name in own if name in undecided)
         )
+        each_of = f"In each of these {len(own)}, {', '.join(own)}; nothing is said about others."
         if reason:
             found, why = UNDECIDED, reason
         elif low > limit:
@@ -130,6 +133,10 @@ def judge(
             found, why = (CAVEAT if reasons else HOLDS), " ".join(reasons)
         elif high < limit:
             found, why = NOT, ""
+        elif all(one > limit for one, _ in alone):
+            found, why = CAVEAT, each_of
+        elif all(one < limit for _, one in alone):
+            found, why = NOT, each_of
         else:
             found, why = UNDECIDED, "The interval holds the threshold: too few models, or too unlike."
         told = {"value": bounds.value, "low": bounds.low, "high": bounds.high}
@@ -139,6 +146,11 @@ def judge(
     side, other = ("below", "above") if at_most else ("above", "below")
     change = f"an interval {other} {needed:g}{' ' * bool(unit)}{unit}; it holds where the interval lies {side} it"
     return _together(classes) | {"would_change": change}
+
+
+def _sides(bounds: Interval, at_most: bool) -> tuple[float, float]:
+    """The interval, turned round where the claim is that an effect is small."""
+    return (-bounds.high, -bounds.low) if at_most else (bounds.low, bounds.high)
 
 
 def votes(passed: Mapping[str, bool], *, undecided: str = "") -> dict[str, Any]:

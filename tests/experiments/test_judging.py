@@ -86,11 +86,36 @@ def test_null_effects_are_said_to_hold_once_in_twenty_at_most(models, between):
     for _ in range(n):
         means = draw.normal(0.5, between, models)
         effects = {f"seed {i}": judging.effect(draw.normal(mean, 1.0, 16).tolist()) for i, mean in enumerate(means)}
-        found = judge(effects, 0.5)["outcome"]
-        held += found.startswith("holds")
-        failed += found == "does not hold here"
+        (found,) = judge(effects, 0.5)["classes"].values()
+        if "nothing is said about others" in found["caveat"] and models > 1:
+            continue  # of these models alone: next test
+        held += found["outcome"].startswith("holds")
+        failed += found["outcome"] == "does not hold here"
     limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / n)
     assert held / n < limit and failed / n < limit
+
+
+@pytest.mark.parametrize("at_most", [False, True])
+def test_a_model_more_that_agrees_does_not_undo_a_verdict(at_most):
+    """Two models far apart, each above by its own items: what either shows alone, both show of themselves."""
+    sign = -1 if at_most else 1
+    above, far, across = Effect(sign * 0.6, 0.02, 16), Effect(sign * 1.6, 0.02, 16), Effect(sign * 0.52, 0.02, 16)
+    for other, outcome in ((above, "holds with a caveat"), (across, "not decided")):
+        found = judge({"gemma3-270m": far, "smollm2-135m": other}, sign * 0.5, at_most=at_most)
+        assert found["outcome"] == outcome
+        assert ("In each of these 2" in found["classes"]["language models"]["caveat"]) == (other is above)
+    below = judge({"gemma3-270m": far, "smollm2-135m": above}, sign * 1.7, at_most=at_most)
+    assert below["outcome"] == "does not hold here"
+    assert judge({"a": far, "b": Effect(sign * 0.6)}, sign * 0.5, at_most=at_most)["outcome"] == "not decided"
+
+
+def test_models_that_each_show_it_by_chance_are_one_in_twenty_at_most():
+    """Models that lie on the threshold, each of them: what is said of these alone is wrong that seldom as well."""
+    draw, said, n = np.random.default_rng(7), 0, 2000
+    for _ in range(n):
+        effects = {f"seed {i}": judging.effect(draw.normal(0.5, 1.0, 16).tolist()) for i in range(2)}
+        said += judge(effects, 0.5)["outcome"] != "not decided"
+    assert said / n < 0.1  # 0.05 on either side
 
 
 def test_effects_far_from_the_threshold_are_seen_by_five_models():
