@@ -138,4 +138,4 @@ def lost_share(clean: list[float], left: list[float]) -> Effect:
 
 
 def share(found: Effect) -> str:
-    return f"{found.value:.1%} ± {found.error or math.nan:.1%}"
+    return f"{found.value:.1%} ± {found.error or 0.0:.1%}"

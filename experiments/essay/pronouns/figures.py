@@ -16,7 +16,7 @@ WHERE = {("gender", "pronoun"): "at he, she", ("thing", "pronoun"): "at “it”
 
 def draw(table: Any, layers: Any) -> Figure:
     """Attention to the noun that is meant; the answer with tokens cut off; what the vector varies with."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4), layout="constrained")
     colour = dict(zip(names(layers), COLOURS, strict=False))
     _attention(left, table, colour)
     _answers(middle, table, colour)
@@ -38,8 +38,8 @@ def _attention(ax: Any, table: Any, colour: dict[str, str]) -> None:
         ax.bar(x + 0.2, earlier.value, 0.38, yerr=earlier.error, color="#c9cfd6", capsize=2,
                label="at the token before" if not x else None)  # fmt: skip
     marks = {"gender": "he, she", "thing": "it"}
-    ax.set_xticks(range(len(kinds)), [f"{model.replace('encoder ', '')}\n{marks[kind]}" for model, kind in kinds],
-                  fontsize=7)  # fmt: skip
+    ax.set_xticks(range(len(kinds)), [f"{model.replace('encoder ', '')}, {marks[kind]}" for model, kind in kinds],
+                  rotation=20, ha="right", fontsize=8)  # fmt: skip
     ax.set(ylabel="attention", title="To the noun meant, less the other")
 
 
