@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -78,8 +78,22 @@ def n_tokens(model: HookedModel, word: str) -> int:
     return len(model.tokenizer(" " + word, add_special_tokens=False)["input_ids"])
 
 
+class Sized(Protocol):
+    """What has layers of heads: a model, or a table of numbers about its heads."""
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers."""
+        ...
+
+    @property
+    def n_heads(self) -> int:
+        """How many heads each has."""
+        ...
+
+
 def same_layers(
-    heads: Sequence[Head], model: HookedModel, n_sets: int, *, seed: int, spared: Sequence[Head] = ()
+    heads: Sequence[Head], model: Sized, n_sets: int, *, seed: int, spared: Sequence[Head] = ()
 ) -> list[list[Head]]:
     """Random sets of as many other heads in the same layers, none of them `spared`; elsewhere where a layer is full."""
     generator, sets = random.Random(seed), []

@@ -15,7 +15,7 @@ language models at tired or wide itself. Writes to figures/: pronouns.csv, prono
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -142,11 +142,11 @@ def looked(
     return rows
 
 
-class _Sizes:
+class _Sizes(NamedTuple):
     """What `same_layers` asks of a model."""
 
-    def __init__(self, n_layers: int, n_heads: int) -> None:
-        self.n_layers, self.n_heads = n_layers, n_heads
+    n_layers: int
+    n_heads: int
 
 
 def answered(model: HookedModel, most: int | None) -> list[dict[str, Any]]:

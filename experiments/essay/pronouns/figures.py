@@ -17,7 +17,7 @@ WHERE = {("gender", "pronoun"): "at he, she", ("thing", "pronoun"): "at “it”
 def draw(table: Any, layers: Any) -> Figure:
     """Attention to the noun that is meant; the answer with tokens cut off; what the vector varies with."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4), layout="constrained")
-    colour = dict(zip(names(layers), COLOURS, strict=False))
+    colour: dict[str, str] = dict(zip(names(layers), COLOURS, strict=False))
     _attention(left, table, colour)
     _answers(middle, table, colour)
     _layers(right, layers, colour)
