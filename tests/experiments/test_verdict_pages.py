@@ -42,6 +42,18 @@ def test_pages_that_are_committed_are_what_the_files_in_figures_give(module, bui
     assert not stale, f"{stale} are older than figures/: run `python -m experiments verdicts`"
 
 
+def test_the_essay_s_table_is_what_the_files_give(module, found):
+    table, words = script("page_builder.essay_table"), script("page_builder.words").Words("en")
+    page = module.ESSAY.read_text()
+    assert table.with_essay_table(page, found, words) == page, "run `python -m experiments verdicts`"
+    for name, verdicts in found.verdicts.items():
+        for i, verdict in enumerate(verdicts):
+            link = f"../experiments/pages/{name}.md#claim-{i + 1}"
+            assert (link in page) == verdict.source.startswith("essay §"), link
+    with pytest.raises(ValueError, match="lacks one of them"):
+        table.with_essay_table("# A page", found, words)
+
+
 def test_every_link_picture_and_anchor_of_the_pages_leads_somewhere(built):
     for name, text in built.items():
         links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:href|src)="([^"]+)"', text)
