@@ -4,6 +4,7 @@
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes); prose_between, namesakes,
 #             asked and towards read Gemma 3 270M too, which is brought under its own terms: `python -m experiments NAME`
+# make check-numbers  every number of README, pages and tables is the one in its file, or what the command prints
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
 # make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it
@@ -13,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-browser lint types bench bench-gpu coverage claims essay figures docs tour clean
+.PHONY: demo test test-browser lint types bench bench-gpu coverage claims essay figures docs tour clean check-numbers
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -105,6 +106,9 @@ docs: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python -m sphinx -q -W -n --keep-going -c docs -d build/pages . build/site
 	@echo "build/site/index.html"
+
+check-numbers: $(READY)
+	$(BIN)/python -m pytest -n 2 tests/test_readme.py tests/experiments/test_verdict_pages.py tests/experiments/test_door.py
 
 tour:
 	$(PYTHON) docs/tour.py

@@ -1,6 +1,6 @@
 """Claims and their verdicts: what was claimed, by which criterion, with which numbers.
 
-    python -m experiments verdicts   # experiments/README.md, experiments/pages/, docs/essay.md from figures/*.json
+    python -m experiments verdicts   # experiments/README.md, experiments/pages/, tables in docs/ from figures/*.json
 
 A script that tests a claim writes `figures/NAME.json` through `save_verdicts`; the pages are built from these
 alone, by `experiments.page_builder`. How an outcome is reached from what was measured: `experiments.judging`.
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 from experiments.harness import FIGURES, ROOT
 from experiments.judging import DIFFERS, OUTCOMES, outcome
 from experiments.page_builder.essay_map import essay_map
-from experiments.page_builder.essay_table import with_essay_table
 from experiments.page_builder.found import read_verdicts
 from experiments.page_builder.overview import overview
 from experiments.page_builder.script_pages import script_pages
+from experiments.page_builder.tables import with_tables
 from experiments.page_builder.words import LANGUAGES, Words
 
 HERE = ROOT / "experiments"
-ESSAY = ROOT / "docs" / "essay.md"
+WITH_TABLES = (ROOT / "docs" / "essay.md", ROOT / "docs" / "training.md")
 
 __all__ = ["OUTCOMES", "Verdict", "outcome", "save_verdicts"]
 
@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     for path, text in built.items():
         (HERE / path).parent.mkdir(exist_ok=True)
         (HERE / path).write_text(text)
-    ESSAY.write_text(with_essay_table(ESSAY.read_text(), read_verdicts(FIGURES, Verdict), Words("en")))
+    for path in WITH_TABLES:
+        path.write_text(with_tables(path.read_text(), read_verdicts(FIGURES, Verdict), Words("en")))
 
 
 def save_verdicts(verdicts: list[Verdict], path: Path) -> Path:

@@ -42,16 +42,22 @@ def test_pages_that_are_committed_are_what_the_files_in_figures_give(module, bui
     assert not stale, f"{stale} are older than figures/: run `python -m experiments verdicts`"
 
 
-def test_the_essay_s_table_is_what_the_files_give(module, found):
-    table, words = script("page_builder.essay_table"), script("page_builder.words").Words("en")
-    page = module.ESSAY.read_text()
-    assert table.with_essay_table(page, found, words) == page, "run `python -m experiments verdicts`"
+def test_tables_inside_other_pages_are_what_the_files_give(module, found):
+    tables, words = script("page_builder.tables"), script("page_builder.words").Words("en")
+    for path in module.WITH_TABLES:
+        page = path.read_text()
+        assert tables.with_tables(page, found, words) == page, f"{path.name}: run `python -m experiments verdicts`"
+    page = module.WITH_TABLES[0].read_text()
     for name, verdicts in found.verdicts.items():
         for i, verdict in enumerate(verdicts):
             link = f"../experiments/pages/{name}.md#claim-{i + 1}"
             assert (link in page) == verdict.source.startswith("essay §"), link
-    with pytest.raises(ValueError, match="lacks one of them"):
-        table.with_essay_table("# A page", found, words)
+    for wrong, message in (
+        ("# A page", "lacks one"),
+        ("<!-- verdicts: rain -->\n<!-- end of verdicts -->", "rain: no"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tables.with_tables(wrong, found, words)
 
 
 def test_every_link_picture_and_anchor_of_the_pages_leads_somewhere(built):
