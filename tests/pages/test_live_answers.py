@@ -9,6 +9,7 @@ from by_hand import model_of
 from induction_lab import (
     HookedModel,
     ablate,
+    ablation_sweep,
     attribute_logits,
     capture,
     compare_predictions,
@@ -38,7 +39,8 @@ def prompt(bundled):
 
 def test_answers_are_json_that_a_browser_reads(live):
     asked = [
-        {"mode": "copying"}, {"position": 6, "head": "L1H2", "query": 7, "key": 3, "token": 33, "mode": "adds"},
+        {"mode": "copying"}, {"position": 6, "head": "L1H2", "query": 7, "key": 3, "token": 33, "mode": "adds",
+         "groups": [["L0H0"]]},
     ]  # fmt: skip
     for what in live.asked:
         answer = live.answer(what, {"text": TEXT, "heads": {"L0H1": "zero"}} | asked[what != "map"])
@@ -69,6 +71,39 @@ def test_scaled_heads_and_ideal_ones_are_changed_as_by_their_public_names(live, 
         p = bundled.logits(prompt.tokens)[0].softmax(-1)
     for row, (ids, values) in enumerate(zip(answer["changed"]["ids"], answer["changed"]["p"], strict=True)):
         assert values == pytest.approx(p[row, ids].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bundled", "llama", "gemma2"])
+def test_what_heads_cost_is_what_a_sweep_of_the_text_says_whatever_is_changed(bundled, family):
+    model = bundled if family == "bundled" else model_of(family)
+    live, groups = LiveModel(model), [["L1H0"], ["L0H1", "L1H2"], ["L0H2"]]
+    live.answer("costs", {"text": "7 8", "groups": [["L0H0"]]})  # what was kept of another text is no part of it
+    given = {"text": TEXT, "heads": {"L0H0": "zero"}, "groups": groups}
+    prompt = Prompts(torch.tensor([[model.bos_token_id, *map(int, TEXT.split())]]))
+    effects = ablation_sweep(model, prompt, heads=groups, metric="loss").table["effect"]
+    for _ in range(2):
+        assert live.answer("costs", given)["values"] == pytest.approx(effects.tolist(), abs=1e-5)
+    means = mean_outputs(model, distinct_tokens(model, n_prompts=16, length=9))
+    with ablate(model, groups[1], reference=means):
+        lost = -model.logits(prompt.tokens)[0].log_softmax(-1)[:-1].gather(1, prompt.tokens[0, 1:, None]).mean()
+    whole = live.answer("predict", {"text": TEXT})["whole"]["nats"]
+    assert float(lost) + sum(whole) / len(whole) == pytest.approx(effects.iloc[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"groups": []}, "Groups are lists of heads"),
+        ({"groups": [["L0H0"], []]}, "Groups are lists of heads"),
+        ({"groups": "L0H0"}, "Groups are lists of heads"),
+        ({"groups": [["L0H0", "L0H0"]]}, "Each head may be given once, got L0H0"),
+        ({"groups": [["L9H0"]]}, "L9H0 is not there"),
+        ({"groups": [["L0H0"]], "text": ""}, "at least one token after BOS"),
+    ],
+)
+def test_what_cannot_be_left_out_is_refused(live, given, said):
+    with pytest.raises(ValueError, match=said):
+        live.answer("costs", {"text": TEXT} | given)
 
 
 def test_means_are_the_same_for_whatever_longer_text_they_were_found(bundled, prompt):
@@ -160,7 +195,7 @@ def test_other_architectures_answer_or_say_why_not(name):
     for what in live.asked:
         given = {"text": text, "heads": {"L0H1": "mean"}, "mode": "copying", "position": 3, "query": 4, "key": 2}
         try:
-            answer = live.answer(what, given | {"head": "L1H1", "token": 5})
+            answer = live.answer(what, given | {"head": "L1H1", "token": 5, "groups": [["L1H1"]]})
         except ValueError as error:
             assert what in ("why_weight", "why_token", "head") and str(error)
         else:

@@ -4,28 +4,26 @@ import json
 
 import pytest
 import torch
-from browsers import ARGUMENTS, CHROMIUM
+from browsers import CHROMIUM
+from live_pages import opened, prompt_of, settled, written
 
-from induction_lab import HookedModel, ablate, distinct_tokens, explore, induction_circuit, mean_outputs
+from induction_lab import (
+    HookedModel,
+    ablate,
+    distinct_tokens,
+    explore,
+    induction_circuit,
+    mean_outputs,
+)
 from induction_lab.data.occurrences import copyable
-from induction_lab.data.prompts import Prompts
 from induction_lab.pages.live.answers import LiveModel
 from induction_lab.pages.live.page import tours
 from induction_lab.training.checkpoints import Checkpoints
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the page's browser tests need playwright")
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
 TEXT = "5 9 17 33 21 5 9 17 33"
 FOUND_BY_AXE = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 class Short(Checkpoints):
@@ -53,43 +51,12 @@ def tab(browser, served):
     yield from opened(browser, served.address)
 
 
-def opened(browser, address, *, width=1440, scheme="light", ready=True, **more):
-    faults = []
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
-    page = context.new_page()
-    page.set_default_timeout(30_000)
-    page.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(address)
-    if ready:
-        settled(page)
-    yield page
-    context.close()
-    assert not [fault for fault in faults if "400" not in fault]  # a refused question is in the browser's log
-
-
-def settled(page):
-    """What was asked for by the last click is there; waiting by selectors, as the page allows no `eval`."""
-    page.wait_for_timeout(30)
-    page.wait_for_selector("#live[data-state=ready]")
-    return page
-
-
-def written(page, text):
-    page.fill("textarea.typed", text)
-    return settled(page)
-
-
 def probabilities(page):
     found = {}
     for row in page.locator("[data-panel=predictions] li").all():
         token = int(row.get_attribute("data-id"))
         found[token] = float(row.get_attribute("data-p")), row.get_attribute("data-changed")
     return found
-
-
-def prompt_of(model, text):
-    return Prompts(torch.tensor([[model.bos_token_id, *map(int, text.split())]]))
 
 
 def test_what_is_typed_is_predicted_as_python_predicts_it(tab, bundled):

@@ -70,6 +70,7 @@ def questions_for(live: LiveModel, seed: int, n: int) -> list[tuple[str, dict]]:
         given = {"text": " ".join(str(draw.choice(few)) for _ in range(length)), "heads": changed}
         position = draw.randrange(length + 1)
         given |= {"position": position, "token": draw.randrange(vocabulary), "head": head()}
+        given |= {"groups": [[head()], list({head() for _ in range(3)})]}
         found += [(what, given) for what in live.asked if what != "map"]
         found += [("map", given | {"mode": mode, "query": draw.choice([None, length])}) for mode in MODES]
         found += [("map", {"text": given["text"], "heads": changed, "mode": "copying"})]
@@ -107,6 +108,8 @@ def check(live: LiveModel, what: str, given: dict, found: dict) -> None:
         assert found == wanted
     elif what == "predict":
         check_predictions(live, given, wanted, found)
+    elif what == "costs":
+        np.testing.assert_allclose(found["values"], wanted["values"], rtol=1e-4, atol=1e-4)
     elif what == "map":
         here, there = (np.array(answer["values"], dtype=float) for answer in (found, wanted))  # None: nan, in both
         np.testing.assert_allclose(here, there, rtol=1e-5, atol=1e-4)
@@ -219,6 +222,9 @@ REFUSED = [
     ("why_weight", {"text": "", "head": "L1H1", "query": 0, "key": 0}),
     ("why_token", {"text": "", "position": 0, "token": 1}),
     ("why_token", {"text": TEXT, "position": 3, "token": "5"}),
+    *[("costs", {"text": TEXT, "groups": groups}) for groups in (None, [], [[]], "L0H0", [["L0H0"]] * 257, [["L5H0"]])],
+    ("costs", {"text": TEXT, "groups": [["L0H1", "l0h1"]]}),
+    ("costs", {"text": "", "groups": [["L0H1"]]}),
     ("delete", {}),
 ]  # fmt: skip
 ODDLY_WRITTEN = [

@@ -5,6 +5,7 @@ map         a number for every head: whether it copies here, where it looks, wha
 head        one head: its pattern, what it could write from each token, and what it writes here
 why_weight  of an attention weight: who wrote what makes it, in the query and in the key
 why_token   of a prediction: which components carry it
+costs       how much more the text surprises without each of some groups of heads
 kinds       induction, previous-token and duplicate-token heads, by their scores on random repeated tokens
 """
 
@@ -27,13 +28,15 @@ from induction_lab.data.prompts import Prompts
 from induction_lab.data.vocabulary import n_real_tokens
 from induction_lab.internals.head_outputs import read_by_projection
 from induction_lab.internals.reading import attention_layers, read_attention
+from induction_lab.interventions.each_head import swept_values
 from induction_lab.interventions.outputs import REFERENCE, Outputs, mean_outputs, random_reference
+from induction_lab.interventions.prepared import PreparedPrompts
 from induction_lab.models.frozen_norms import final_norm, unembedding_readers
 from induction_lab.models.head_weights import output_weight
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.encoding import lower_triangle, pack
 from induction_lab.pages.live.scene import METHODS, MOST_TOKENS, Scene
-from induction_lab.pages.live.values import can, head_of, largest_parts, numbers_of, place_of, token_of
+from induction_lab.pages.live.values import can, groups_of, head_of, largest_parts, numbers_of, place_of, token_of
 from induction_lab.results.heads import LOOKS, Head, parse_head
 from induction_lab.results.token_labels import token_labels
 from induction_lab.scores.scoring import score_heads
@@ -58,10 +61,11 @@ class LiveModel:
         self._means: Outputs | None = None
         self._last: tuple[Scene, Tensor] | None = None
         self._seen: tuple[Scene, Any] | None = None  # the last scene alone: its patterns are large
+        self._swept: tuple[str, PreparedPrompts] | None = None  # the last text that heads were left out of
         self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self.asked: dict[str, Callable[[Scene, Mapping[str, Any]], dict[str, Any]]] = {
             "predict": self.predict, "map": self.map, "head": self.head,
-            "why_weight": self.why_weight, "why_token": self.why_token, "kinds": self.kinds,
+            "why_weight": self.why_weight, "why_token": self.why_token, "costs": self.costs, "kinds": self.kinds,
         }  # fmt: skip
 
     def answer(self, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +181,20 @@ class LiveModel:
         at = place_of(given.get("position"), prompt.tokens.shape[1])
         found = self._attributed(scene, prompt, at, token_of(given.get("token"), self.model))
         return largest_parts(dict(zip(found.labels, found.values[:, 0, at].tolist(), strict=True)))
+
+    def costs(self, scene: Scene, given: Mapping[str, Any]) -> dict[str, Any]:
+        """How much the text's mean loss changes, nats a token, without each group of heads, replaced by their means.
+
+        As `ablation_sweep` says, of the model in which nothing else is changed, whatever the scene changes.
+        """
+        groups, prompt = groups_of(given.get("groups"), self.model), scene.prompt(self.model)
+        if prompt.tokens.shape[1] < 2:
+            raise ValueError(f"Prompts need at least one token after BOS, got shape {tuple(prompt.tokens.shape)}.")
+        if self._swept is None or self._swept[0] != scene.text:
+            self._swept = None  # its streams are let go before there are others
+            self._swept = (scene.text, PreparedPrompts(self.model, prompt, "mean", "loss"))
+        clean, lost = swept_values(self._swept[1], groups, lambda n, note="": None)
+        return {"values": numbers_of(torch.cat(list(lost.values())).cpu() - clean.cpu())}
 
     def kinds(self, scene: Scene, given: Mapping[str, Any]) -> dict[str, Any]:
         """The heads that score above `LOOKS` by each of `KINDS`, highest first; the text does not matter."""

@@ -20,7 +20,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.live.answers import LIKELIEST, MODES, LiveModel
 from induction_lab.pages.live.page import tours
 from induction_lab.pages.live.scene import MOST_CHARACTERS, MOST_FACTOR, MOST_TOKENS, NAMED_METHODS
-from induction_lab.pages.live.values import LARGEST_PARTS
+from induction_lab.pages.live.values import LARGEST_PARTS, MOST_GROUPS
 from induction_lab.results.token_labels import token_labels
 
 MOST_BYTES = 2_000_000  # of weights and means, as they stand in the page
@@ -92,6 +92,7 @@ def packed_model(live: LiveModel) -> dict[str, Any]:
             "most_characters": MOST_CHARACTERS,
             "likeliest": LIKELIEST,
             "parts": LARGEST_PARTS,
+            "most_groups": MOST_GROUPS,
         },
         "weights": _packed(arrays),
         "kinds": _kinds(live),

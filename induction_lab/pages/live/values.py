@@ -6,11 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
+from induction_lab.internals.reading import heads_of
 from induction_lab.interventions.ablation_methods import find_method
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.pages.live.scene import SCALE
 from induction_lab.results.heads import Head, parse_head
 
+MOST_GROUPS = 256  # in one question
 LARGEST_PARTS = 14  # of a prediction, or of an attention weight
 
 
@@ -25,6 +27,18 @@ def can(model: HookedModel, method: str) -> bool:
 def head_of(given: Any, model: HookedModel) -> Head:
     """A head that is there."""
     return parse_head(str(given), n_layers=model.n_layers, n_heads=model.n_heads)
+
+
+def groups_of(given: Any, model: HookedModel) -> dict[str, tuple[Head, ...]]:
+    """Lists of heads, each left out together, by their number."""
+    if not isinstance(given, list) or not 0 < len(given) <= MOST_GROUPS or not all(map(_is_list, given)):
+        raise ValueError(f"Groups are lists of heads, 1 to {MOST_GROUPS} of them.")
+    groups = [tuple(head_of(name, model) for name in group) for group in given]
+    return {str(i): tuple(heads_of(model, list(group))) for i, group in enumerate(groups)}  # none twice, all attend
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, list) and len(given) > 0
 
 
 def place_of(given: Any, n_pos: int, *, least: int = 0) -> int:

@@ -1,6 +1,7 @@
 // The map: every head a cell, coloured by what it does on this text.
 
-const MAP_MODES = ["copying", "looks_at", "adds"];
+const MAP_MODES = ["copying", "looks_at", "adds", "costs"];
+const MOST_COSTLY = 10; // heads that are listed
 
 function headsPanel(app) {
   const modes = element("fieldset", { class: "segments" }, element("legend", { class: "hidden" }, "Colour"), ...MAP_MODES.map((mode) => element("label", {},
@@ -8,7 +9,8 @@ function headsPanel(app) {
   const title = element("h2", { class: "word", "data-word": "heads" }), says = element("p", { class: "quiet" });
   const grid = element("div", { class: "head-map", role: "application", "aria-roledescription": "map of heads", tabindex: 0, onclick: clicked, ondblclick: (event) => act(event, (head) => app.toggle(head)), onkeydown: moved });
   const live = element("p", { class: "live", "aria-live": "polite" });
-  const panel = element("section", { class: "card", "data-panel": "heads" }, title, modes, says, grid, live, element("p", { class: "quiet word", "data-word": "mapHelp" }));
+  const ranks = element("ol", { class: "ranks" }), costliest = element("div", { hidden: "" }, element("h3", { class: "word", "data-word": "costliest" }), ranks);
+  const panel = element("section", { class: "card", "data-panel": "heads" }, title, modes, says, grid, live, costliest, element("p", { class: "quiet word", "data-word": "mapHelp" }));
   let cells = {};
 
   function act(event, what) {
@@ -49,16 +51,25 @@ function headsPanel(app) {
 
   function colour() {
     const values = app.found.map.values, { mode } = app.state, flat = values.flat().filter((x) => x !== null);
-    const most = mode === "adds" ? Math.max(1e-6, ...flat.map(Math.abs)) : 1;
+    const most = ["adds", "costs"].includes(mode) ? Math.max(1e-6, ...flat.map(Math.abs)) : 1, unit = mode === "costs" ? ` ${app.say("nats")}` : "";
     values.forEach((row, layer) => row.forEach((value, head) => {
       const cell = cells[app.label(layer, head)], share = value === null ? 0 : Math.min(1, Math.abs(value) / most);
       cell.dataset.value = value === null ? "" : value;
       cell.dataset.said = number(value, 2);
       cell.classList.toggle("negative", value < 0);
       cell.style.setProperty("--w", `${(100 * share).toFixed(1)}%`);
-      cell.title = `${app.label(layer, head)}: ${number(value, 3)}`;
+      cell.title = `${app.label(layer, head)}: ${number(value, 3)}${unit}`;
     }));
+    rank(values);
     mark();
+  }
+
+  // The heads that cost most, of those that are known so far.
+  function rank(values) {
+    costliest.hidden = app.state.mode !== "costs";
+    const known = values.flatMap((row, layer) => row.map((value, head) => [value, app.label(layer, head)])).filter(([value]) => value !== null);
+    ranks.replaceChildren(...known.sort((a, b) => b[0] - a[0]).slice(0, costliest.hidden ? 0 : MOST_COSTLY).map(([value, label]) => element("li", { "data-head": label, "data-value": value },
+      element("a", { href: "#", onclick: (event) => { event.preventDefault(); app.set({ head: label }); } }, label), element("span", { class: "numbers" }, `${signed(value)} ${app.say("nats")}`))));
   }
 
   function mark() {
@@ -74,17 +85,27 @@ function headsPanel(app) {
 
   function write() {
     const { predict } = app.found, at = app.position, x = predict ? named(predict.tokens[at]) : "", y = named(app.tokenText);
-    modes.querySelectorAll("[data-mode]").forEach((span) => { span.textContent = app.say(span.dataset.mode, { x: span.dataset.mode === "adds" ? y : x }); });
+    modes.querySelectorAll("[data-mode]").forEach((span) => {
+      const { mode } = span.dataset, at = { i: app.position, x: mode === "adds" ? y : x };
+      span.textContent = app.say(mode, at);
+      span.title = app.say(`${mode}Says`, at);
+    });
     modes.querySelectorAll("input").forEach((input) => { input.checked = input.value === app.state.mode; });
     const { mode } = app.state, whole = mode === "copying" && predict && !("position" in app.mapWants(at, app.token));
-    says.textContent = app.say(whole ? "copyingAll" : `${mode}Says`, { i: at, x: mode === "adds" ? y : x });
+    says.textContent = app.say(whole ? "copyingAll" : `${mode}Says`, { i: at, x: mode === "adds" ? y : x }) + progress();
+  }
+
+  function progress() {
+    const { costs } = app, n = app.facts ? app.facts.layers.length : 0;
+    panel.dataset.left = app.state.mode === "costs" && costs ? costs.left.length : "";
+    return app.state.mode === "costs" && costs && costs.left.length ? ` ${app.say("layersDone", { k: n - costs.left.length, n })}` : "";
   }
 
   return {
     element: panel,
     update(what) {
       if (what === "facts") { build(); mark(); }
-      if (what === "map") colour();
+      if (what === "map") { colour(); write(); }
       if (what === "state") mark();
       if (["predict", "state", "facts"].includes(what)) write();
     },

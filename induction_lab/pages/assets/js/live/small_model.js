@@ -76,6 +76,16 @@ class SmallModel {
     return smallLargestParts(this.attributed(scene, ids, at, this.token(given.token)), this.rules.parts);
   }
 
+  costs(scene, given) {
+    const { groups } = given, list = (x) => Array.isArray(x) && x.length > 0;
+    if (!list(groups) || groups.length > this.rules.most_groups || !groups.every(list)) throw new Error(`Groups are lists of heads, 1 to ${this.rules.most_groups} of them.`);
+    const named = groups.map((group) => group.map((name) => this.headOf(name))), sets = named.map((heads) => this.inOrder(heads.map(([layer, head]) => ({ layer, head, how: "mean" }))));
+    const ids = this.ids(scene), n = ids.length;
+    this.refuseShort(n);
+    const whole = this.run(ids, []), loss = (run) => -smallSum(ids.slice(1).map((id, place) => this.logP(run, place)[id])) / (n - 1);
+    return { values: sets.map((changes) => smallDigits(loss(this.network.again(whole, changes)) - loss(whole))) };
+  }
+
   kinds() {
     if (this.found.refused) throw new Error(this.found.refused);
     return this.found;
@@ -149,10 +159,16 @@ class SmallModel {
       if (typeof how === "number" && !(Math.abs(how) <= most_factor)) throw new Error(`Heads are scaled by a number from -${most_factor} to ${most_factor}, got ${how}.`);
       if (typeof how !== "number" && !methods.includes(how)) throw new Error(`A head is changed by a factor or by ${methods.join(", ")}, got ${smallRepr(how, 30)}.`);
       return { layer, head, how };
-    }).sort((a, b) => a.layer - b.layer || a.head - b.head);
-    const twice = changes.find(({ layer, head }, i) => i && layer === changes[i - 1].layer && head === changes[i - 1].head);
+    });
+    return { text, changes: this.inOrder(changes) };
+  }
+
+  // Changes by the order of heads, of which none may be there twice.
+  inOrder(changes) {
+    const sorted = changes.sort((a, b) => a.layer - b.layer || a.head - b.head);
+    const twice = sorted.find(({ layer, head }, i) => i && layer === sorted[i - 1].layer && head === sorted[i - 1].head);
     if (twice) throw new Error(`Each head may be given once, got ${smallName(twice.layer, twice.head)} more than once.`);
-    return { text, changes };
+    return sorted;
   }
 
   ids(scene) {

@@ -39,14 +39,28 @@ class SmallNetwork {
 
   // A change is `{ layer, head, how }`; `other` is a run with the same changes.
   run(ids, changes, known = 0, other = null) {
-    const run = new SmallRun(ids, known, other), { W_U, b_U } = this.weights, d = this.d_vocab;
+    const run = new SmallRun(ids, known, other);
     this.embed(run);
-    for (let layer = 0; layer < this.n_layers; layer++) this.attend(run, layer, changes.filter((change) => change.layer === layer));
+    this.finish(run, 0, changes);
+    run.other = null; // which is not to be kept for this one's sake
+    return run;
+  }
+
+  // A run on the same text with other changes: what is below the first of them is as it was.
+  again(run, changes) {
+    const again = new SmallRun(run.ids, 0, null), first = changes[0].layer;
+    for (const name of ["scales", "q", "k", "v", "patterns", "z"]) again[name] = run[name].slice(0, first);
+    again.before = run.before.slice(0, first + 1);
+    this.finish(again, first, changes);
+    return again;
+  }
+
+  finish(run, first, changes) {
+    const { W_U, b_U } = this.weights, d = this.d_vocab, { known } = run;
+    for (let layer = first; layer < this.n_layers; layer++) this.attend(run, layer, changes.filter((change) => change.layer === layer));
     const logP = run.begin("logP", (n) => n * d);
     smallTimes(logP, this.normalised(run, this.n_layers), known, W_U, b_U, d);
     for (let s = known; s < run.n; s++) smallLogSoftmax(logP, s * d, d);
-    run.other = null; // which is not to be kept for this one's sake
-    return run;
   }
 
   embed(run) {

@@ -12,6 +12,7 @@ class Explorer {
     this.asked = {}; // the question that each answer is to
     this.panels = [];
     this.running = null;
+    this.costs = null; // of each head alone, of which text
   }
 
   say(name, given) { return fill(WORDS[this.state.language][name], given); }
@@ -102,18 +103,43 @@ class Explorer {
     this.running = mine;
     if (!this.facts) return;
     const { model, text, heads } = this.state, scene = { model, text, heads };
+    if (this.state.mode === "costs") this.showCosts(model, text);
     try {
       await this.ask("predict", scene, mine);
       this.fault(null);
       const position = this.position, token = this.token, { head, mode } = this.state;
-      await this.ask("map", { ...scene, mode, ...this.mapWants(position, token) }, mine);
+      if (mode !== "costs") await this.ask("map", { ...scene, mode, ...this.mapWants(position, token) }, mine);
       await this.ask("head", { ...scene, head, position }, mine);
       if (this.key !== null) await this.ask("why_weight", { ...scene, head, query: position, key: this.key }, mine, true);
       await this.ask("why_token", { ...scene, position, token }, mine, true);
       await this.ask("kinds", { model, text: "" }, mine);
+      if (mode === "costs") await this.sweep(model, text, mine);
       this.root.dataset.state = "ready";
     } catch (error) {
       if (error.name !== "AbortError" && mine === this.running) this.fault(error);
+    }
+  }
+
+  // The map of what is known so far of what each head alone costs; of another text nothing is.
+  showCosts(model, text) {
+    const of = JSON.stringify([model, text]), { layers, n_layers, n_heads } = this.facts;
+    if (!this.costs || this.costs.of !== of) this.costs = { of, left: [...layers], values: Array.from({ length: n_layers }, () => Array(n_heads).fill(null)) };
+    this.found.map = this.costs;
+    this.asked.map = null;
+    this.tell("map");
+  }
+
+  // The rest of it, a layer at a time, the last one first: it takes least.
+  async sweep(model, text, mine) {
+    const { costs } = this;
+    while (costs.left.length) {
+      const layer = costs.left.at(-1), groups = costs.values[layer].map((_, head) => [this.label(layer, head)]);
+      this.root.dataset.state = "busy";
+      const { values } = await this.host.ask("costs", { model, text, groups }, mine.signal);
+      if (mine !== this.running) throw new DOMException("dropped", "AbortError");
+      costs.values[layer] = values;
+      costs.left.pop();
+      this.tell("map");
     }
   }
 

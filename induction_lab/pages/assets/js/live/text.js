@@ -44,11 +44,11 @@ function textPanel(app) {
       const nats = i ? by[i - 1] : 0;
       spans[i].style.setProperty("--w", `${Math.min(60, 9 * Math.abs(nats)).toFixed(1)}%`);
       spans[i].classList.toggle("better", nats < 0);
-      spans[i].title = i ? `${number(nats, 2)} ${app.say("nats")}` : app.say("bos");
+      spans[i].title = i ? `${number(nats, 2)} ${app.say("nats")}` : app.say("bosTitle");
     }
-    const mean = (x) => x.reduce((a, b) => a + b, 0) / (x.length || 1), a = -mean(whole.nats);
-    const b = changed && -mean(changed.nats);
+    const a = lossOf(whole), b = changed && lossOf(changed);
     says.textContent = !whole.nats.length ? "" : changed ? app.say("meanBoth", { a: number(a, 2), b: number(b, 2), c: signed(b - a, 2) }) : app.say("mean", { a: number(a, 2) });
+    says.title = app.say("natsTitle");
     shade.value = app.shade;
     fillCopies(predict);
     says.dataset.whole = a;
