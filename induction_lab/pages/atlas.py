@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import html
 import math
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -17,7 +21,8 @@ from induction_lab.runtime.optional import library
 from induction_lab.sweeps.summaries import formation, head_map, head_rows, induction_counts, last_snapshots
 
 _COLUMNS = 4
-_COLOURS = (*OKABE_ITO, "#7f7f7f", "#000000")
+_COLOURS = (*OKABE_ITO, "#7f7f7f", "#a3a300")
+_TITLE = re.compile(r"<title>Induction heads in (.*?)</title>", re.DOTALL)
 
 
 def write_atlas(
@@ -27,6 +32,7 @@ def write_atlas(
     score: str = "prefix_matching",
     threshold: float = LOOKS,
     title: str = "Induction heads across models",
+    reports: Mapping[str, str | Path] | None = None,
 ) -> Path:
     """Draw the head map of each model, score against depth, induction heads against size and step, when they form.
 
@@ -36,10 +42,11 @@ def write_atlas(
         score: Name of the head score that is drawn and counted by.
         threshold: Least score at which a head counts as an induction head.
         title: Heading of the page.
+        reports: By model, the file of its report (`write_report`), which a click on one of its heads opens there.
 
     Raises:
         ValueError: If `path` is no `.html` file or cannot be written, `threshold` is not finite, the score was not
-            measured, or Plotly or Jinja is not installed.
+            measured, a report is of none of the models, or Plotly or Jinja is not installed.
     """
     path = check_page(path, "The atlas is a page, .html")
     jinja2, go, subplots = (
@@ -49,19 +56,19 @@ def write_atlas(
         raise ValueError(f"`threshold` must be a number, got {threshold}.")
     heads, counts = head_map(frame, score), induction_counts(frame, score, threshold=threshold)
     formed = formation(frame, score, threshold=threshold)
+    links = _links(reports or {}, path, set(map(str, heads["model"])))
     look = {model: _COLOURS[i % len(_COLOURS)] for i, model in enumerate(sorted(set(heads["model"])))}
+    every, depth = _maps(go, subplots, heads, score, links), _depth(go, heads, score, threshold, look, links)
     drawn = [
-        ("Every head", "Layers down, heads across; each model's last snapshot.", _maps(go, subplots, heads, score)),
-        (
-            "Against depth",
-            "Each dot a head; 0 is the first layer, 1 the last.",
-            _depth(go, heads, score, threshold, look),
-        ),
+        ("Every head", "Layers down, heads across; each model's last snapshot.", every),
+        ("Against depth", "Each dot a head; 0 is the first layer, 1 the last.", depth),
         ("Against size", "Induction heads of the last snapshots.", _size(go, counts, look)),
     ]
     if len(formed):
         drawn.append(("Over training", "Induction heads at each snapshot.", _training(go, counts, look)))
         drawn.append(("When they form", _formed_in_words(formed, threshold), _formation(go, formed)))
+    from markupsafe import Markup
+
     template = jinja2.Environment(autoescape=True).from_string((FOLDER / "atlas.html.j2").read_text(encoding="utf-8"))
     page = template.render(
         title=title,
@@ -72,10 +79,42 @@ def write_atlas(
         prompts=sorted(set(head_rows(frame, score)["prompts"])),
         figures=[(heading, words, figure and _div(figure, i)) for i, (heading, words, figure) in enumerate(drawn)],
         table=_numbers(counts, formed),
+        reports=links,
+        style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup((FOLDER / "atlas.js").read_text(encoding="utf-8")),
     )
     with writing(path) as part:
         part.write_text(page, encoding="utf-8")
     return path
+
+
+def reports_in(folder: Path, models: set[str]) -> dict[str, Path]:
+    """The reports of single models that lie in a folder, by model.
+
+    Raises:
+        ValueError: If it holds none of these models.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.html")):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            title = _TITLE.search(file.read(4096))
+        if title and html.unescape(title[1]) in models:
+            found[html.unescape(title[1])] = path
+    if not found:
+        one = min(models)
+        raise ValueError(
+            f"{folder} holds no report of {', '.join(sorted(models))}: "
+            f"induction-lab report {one} -o {folder / 'report.html'} writes one."
+        )
+    return found
+
+
+def _links(reports: Mapping[str, str | Path], page: Path, models: set[str]) -> dict[str, str]:
+    """Addresses of reports as the page can follow them: from where it lies to where they lie."""
+    other = sorted(set(reports) - models)
+    if other:
+        raise ValueError(f"There is a report of {', '.join(other)}; the sweep is of {', '.join(sorted(models))}.")
+    return {model: quote(Path(os.path.relpath(report, page.parent)).as_posix()) for model, report in reports.items()}
 
 
 def _formed_in_words(formed: pd.DataFrame, threshold: float) -> str:
@@ -105,7 +144,7 @@ def _text(name: Any, most: int = 60) -> str:
     return html.escape(text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}")
 
 
-def _maps(go: Any, subplots: Any, heads: pd.DataFrame, score: str) -> Any:
+def _maps(go: Any, subplots: Any, heads: pd.DataFrame, score: str, links: Mapping[str, str]) -> Any:
     models = list(dict.fromkeys(heads["model"]))
     rows = math.ceil(len(models) / _COLUMNS)
     figure = subplots.make_subplots(
@@ -122,6 +161,8 @@ def _maps(go: Any, subplots: Any, heads: pd.DataFrame, score: str) -> Any:
             y=table.index.tolist(),
             coloraxis="coloraxis",
             hovertemplate="L%{y}H%{x}: %{z:.3f}<extra></extra>",
+            customdata=[[f"L{layer}H{head}" for head in table.columns] for layer in table.index],
+            meta=links.get(str(model)),
         )
         place = {"row": i // _COLUMNS + 1, "col": i % _COLUMNS + 1}
         figure.add_trace(trace, **place)
@@ -131,14 +172,17 @@ def _maps(go: Any, subplots: Any, heads: pd.DataFrame, score: str) -> Any:
     values = heads["value"].tolist()
     bounds = {"cmin": 0, "cmax": 1} if 0 <= min(values) and max(values) <= 1 else {}
     bar = {"title": {"text": _text(score)}}
-    return figure.update_layout(height=80 + 260 * rows, coloraxis={"colorscale": "Viridis", "colorbar": bar, **bounds})
+    return figure.update_layout(height=80 + 260 * rows, coloraxis={"colorscale": "Cividis", "colorbar": bar, **bounds})
 
 
-def _depth(go: Any, heads: pd.DataFrame, score: str, threshold: float, look: dict[str, str]) -> Any:
+def _depth(
+    go: Any, heads: pd.DataFrame, score: str, threshold: float, look: dict[str, str], links: Mapping[str, str]
+) -> Any:
     figure = go.Figure()
     for model, of_model in heads.groupby("model"):
         names = [f"L{layer}H{head}" for layer, head in zip(of_model["layer"], of_model["head"], strict=True)]
-        points = {"x": of_model["depth"].tolist(), "y": of_model["value"].tolist(), "text": names}
+        points = {"x": of_model["depth"].tolist(), "y": of_model["value"].tolist(), "text": names, "customdata": names}
+        points["meta"] = links.get(str(model))
         dots = {"color": look[str(model)], "opacity": 0.7}
         figure.add_trace(go.Scatter(**points, mode="markers", name=_text(model), marker=dots))
     figure.add_hline(threshold, line={"color": "#888888", "dash": "dot", "width": 1})

@@ -88,11 +88,14 @@ def atlas(
     ] = None,
     score: Annotated[str, typer.Option(help="Of heads.")] = "prefix_matching",
     threshold: Annotated[float, typer.Option(help="From where on a head counts as an induction head.")] = LOOKS,
+    reports: Annotated[
+        Path | None, typer.Option(help="A folder with reports of the models, which a click on a head opens.")
+    ] = None,
 ) -> None:
     """Draw a sweep as one page: head maps, depth, induction heads against size and training, when they form."""
     say("loading libraries …")
     from induction_lab.cli.terminal import show_files
-    from induction_lab.pages.atlas import write_atlas
+    from induction_lab.pages.atlas import reports_in, write_atlas
     from induction_lab.sweeps.dataset import CellFiles
     from induction_lab.sweeps.sweeping import load_sweep
 
@@ -105,8 +108,9 @@ def atlas(
     if failed:
         typer.echo(f"warning: {counted(len(failed), 'cell')} failed and are not drawn: {path / '_failed'}", err=True)
     title = f"Induction heads: {path.name}"
+    found = None if reports is None else reports_in(reports, set(map(str, frame["model"])))
     page = out or _own_page(path, title, score, threshold)
-    written = write_atlas(frame, page, score=score, threshold=threshold, title=title)
+    written = write_atlas(frame, page, score=score, threshold=threshold, title=title, reports=found)
     say("")
     show_files([written])
 

@@ -67,6 +67,7 @@ function headsPanel(app) {
   // The heads that cost most, of those that are known so far.
   function rank(values) {
     costliest.hidden = app.state.mode !== "costs";
+    grid.classList.toggle("alone", !costliest.hidden); // there a head that is knocked out keeps its colour
     const known = values.flatMap((row, layer) => row.map((value, head) => [value, app.label(layer, head)])).filter(([value]) => value !== null);
     ranks.replaceChildren(...known.sort((a, b) => b[0] - a[0]).slice(0, costliest.hidden ? 0 : MOST_COSTLY).map(([value, label]) => element("li", { "data-head": label, "data-value": value },
       element("a", { href: "#", onclick: (event) => { event.preventDefault(); app.set({ head: label }); } }, label), element("span", { class: "numbers" }, `${signed(value)} ${app.say("nats")}`))));
