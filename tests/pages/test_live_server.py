@@ -2,8 +2,13 @@
 
 import http.client
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -165,6 +170,61 @@ def test_who_goes_away_is_not_waited_for():
     assert tuple(third.result(30)) == (1, 4, model.d_vocab)
     assert seen == ["ran"] and isinstance(first.exception(1), Dropped) and not second.done()
     worker.close()
+
+
+def test_what_is_under_way_is_dropped_when_the_page_is_closed(bundled):
+    page, begun = explore(bundled, TEXT, browser=False, wait=False), threading.Event()
+    live, found = page._live.shelf.get(None), []
+
+    def endless(scene, given):
+        while True:
+            begun.set()
+            live.model.logits(model_tokens(live.model))
+
+    live.asked["kinds"] = endless  # whose answer lasts, so that no new question drops it
+    waiting = threading.Thread(target=lambda: found.append(asked(page, "kinds", {"text": ""})))
+    waiting.start()
+    assert begun.wait(20)
+    page.close()
+    waiting.join(20)
+    assert found == [(499, {"error": "dropped"})]
+    assert page._ended.is_set() and not page._live.worker.is_alive()
+
+
+ENDLESS = """
+import sys
+from induction_lab.pages.live.answers import LiveModel
+
+def kinds(self, scene, given):
+    print("begun", flush=True)
+    while True:
+        self.answer("predict", {"text": f"5 9 {given['n']}"})
+        given = {"n": given.get("n", 0) + 1}
+
+LiveModel.kinds = kinds
+sys.argv = ["induction-lab", "explore", "--no-browser"]
+from induction_lab.cli.app import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no SIGINT to send")
+@pytest.mark.parametrize("busy", [False, True])
+def test_ctrl_c_ends_the_command_with_one_line_also_while_a_model_runs(busy):
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], **how) as command:
+        assert command.stdout is not None
+        address = command.stdout.readline().strip()
+        command.stdout.readline()  # how to end it
+        if busy:
+            page = SimpleNamespace(address=address)
+            given = {"text": "", "n": 0}
+            waiting = threading.Thread(target=lambda: request(page, "POST", "/ask/kinds", body=json.dumps(given)))
+            waiting.start()
+            assert command.stdout.readline() == "begun\n"
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=60)
+    assert command.returncode == 0 and said.strip() == "The page is no longer served."
 
 
 def model_tokens(model):

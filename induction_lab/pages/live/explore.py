@@ -59,7 +59,8 @@ def open_page(served: Explorer, browser: bool) -> None:
         webbrowser.open(served.address)
     with contextlib.suppress(KeyboardInterrupt):
         served.join()
-    served.close()
+    with contextlib.suppress(KeyboardInterrupt):  # pressed again
+        served.close()
 
 
 class Explorer:
@@ -87,8 +88,8 @@ class Explorer:
 
         how: Any = {"log_level": "warning", "timeout_keep_alive": 30, "lifespan": "off", "access_log": False}
         self._server = uvicorn.Server(uvicorn.Config(self._live.app, **how))
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()  # a `Thread.join` that Ctrl-C interrupts takes its thread for ended
+        threading.Thread(target=self._serve, daemon=True).start()
 
     def __repr__(self) -> str:
         """The address."""
@@ -96,15 +97,22 @@ class Explorer:
 
     def join(self) -> None:
         """Wait until it is closed."""
-        while self._thread.is_alive():
-            self._thread.join(0.5)
+        while not self._ended.wait(0.5):
+            pass
 
     def close(self) -> None:
-        """Serve no more."""
-        self._server.should_exit = True
-        self._thread.join(5)
+        """Serve no more: what models are asked now is dropped."""
         self._live.worker.close()
+        self._server.should_exit = True
+        self._ended.wait(5)
+        self._live.worker.join(5)
         self._socket.close()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run([self._socket])
+        finally:
+            self._ended.set()
 
 
 def _page(shelf: Shelf, text: str | None, token: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from induction_lab.pages.live.page import POLICY
 from induction_lab.pages.live.shelf import Shelf
-from induction_lab.pages.live.worker import Dropped, Worker
+from induction_lab.pages.live.worker import Dropped, Job, Worker
 from induction_lab.runtime.optional import library
 
 MOST_BYTES = 64 * 1024  # of a question
@@ -95,8 +95,13 @@ class LiveServer:
                 future.cancel()
                 raise Dropped
         if what == "kinds":  # the last that a page asks of a model: while nobody waits, find what takes long
-            self.worker.submit(lambda job: self.shelf.get(given.get("model")).prepare())
+            self.worker.submit(lambda job: self._prepare(job, given.get("model")))
         return future.result()
+
+    def _prepare(self, job: Job, name: Any) -> None:
+        live = self.shelf.get(name)
+        with job.watched(live.model, lasting=True):
+            live.prepare()
 
     def _refused(self, request: Any, token: str) -> Any | None:
         """Why a request is not answered, as a response."""

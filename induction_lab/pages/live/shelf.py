@@ -101,9 +101,7 @@ class Shelf:
 
         def work(job: Job) -> dict[str, Any]:
             live = self.get(given.get("model"))
-            if what in LASTING:
-                return self.answer(what, given)
-            with job.watched(live.model):
+            with job.watched(live.model, lasting=what in LASTING):
                 return self.answer(what, given)
 
         return work

@@ -21,24 +21,26 @@ class Job(Future[Any]):
 
     Args:
         work: What to do; it is given the job, to ask whether somebody still waits (`watched`).
+        closed: Is set when nobody waits for any job any more.
     """
 
-    def __init__(self, work: Callable[[Job], Any]) -> None:
+    def __init__(self, work: Callable[[Job], Any], closed: threading.Event) -> None:
         """Not begun yet."""
         super().__init__()
-        self.work = work
+        self.work, self.closed = work, closed
         self.dropped = threading.Event()
 
-    def watched(self, model: HookedModel) -> Scope:
-        """A context in which `model` stops before its next layer when the job was dropped."""
-        scope = Scope()
-        for block in model.anatomy.blocks:
-            scope.before(block, self._check)
-        return scope
+    def watched(self, model: HookedModel, *, lasting: bool = False) -> Scope:
+        """A context in which `model` stops before its next layer when the job was dropped, or all are."""
+        scope, ends = Scope(), (self.closed,) if lasting else (self.closed, self.dropped)
 
-    def _check(self, *_: Any) -> None:
-        if self.dropped.is_set():
-            raise Dropped
+        def check(*_: Any) -> None:
+            if any(end.is_set() for end in ends):
+                raise Dropped
+
+        for block in model.anatomy.blocks:
+            scope.before(block, check)
+        return scope
 
 
 class Worker(threading.Thread):
@@ -48,16 +50,18 @@ class Worker(threading.Thread):
         """Start it; it ends with the program."""
         super().__init__(name="live models", daemon=True)
         self._jobs: queue.Queue[Job | None] = queue.Queue()
+        self._closed = threading.Event()
         self.start()
 
     def submit(self, work: Callable[[Job], Any]) -> Job:
         """Let it be done in turn."""
-        job = Job(work)
+        job = Job(work, self._closed)
         self._jobs.put(job)
         return job
 
     def close(self) -> None:
-        """End the thread when what is under way is done."""
+        """End the thread: what is under way stops before its next layer, what waits is not begun."""
+        self._closed.set()
         self._jobs.put(None)
 
     def run(self) -> None:
@@ -66,6 +70,8 @@ class Worker(threading.Thread):
             if job.dropped.is_set() or not job.set_running_or_notify_cancel():
                 continue
             try:
+                if self._closed.is_set():
+                    raise Dropped
                 found = job.work(job)
             except BaseException as error:
                 job.set_exception(error)

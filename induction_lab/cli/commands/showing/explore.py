@@ -57,3 +57,4 @@ def explore(
         typer.echo(f"Whoever can reach {host} and knows the address can use the page.", err=True)
     typer.echo(f"{served.address}\nCtrl-C ends it.")
     open_page(served, browser)
+    typer.echo("\nThe page is no longer served.", err=True)
