@@ -30,6 +30,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.tables import load_table, writing
 from induction_lab.training.recipes import Recipe, load_recipe
 
+FORMING = "forming"  # the run that comes with the package
 RECIPE, LOG, RESUME = "recipe.toml", "log.parquet", "resume.safetensors"
 PLOT, TOKENIZER, DIGEST = "loss.png", "tokenizer", "text.sha256"
 
@@ -38,7 +39,8 @@ class Run:
     """A training run, finished or not.
 
     Args:
-        folder: That `train_run` made.
+        folder: That `train_run` made; or `forming`, which comes with the package: the recipe `minute`, seed 0, at some
+            steps before, while and after its induction heads form, weights rounded to float16.
 
     Raises:
         ValueError: If there is no run.
@@ -46,7 +48,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         """Read its recipe."""
-        self.folder = Path(folder).expanduser()
+        self.folder = _run_folder(folder)
         if not is_run(self.folder):
             raise ValueError(f"{folder} is no training run: it has no {RECIPE}. Make one: induction-lab train minute.")
         self.recipe = load_recipe(self.folder / RECIPE)
@@ -108,7 +110,12 @@ class Run:
 
 def is_run(folder: str | Path) -> bool:
     """Whether a folder is one that `train_run` made."""
-    return (Path(folder).expanduser() / RECIPE).is_file()
+    return (_run_folder(folder) / RECIPE).is_file()
+
+
+def _run_folder(name: str | Path) -> Path:
+    folder = Path(name).expanduser()
+    return Path(__file__).parent / FORMING if str(name) == FORMING and not folder.exists() else folder
 
 
 def _keep_tokenizer(folder: Path, text: Any) -> None:

@@ -6,7 +6,8 @@ import pytest
 from browsers import CHROMIUM
 from live_pages import opened, prompt_of, settled, written
 
-from induction_lab import ablation_sweep, explore
+from induction_lab import Run, ablation_sweep, explore
+from induction_lab.pages.live.answers import LiveModel
 
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
@@ -95,3 +96,25 @@ def test_random_heads_are_drawn_several_times_and_each_draw_costs_what_python_sa
     tab.click("li[data-head=L1H0] button")
     settled(tab)
     assert tab.locator(".spread .dots").count() == 0
+
+
+def test_the_tour_of_a_run_works_without_one_and_its_lines_of_python_run(tab):
+    assert tab.locator(".checkpoints").is_hidden()
+    tab.click("[data-tour=form]")
+    settled(tab)
+    run = Run("forming")
+    for step, click in ((0, ".tour .next"), (800, "button.python")):
+        assert tab.locator("header select").input_value() == f"forming, step {step}"
+        text = tab.input_value("textarea.typed")
+        values = LiveModel(run.model(step)).answer("map", {"text": text, "mode": "copying", "position": 13})["values"]
+        found = [float(value) for value in costs_on(tab).values()]
+        assert found == pytest.approx([value for row in values for value in row], abs=1e-5)
+        assert (max(found) > 0.8) == (step == 800)
+        tab.click(click)
+        settled(tab)
+    assert tab.locator(".checkpoints").is_visible()
+    names = {}
+    exec(tab.locator(".python-lines").inner_text(), names)
+    for row in tab.locator("[data-panel=predictions] li").all():
+        token = int(row.get_attribute("data-id"))
+        assert float(names["whole"][token]) == pytest.approx(float(row.get_attribute("data-p")), rel=1e-3)

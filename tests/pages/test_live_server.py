@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import torch
 
-from induction_lab import HookedModel, explore, induction_circuit
+from induction_lab import HookedModel, Run, explore, induction_circuit
 from induction_lab.pages.live.explore import Explorer
 from induction_lab.pages.live.shelf import BY_HAND, Shelf
 from induction_lab.pages.live.worker import Dropped, Worker
@@ -260,9 +261,13 @@ def test_a_page_that_asks_anew_drops_what_it_asked_before(served, monkeypatch):
     assert outcomes == ["dropped"]
 
 
-def test_every_shelf_has_the_bundled_model_and_the_one_by_hand(bundled):
+def test_every_shelf_has_the_bundled_model_the_one_by_hand_and_a_run(bundled):
     shelf = Shelf([HookedModel(induction_circuit(), name="mine")])
-    assert shelf.first == "mine" and set(shelf.names) == {"mine", "induction-2l", BY_HAND}
+    forming = [name for _, name in shelf.checkpoints["forming"]]
+    assert shelf.first == "mine" and set(shelf.names) == {"mine", "induction-2l", BY_HAND, *forming}
+    load = shelf.answer("facts", {"model": forming[-1]})["load"]
+    assert load == "Run('forming').model(800)"
+    assert torch.equal(eval(load, {"Run": Run}).unembedding, shelf.get(forming[-1]).model.unembedding)
     assert shelf.answer("facts", {"model": BY_HAND})["n_layers"] == 2
     twins = Shelf([HookedModel(induction_circuit(), name="mine"), HookedModel(induction_circuit(), name="mine")])
     assert twins.names[:2] == ["mine", "mine (2)"]

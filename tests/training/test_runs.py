@@ -12,7 +12,7 @@ from filelock import FileLock
 from folders import ROOT, SUPPORT
 from killing import RECIPE, fingerprint
 
-from induction_lab import AttentionOnlyTransformer
+from induction_lab import AttentionOnlyTransformer, score_heads
 from induction_lab.data.corpora import TextFiles
 from induction_lab.training.one_run import train_run
 from induction_lab.training.runs import LOG, RESUME, Run, checkpoint_folder
@@ -273,3 +273,14 @@ def test_what_a_killed_process_was_writing_is_swept_away_and_strangers_stay(run,
     strangers = {".lock", ".pre-commit-config.yaml", ".my-folder", ".tmp", ".tmp-mine"}
     assert {path.name for path in folder.rglob(".*")} == strangers and len(list(folder.rglob("notes.txt"))) == 4
     assert (folder / "notes.txt").exists() and Run(folder).steps == run.steps
+
+
+def test_the_run_that_comes_with_the_package_forms_induction_heads_unless_a_folder_has_its_name(tmp_path, monkeypatch):
+    forming = Run("forming")
+    best = [float(score_heads(forming.model(step), loss=False)["prefix_matching"].max()) for step in forming.steps]
+    assert best[0] < 0.05 and best[-1] > 0.85 and best == sorted(best)
+    assert sum(path.stat().st_size for path in forming.folder.rglob("*") if path.is_file()) < 2_000_000
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "forming").mkdir()
+    with pytest.raises(ValueError, match="forming is no training run"):
+        Run("forming")

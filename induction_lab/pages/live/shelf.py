@@ -16,7 +16,8 @@ from induction_lab.models.loading import load_model
 from induction_lab.models.named_models import BUNDLED
 from induction_lab.pages.live.answers import LiveModel
 from induction_lab.pages.live.worker import Job
-from induction_lab.training.checkpoints import Checkpoints, open_by_name
+from induction_lab.training.checkpoints import CheckpointFolder, Checkpoints, Revisions, open_by_name
+from induction_lab.training.runs import FORMING, Run
 
 BY_HAND = "by-hand"
 KEPT = 3  # models in memory besides those that were handed over
@@ -34,7 +35,8 @@ class Shelf:
 
     Args:
         given: Models, and training runs, each of whose checkpoints is one. The first (of a run: its last checkpoint) is
-            shown first. The bundled model and the hand-built circuit are always there, for the guided tours.
+            shown first. The bundled model, the hand-built circuit and, where there is no other, the bundled run are
+            always there, for the guided tours.
     """
 
     def __init__(self, given: Iterable[HookedModel | Checkpoints]) -> None:
@@ -48,6 +50,8 @@ class Shelf:
             self._add_run(each) if isinstance(each, Checkpoints) else self._add(each)
         if not self.first:
             raise ValueError("At least one model is wanted, got none.")
+        if not self.checkpoints:
+            self._add_run(Run(FORMING))
         self._makers.setdefault(BUNDLED, lambda: LiveModel(load_model(BUNDLED), load=f"load_model({BUNDLED!r})"))
         by_hand = "HookedModel(induction_circuit())"
         self._makers.setdefault(
@@ -139,7 +143,10 @@ class Shelf:
 
 
 def _at(run: Checkpoints, step: int) -> LiveModel:
-    return LiveModel(run.model(step), load=f"open_run({str(run.name)!r}).model({step})")
+    place = str(getattr(run, "folder", run.name))
+    name = FORMING if run.name == FORMING else place
+    kind = next((kind.__name__ for kind in (CheckpointFolder, Revisions) if isinstance(run, kind)), "Run")
+    return LiveModel(run.model(step), load=f"{kind}({name!r}).model({step})")
 
 
 def _report(live: LiveModel, text: Any) -> str:

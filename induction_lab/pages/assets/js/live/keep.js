@@ -52,7 +52,7 @@ const quoted = (text) => JSON.stringify(text);
 function pythonOf(app) {
   const { heads, text } = app.state, groups = new Map(), { predict } = app.found;
   for (const head of Object.keys(heads).sort((a, b) => order(a) - order(b))) groups.set(String(heads[head]), [...(groups.get(String(heads[head])) || []), head]);
-  const names = new Set(["load_model", "Prompts"]), inside = [], before = [];
+  const names = new Set(["Prompts", ...app.facts.load.replace(/'[^']*'|"[^"]*"/g, "").matchAll(/(?<!\.)\b\w+(?=\()/g)].map(String)), inside = [], before = [];
   for (const [how, several] of groups) {
     const list = `[${several.map(quoted).join(", ")}]`;
     if (Number.isFinite(Number(how))) { names.add("scale_heads"); inside.push(`scale_heads(model, ${list}, ${how})`); continue; }
@@ -63,8 +63,6 @@ function pythonOf(app) {
     }
     inside.push(`ablate(model, ${list}, method=${quoted(how)}${how === "mean" ? ", reference=means" : ""})`);
   }
-  if (app.facts.load.includes("HookedModel")) ["HookedModel", "induction_circuit"].forEach((name) => names.add(name));
-  if (!app.facts.load.includes("load_model")) names.delete("load_model");
   const after = `model.logits(prompt.tokens)[0, ${app.position}].softmax(-1)`;
   const lines = ["import torch", `from induction_lab import ${[...names].sort().join(", ")}`, "", `model = ${app.facts.load}`,
     `prompt = Prompts(torch.tensor([${JSON.stringify(predict.ids)}]))  # ${quoted(text)}`, ...before, `whole = ${after}`];

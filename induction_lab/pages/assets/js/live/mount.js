@@ -31,12 +31,13 @@ function mountLive(root, data, host) {
 
   function checkpointSlider(runs) {
     if (!runs.length) return "";
-    const [, steps] = runs[0], says = element("output"), range = element("input", { type: "range", min: 0, max: steps.length - 1, value: steps.length - 1, oninput: () => app.set({ model: steps[Number(range.value)][1] }) });
+    const [, steps] = runs[0], says = element("output"), label = element("label", { class: "checkpoints" }), range = element("input", { type: "range", min: 0, max: steps.length - 1, value: steps.length - 1, oninput: () => app.set({ model: steps[Number(range.value)][1] }) });
+    label.append(element("span", { class: "word", "data-word": "checkpoint" }), range, says);
     app.panels.push({ element: null, update(what) {
       const at = steps.findIndex(([, name]) => name === app.state.model);
-      if (what === "state" || what === "facts") { if (at >= 0) range.value = at; says.textContent = at >= 0 ? app.say("step", { n: steps[at][0].toLocaleString("en") }) : "–"; }
+      if (what === "state" || what === "facts") { label.hidden = at < 0; if (at >= 0) range.value = at; says.textContent = at >= 0 ? app.say("step", { n: steps[at][0].toLocaleString("en") }) : "–"; }
     } });
-    return element("label", { class: "checkpoints" }, element("span", { class: "word", "data-word": "checkpoint" }), range, says);
+    return label;
   }
 
   let shown = "";
