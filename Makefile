@@ -1,5 +1,6 @@
 # make demo   environment, then the main job on the bundled model
 # make test   environment, lint, types, the real model's weights, all tests
+# make package  wheel and sdist in dist/, checked; the wheel without extras in a clean environment runs README's example
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes); prose_between, namesakes,
@@ -14,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-browser lint types bench bench-gpu coverage claims essay figures docs tour clean check-numbers
+.PHONY: demo test package test-browser lint types bench bench-gpu coverage claims essay figures docs tour clean check-numbers
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -22,6 +23,16 @@ demo: $(READY)
 test: lint types
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+package: $(READY)
+	rm -rf dist .package
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/induction-lab get smollm2-135m
+	$(PYTHON) -m venv .package
+	.package/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	.package/bin/python tests/support/first_example.py README.md
+	rm -rf .package
 
 test-browser: $(READY)
 	@command -v chromium >/dev/null || (apt-get update -q && apt-get install -y -q chromium) \
@@ -119,4 +130,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .package dist .pytest_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend
 
 from induction_lab.attention.grouped import by_group, to_query_heads
 
+SHARES_KEY_HEADS = torch.__version__ >= (2, 9)  # older CPU kernels read past the end of grouped keys
 ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
 
 
@@ -87,7 +88,9 @@ def _of_one_width(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    # The kernel shares key heads among query heads by itself and reads any strides but the last.
+    # The kernel reads any strides but the last, and shares key heads among query heads by itself, but not in old torch.
+    if not SHARES_KEY_HEADS:
+        k, v = (to_query_heads(x, q.shape[1], dim=1) for x in (k, v))
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     z, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, mask is None, attn_mask=_additive(mask, q), scale=scale

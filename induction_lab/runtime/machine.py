@@ -41,7 +41,7 @@ def check_default_device() -> None:
     Raises:
         ValueError: If it does.
     """
-    if (found := torch.get_default_device()).type != "cpu":
+    if (found := torch.empty(0).device).type != "cpu":  # older torch names no device that a `with` block sets
         raise ValueError(
             f"torch's default device is {found}, so that tokens and tables would be made there. Models may be on any "
             'device; measure them inside `with torch.device("cpu"):`, or after torch.set_default_device(None).'
