@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend
 
 from induction_lab.attention.grouped import by_group, to_query_heads
 
-SHARES_KEY_HEADS = torch.__version__ >= (2, 9)  # older CPU kernels read past the end of grouped keys
+SHARES_KEY_HEADS = torch.__version__ >= "2.9"  # older CPU kernels read past the end of grouped keys
 ROW_BLOCK_BYTES = 2**26  # rows of scores that are materialised at a time where no flash kernel serves
 
 
