@@ -7,7 +7,8 @@ from pathlib import Path
 
 import matplotlib
 
-from induction_lab.cli.terminal import show_files, show_line, show_scores
+from induction_lab.cli.lists import show_files, show_line
+from induction_lab.cli.terminal import show_scores
 
 __all__ = ["FIGURES", "ROOT", "RUNS_FOLDER", "begin", "common_arguments", "show_files", "show_line", "show_scores"]
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.data.prompts import PromptsLike, as_repeats, check_numbers, repeated_tokens
+from induction_lab.data.prompts import PromptsLike, as_repeats, repeated_tokens
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.frozen_norms import refuse_projected
 from induction_lab.models.hooked_model import HookedModel
@@ -29,6 +29,7 @@ from induction_lab.results.cards import html_card
 from induction_lab.results.heads import LOOKS, Head
 from induction_lab.results.saved import Loadable, check_result
 from induction_lab.runtime.progress import progress_bar
+from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
 from induction_lab.weights.composition import composition_scores, pair_baseline, pair_composition

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from induction_lab.circuits.kinds import BY_NAME, HeadKinds
-from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, check_numbers, distinct_tokens, repeated_tokens
+from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts, distinct_tokens, repeated_tokens
 from induction_lab.interventions.ablating import constant_heads
 from induction_lab.interventions.outputs import means_over_positions
 from induction_lab.models.hooked_model import HookedModel
@@ -24,6 +24,7 @@ from induction_lab.models.provenance import check_same_model
 from induction_lab.results.heads import Head
 from induction_lab.results.saved import check_result
 from induction_lab.runtime.progress import progress_bar
+from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.planning import plan_scores
 from induction_lab.scores.registry import EVERY, find_scores
 from induction_lab.scores.results import HeadScores

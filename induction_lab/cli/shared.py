@@ -15,10 +15,14 @@ import typer
 
 from induction_lab.data.text_files import SUFFIXES, read_text
 from induction_lab.models.named_models import BUNDLED
+from induction_lab.models.store import locate
 from induction_lab.runtime.dtypes import DTYPES
 
 ModelName = Annotated[
-    str, typer.Argument(help=f"{BUNDLED}, smollm2-135m, gemma3-270m, a Hugging Face id, a folder or a .gguf file.")
+    str,
+    typer.Argument(
+        help=f"{BUNDLED}, smollm2-135m, gemma3-270m, a Hugging Face id, a folder, a training run or a .gguf file."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help=f"{', '.join(DTYPES)} or auto.")]
@@ -37,6 +41,40 @@ Offload = Annotated[
     bool, typer.Option("--offload", help="Leave weights on disk, read block by block: for models larger than memory.")
 ]
 Text = Annotated[str | None, typer.Option(help="A text, or a text file.", show_default=False)]
+
+
+def look_for(*names: str, files: Iterable[Path] = ()) -> None:
+    """Refuse, before libraries are loaded, names that no model can have, and files that are not there.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for file in files:
+        if not file.exists():
+            raise ValueError(f"There is no file {file}.")
+    for name in names:
+        if not Path(name).expanduser().is_dir():  # which may be a training run
+            locate(name)
+
+
+def load(name: str, *, offload: bool = False, **where: Any) -> Any:
+    """The model of that name; of a training run, or a folder of checkpoints alone, the last there is.
+
+    Raises:
+        ValueError: If there is no such model, or no checkpoint yet.
+    """
+    from induction_lab.models.hooked_model import HookedModel
+    from induction_lab.models.loading import load_model
+    from induction_lab.training.checkpoints import open_by_name
+
+    if offload:
+        return load_model(name, offload=True, **where)
+    found = open_by_name(name, **where)
+    if isinstance(found, HookedModel):
+        return found
+    if not found.steps:
+        raise ValueError(f"{name} has no checkpoint yet.")
+    return found.model(max(found.steps))
 
 
 def writable(place: Path | None) -> Path | None:
@@ -156,7 +194,7 @@ def deliver(
         kept_as: Suffix of the file that goes with tables.
         also: Other files that were written, to be named with these.
     """
-    from induction_lab.cli.terminal import show_files
+    from induction_lab.cli.lists import show_files
 
     people = format is Format.table
     place = own_place(place, found._facts())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,15 +15,12 @@ from torch import Tensor
 from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.search import InductionCircuit
 from induction_lab.circuits.verdicts import VERDICTS
+from induction_lab.cli.lists import table_of
 from induction_lab.development.phase_change import Rise, onset, rise
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.models.named_models import NAMED
-from induction_lab.models.store import is_here
 from induction_lab.results.heads import LOOKS, Head
-from induction_lab.runtime.machine import cache_folder
 from induction_lab.scores.chance import fewest_prompts
 from induction_lab.scores.results import HeadScores
-from induction_lab.training.recipes import READY, ready_recipes
 from induction_lab.training.runs import Run
 
 
@@ -76,7 +72,7 @@ def show_circuit(circuit: InductionCircuit) -> None:
     names |= {"K_rank": "rank", "qk_matching": "QK match", "ov_copying": "OV copy"}
     columns = [column for column in circuit.edges.columns if column != "strength"]
     shown = [names.get(str(column), str(column)) for column in columns]
-    table = _table(*shown, right=shown[2:])
+    table = table_of(*shown, right=shown[2:])
     for row in circuit.edges[columns].itertuples(index=False):
         table.add_row(*(f"{x:.3f}" if isinstance(x, float) else str(x) for x in row))
     out.print(table)
@@ -102,7 +98,7 @@ def show_explanation(explanation: Explanation) -> None:
     show_prompts(explanation.provenance)
     out.print()
     columns = ("verdict", "ablated, nats", "path to keys", "previous", "prefix", "writes")
-    table = _table("head", *columns, right=columns[1:])
+    table = table_of("head", *columns, right=columns[1:])
     shown: Any = explanation.heads.loc[explanation.heads["verdict"] != "bystander"]
     order = {verdict: place for place, verdict in enumerate(VERDICTS)}
     rows = sorted(shown.to_dict("records"), key=lambda row: (order[row["verdict"]], -abs(row["effect"])))
@@ -140,38 +136,11 @@ def _show_left_out(out: Console, explanation: Explanation) -> None:
         out.print(f"[dim]left out: {name}: {escape(reason)}[/dim]")
 
 
-def show_models() -> None:
-    """The named models and whether they are here."""
-    out = Console(highlight=False)
-    table = _table("name", "what it is", "on disk", "here?")
-    for model in NAMED.values():
-        here = "[green]ready[/green]" if is_here(model.name) else f"no: {model.needs}"
-        table.add_row(model.name, model.what, model.size, here)
-    out.print(table)
-    out.print(
-        "\nBring one with: induction-lab get NAME\n"
-        "Besides: a Hugging Face id such as gpt2 (fetched once; --revision step1000 for a\n"
-        "checkpoint), a folder with config.json and weights, a .gguf file (extra: gguf)."
-    )
-    out.print(f"Cache: {escape(str(cache_folder()))}", soft_wrap=True)
-
-
-def show_recipes() -> None:
-    """The ready recipes, with the first line that each says of itself."""
-    out = Console(highlight=False)
-    table = _table("recipe", "what it trains")
-    for name in ready_recipes():
-        first = (READY / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
-        table.add_row(name, first.lstrip("# ") if first.startswith("#") else "")
-    out.print(table)
-    out.print("\nTrain one: induction-lab train minute. Or a TOML file of your own: induction-lab train my.toml")
-
-
 def show_runs(runs: Sequence[Run]) -> None:
     """What came out of training, and the command to look at it."""
     out = Console(highlight=False)
     columns = ("steps", "last loss, nats", "tokens/s")
-    table = _table("run", *columns, right=columns)
+    table = table_of("run", *columns, right=columns)
     for run in runs:
         last = run.log.iloc[-1]
         speed = last["tokens"] / last["seconds"] if last["seconds"] else float("nan")
@@ -192,7 +161,7 @@ def show_trajectory(trajectory: Trajectory, score: str, *, rows: int = 14) -> No
     some = {steps[round(i * (len(steps) - 1) / max(rows - 1, 1))] for i in range(rows)} | set(band or ())
     wholes = [name for name in ("mean_loss", "icl_score") if name in trajectory.metrics]
     heads = [name for name in dict.fromkeys((score, "previous_token")) if name in trajectory.metrics]
-    table = _table("step", *wholes, *heads, right=("step", *wholes, *heads))
+    table = table_of("step", *wholes, *heads, right=("step", *wholes, *heads))
     numbers = {name: trajectory.series(name) for name in wholes}
     scores = {name: trajectory.heads(name) for name in heads}
     for step in sorted(some):
@@ -204,19 +173,6 @@ def show_trajectory(trajectory: Trajectory, score: str, *, rows: int = 14) -> No
     out.print("\n" + _when(trajectory, score, best, band) + "\n")
     for what, at in trajectory.provenance.get("left_out", {}).items():
         out.print(f"[dim]left out at {len(at)} of {len(steps)} checkpoints: {escape(what)}[/dim]\n")
-
-
-def show_files(paths: Sequence[Path], *, err: bool = False) -> None:
-    """List the files that were written; on standard error where standard output carries data."""
-    out = Console(stderr=err, highlight=False)
-    out.print("\nwritten:")
-    for path in paths:
-        out.print(f"  {escape(str(path))}", soft_wrap=True)
-
-
-def show_line(text: str) -> None:
-    """Print one line of text."""
-    Console(highlight=False).print(escape(text), soft_wrap=True)
 
 
 def _best_head(values: Tensor) -> str:
@@ -277,7 +233,7 @@ def _head_count(scores: HeadScores) -> str:
 
 
 def _ranking(scores: HeadScores) -> Table:
-    table = _table("score", "chance", "first", "second", "third", right=("chance",))
+    table = table_of("score", "chance", "first", "second", "third", right=("chance",))
     for name in scores.scores:
         cells = [f"{head} {_number(scores, name, head, digits=2)}" for head, _ in scores.top(name, 3)]
         table.add_row(name, f"{scores.uniform[name]:.3f}", *cells)
@@ -288,7 +244,7 @@ def _induction_heads(scores: HeadScores, top: int) -> Table:
     beside = [name for name in ("induction_stripe", "logit_attribution", "ov_copying") if name in scores.scores]
     tested = "prefix_matching" in scores.q_values
     columns = ["prefix_matching", *beside, *(["q"] if tested else [])]
-    table = _table("head", *columns, right=columns)
+    table = table_of("head", *columns, right=columns)
     for head, _ in scores.top("prefix_matching", top):
         row = [_number(scores, name, head, digits=3) for name in ("prefix_matching", *beside)]
         if tested:
@@ -305,10 +261,3 @@ def _number(scores: HeadScores, name: str, head: Head, *, digits: int) -> str:
 
 def _with_error(value: float, error: float) -> str:
     return "–" if value != value else f"{value:+.3f}±{error:.3f}"
-
-
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table

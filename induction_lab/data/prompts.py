@@ -23,7 +23,6 @@ from induction_lab.data.vocabulary import (
     Vocabulary as Vocabulary,
     check_context,
     check_model,
-    check_numbers as check_numbers,
     default_period,
     draw,
     front,
@@ -32,6 +31,7 @@ from induction_lab.data.vocabulary import (
 from induction_lab.results.cards import html_card
 from induction_lab.results.token_labels import token_labels
 from induction_lab.runtime.machine import check_default_device
+from induction_lab.runtime.whole_numbers import check_numbers
 
 
 @dataclass(frozen=True, repr=False)

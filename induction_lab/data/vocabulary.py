@@ -7,7 +7,6 @@ ordered by frequency). Duplicates inside a block would put false targets into ev
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -108,26 +107,6 @@ def draw(model: Vocabulary, n_prompts: int, n_tokens: int, seed: int, front: lis
         )
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([ids[torch.randperm(len(ids), generator=generator)[:n_tokens]] for _ in range(n_prompts)])
-
-
-def check_numbers(*, least: int | None = None, **numbers: int | None) -> None:
-    """Refuse numbers that are not whole, or too small whatever the model is: of prompts, of their length, of sets.
-
-    Args:
-        least: The smallest that is allowed; by default 1, of repeats and of a length with BOS 2, of a gap 0.
-        numbers: By the names of the arguments; None is allowed.
-
-    Raises:
-        ValueError: If one is.
-    """
-    for name, value in numbers.items():
-        called = name if name.startswith("--") else f"`{name}`"
-        if value is not None and not isinstance(value, Integral):
-            raise ValueError(f"{called} must be a whole number, got {value!r}.")
-        lowest = {"n_repeats": 2, "length": 2, "gap": 0}.get(name, 1) if least is None else least
-        if value is not None and value < lowest:
-            rule = f"be at least {lowest}" if lowest else "not be negative"
-            raise ValueError(f"{called} must {rule}, got {value}.")
 
 
 def check_context(model: Vocabulary, length: int, what: str, beyond: bool) -> None:

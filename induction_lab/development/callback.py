@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, check_numbers
+from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats
 from induction_lab.development.evaluation import Evaluation, default_prompts
 from induction_lab.development.following import about_model, with_checkpoint
 from induction_lab.development.rows import Rows, empty_table
@@ -26,6 +26,7 @@ from induction_lab.development.trajectory import Trajectory
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.results.tables import check_suffix
 from induction_lab.runtime.optional import library
+from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.score import Score
 
 

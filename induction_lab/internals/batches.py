@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from induction_lab.data.prompts import Prompts, check_numbers
+from induction_lab.data.prompts import Prompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.runtime.whole_numbers import check_numbers
 
 TOKENS_A_BATCH = 1024
 LOGIT_BYTES = 2**27

@@ -12,9 +12,9 @@ import torch
 
 from induction_lab.models import store
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
-from induction_lab.models.attention_only.old_format import KNOWN, SUFFIXES, build, read_state_dict
+from induction_lab.models.attention_only.old_format import build, read_state_dict
 from induction_lab.models.hooked_model import HookedModel
-from induction_lab.models.named_models import BUNDLED, NAMED
+from induction_lab.models.named_models import BUNDLED, KNOWN, NAMED, SUFFIXES
 from induction_lab.models.on_disk.network import offloaded
 from induction_lab.runtime.dtypes import DTYPES
 from induction_lab.runtime.machine import find_device

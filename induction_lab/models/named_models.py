@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,7 @@ FIELD = {  # what these names mean in this field: small models that Neel Nanda t
     for kind in ("Attn_Only", "GELU", "SoLU")
     for n in range(1, 5)
 }
+KNOWN: dict[str, dict[str, Any]] = {  # in TransformerLens' old format, published without a configuration
+    "attn_only_2L_half": dict(positions="shortformer", layer_norm=False),
+}
+SUFFIXES = (".pth", ".pt", ".safetensors")  # of files in that format

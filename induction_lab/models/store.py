@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from induction_lab.models.attention_only.config import MODEL_TYPE
-from induction_lab.models.attention_only.old_format import KNOWN, SUFFIXES
 from induction_lab.models.checkpoint_names import checkpoint_folders, parse_checkpoint
-from induction_lab.models.named_models import BUNDLED, FIELD, NAMED
+from induction_lab.models.named_models import BUNDLED, FIELD, KNOWN, NAMED, SUFFIXES
 from induction_lab.models.names_in_files import WRAPPERS, misfits, plain_name
 from induction_lab.runtime.machine import cache_folder
 from induction_lab.runtime.nearest import did_you_mean
@@ -60,6 +59,8 @@ def locate(name: str) -> Path | str:
                 "config.json."
             )
         return path
+    if "/" not in name and (meant := did_you_mean(name, [*NAMED, *FIELD])):  # the few ids without an owner are unlike
+        raise ValueError(f"There is no model {name}.{meant}")
     if not may_be_id(name):
         raise ValueError(f"There is no file or folder {name}.{did_you_mean(Path(name).name, NAMED)}")
     return name

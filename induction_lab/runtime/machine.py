@@ -1,4 +1,4 @@
-"""What this machine gives: cores, threads, devices, the folder of the cache."""
+"""What this machine gives: cores, threads, devices, the folder of the cache. No torch is needed to name that folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def cores() -> int:
@@ -21,6 +23,8 @@ def find_device(device: str | torch.device | None) -> torch.device:
     Raises:
         ValueError: If there is none of that name, or torch makes new tensors elsewhere than on the CPU.
     """
+    import torch
+
     check_default_device()
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,6 +45,8 @@ def check_default_device() -> None:
     Raises:
         ValueError: If it does.
     """
+    import torch
+
     if (found := torch.empty(0).device).type != "cpu":  # older torch names no device that a `with` block sets
         raise ValueError(
             f"torch's default device is {found}, so that tokens and tables would be made there. Models may be on any "
@@ -62,6 +68,8 @@ def cache_folder() -> Path:
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
     """Let torch use so many threads inside the block; afterwards as many as before."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

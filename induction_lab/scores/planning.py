@@ -11,8 +11,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from induction_lab.data.occurrences import Recurrences
-from induction_lab.data.prompts import Prompts, check_numbers
+from induction_lab.data.prompts import Prompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.registry import find_scores
 from induction_lab.scores.score import AttentionScore, CausalScore, LayerScore, Score, WeightScore

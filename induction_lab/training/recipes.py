@@ -31,11 +31,10 @@ from induction_lab.data.training_streams import STREAMS, TokenStream
 from induction_lab.models.attention_only.clamping import check_clamps
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
-from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.runtime.settings import built
+from induction_lab.training.ready_recipes import READY, recipe_file
 from induction_lab.training.trainer import TrainingPlan
 
-READY = Path(__file__).parent / "ready"
 KINDS: dict[str, Any] = {
     **STREAMS,
     "text": TextFiles,
@@ -123,14 +122,9 @@ def load_recipe(source: str | Path, **changes: Any) -> Recipe:
     Raises:
         ValueError: If there is no such recipe, or it has an entry that is not known or not allowed.
     """
-    path = READY / f"{source}.toml" if str(source) in ready_recipes() else Path(source)
+    path = recipe_file(source)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"There is no recipe {str(source)!r}: give a TOML file or one of {', '.join(ready_recipes())}."
-            f"{did_you_mean(source, ready_recipes())}"
-        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path} is no readable recipe: {error}.") from error
     seed = table.pop("seed", 0)
@@ -142,11 +136,6 @@ def load_recipe(source: str | Path, **changes: Any) -> Recipe:
         return _recipe(table, seed)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def ready_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in READY.glob("*.toml"))
 
 
 def _check_sections(table: dict[str, Any]) -> None:

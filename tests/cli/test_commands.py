@@ -142,10 +142,10 @@ def test_output_is_coloured_on_a_terminal(tmp_path):
 
 
 def test_an_error_on_a_terminal_stands_on_a_line_of_its_own(tmp_path):
-    code, shown = run_on_terminal("score", "./no-model", cwd=tmp_path)
+    code, shown = run_on_terminal("score", "--scores", "none", cwd=tmp_path)
     assert code == 2
     loading, error = shown.split(b"\r\x1b[K")[-2:]  # what stands between two erasures of the line
-    assert loading.startswith(b"loading libraries") and re.match(rb"(\x1b\[\d+m)?error: There is no file", error)
+    assert loading.startswith(b"loading libraries") and re.match(rb"(\x1b\[\d+m)?error: Unknown scores", error)
 
 
 def test_the_written_scores_are_the_librarys(scored):

@@ -1,10 +1,13 @@
 """What helps at the command line: names that were meant, places to write to, how far a job came, runs there are."""
 
+import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from families import random_network
 from typer.main import get_command
 
 from induction_lab import (
@@ -119,6 +122,74 @@ def test_follow_says_which_runs_there_are(command, monkeypatch):
         code, _, err = command("follow", *arguments)
         assert code == 2 and "Here are runs/tiny." in err
     assert "Did you mean runs/tiny?" in err
+
+
+def test_score_lists_heads_above_a_threshold_and_nothing_else(command):
+    code, out, err = command("score", "--above", "0.95", "--format", "json")
+    rows = json.loads(out)
+    assert code == 0 and err == "" and not list(Path().iterdir())
+    wanted = score_heads(load_model(), repeated_tokens(load_model()), scores=["prefix_matching"])
+    assert [row["label"] for row in rows] == [str(head) for head in wanted.above("prefix_matching", 0.95)]
+    assert [row["value"] for row in rows] == pytest.approx([value for _, value in wanted.top(None, len(rows))])
+    code, out, _ = command("score", "--above", "0.8", "--scores", "previous_token")
+    assert (code, out) == (0, "L0H3 0.894\n")
+    code, out, _ = command("score", "--above", "2", "--format", "csv")
+    assert (code, out) == (0, "label,layer,head,value\n")
+
+
+def test_heads_above_are_grouped_by_the_key_value_head_that_they_read(command):
+    random_network("llama").save_pretrained("model")
+    how = ("score", "model", "--above", "0", "--format", "json")
+    heads, groups = (json.loads(command(*how, *more)[1]) for more in ((), ("--per-kv",)))
+    n_heads, n_kv_heads = load_model("model").n_heads, load_model("model").n_kv_heads
+    assert heads and n_kv_heads < n_heads
+    wanted = {}
+    for row in heads:
+        wanted.setdefault((row["layer"], row["head"] * n_kv_heads // n_heads), []).append(row)
+    assert [(row["layer"], row["kv_head"]) for row in groups] == list(wanted)
+    for row, of_it in zip(groups, wanted.values(), strict=True):
+        assert row["heads"].split() == [each["label"] for each in of_it]
+        assert row["value"] == of_it[0]["value"] and row["label"] == f"L{row['layer']}KV{row['kv_head']}"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--per-kv"], "--per-kv goes with --above"),
+        (["--above", "0.4", "--format", "parquet"], "--format table, csv or json"),
+        (["--above", "0.4", "--scores", "copying,resting"], "one name as --scores"),
+    ],
+)
+def test_a_list_that_cannot_be_had_is_refused(command, options, said):
+    code, _, err = command("score", *options)
+    assert code == 2 and said in err
+
+
+@pytest.mark.parametrize("name", ["score", "heads", "circuit", "explain", "predict"])
+def test_commands_take_run_folders_and_measure_the_last_checkpoint(command, name):
+    small = {"score": ["--prompts", "2"], "heads": ["--prompts", "2", "--kinds", "induction"], "predict": ["1 2 3"]}
+    small |= {"circuit": ["--prompts", "2"], "explain": ["--prompts", "2", "--random", "1", "--exact"]}
+    for step in (1, 20):
+        AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=64), seed=step).save(f"runs/tiny/checkpoint-{step}")
+    code, out, err = command(name, "runs/tiny", *small[name])
+    if name == "predict":
+        assert code == 2 and "tokenizer" in err
+        return
+    assert code == 0, err
+    one = [command(name, f"runs/tiny/checkpoint-{step}", *small[name], "--out", f"of-{step}")[1] for step in (20, 1)]
+    numbers = [re.findall(r"L\dH\d|-?\d\.\d+", said.partition("written")[0]) for said in (out, *one)]
+    assert numbers[0] == numbers[1] != numbers[2] and numbers[0]
+
+
+def test_report_says_what_the_page_says_first_and_opens_it(command, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    code, out, err = command("report", "--no-ablate", "--prompts", "4", "--open")
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "On 4 prompts of 50 random tokens written twice, induction-2l predicts the first copy at 5.5" in said
+    assert "4 of 8 heads are induction heads" in said and "(0.99)." in said and "<" not in said
+    assert opened == [(Path().resolve() / "report.html").as_uri()]
 
 
 def test_of_a_model_all_of_whose_heads_are_the_circuit_no_share_is_a_finding(capsys):

@@ -10,7 +10,8 @@ from induction_lab.data.training_streams import (
     ZipfianTokens,
 )
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
-from induction_lab.training.recipes import READY, Recipe, load_recipe, ready_recipes
+from induction_lab.training.ready_recipes import READY, ready_recipes
+from induction_lab.training.recipes import Recipe, load_recipe
 from induction_lab.training.trainer import TrainingPlan
 
 POSITIVE = st.floats(1e-12, 1e12)

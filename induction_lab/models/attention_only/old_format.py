@@ -18,10 +18,6 @@ from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 from induction_lab.models.names_in_files import misfits, plain_names
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
-KNOWN: dict[str, dict[str, Any]] = {  # published without a configuration
-    "attn_only_2L_half": dict(positions="shortformer", layer_norm=False),
-}
 _ACTIVATIONS = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}  # one function, written in several ways
 _POSITIONS = {"standard": "learned", "shortformer": "shortformer", "rotary": "rotary"}
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # entries that change what a model computes, and what they must say

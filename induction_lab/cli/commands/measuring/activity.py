@@ -18,6 +18,8 @@ from induction_lab.cli.shared import (
     Text,
     deliver,
     file_name,
+    load,
+    look_for,
     say,
     text_of,
     writable,
@@ -48,15 +50,15 @@ def activity(
     given = text_of(text)
     if given is None:
         raise ValueError('A text is wanted: --text "one two three one two", or --text letter.txt.')
+    look_for(model)
     say("loading libraries and the model …")
     from induction_lab.attribution.one_text import induction_activity
     from induction_lab.cli.terminal_kinds import show_activity
-    from induction_lab.models.loading import load_model
     from induction_lab.pages.activity import SAID, write_activity
     from induction_lab.pages.html import check_page
 
     page = None if html is None else check_page(html, SAID)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load(model, device=device, dtype=dtype, revision=revision)
     say("")
     found = induction_activity(loaded, given[1], heads or None)
     also = [] if page is None else [write_activity(found, page)]

@@ -21,9 +21,12 @@ from induction_lab.cli.shared import (
     Seed,
     deliver,
     file_name,
+    load,
+    look_for,
     say,
 )
 from induction_lab.models.named_models import BUNDLED
+from induction_lab.runtime.whole_numbers import check_numbers
 
 commands = typer.Typer()
 
@@ -48,14 +51,14 @@ def circuit(
     format: Given = Format.table,
 ) -> None:
     """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
+    check_numbers(n_prompts=prompts, period=period, n=top)
+    look_for(model)
     say("loading libraries and the model …")
     from induction_lab.circuits.search import find_circuit
     from induction_lab.cli.terminal import show_circuit
-    from induction_lab.data.prompts import check_numbers, repeated_tokens
-    from induction_lab.models.loading import load_model
+    from induction_lab.data.prompts import repeated_tokens
 
-    check_numbers(n_prompts=prompts, period=period, n=top)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")
     found = find_circuit(loaded, chosen, n=top, progress=True)

@@ -19,9 +19,12 @@ from induction_lab.cli.shared import (
     Revision,
     deliver,
     file_name,
+    load,
+    look_for,
     say,
 )
 from induction_lab.models.named_models import BUNDLED
+from induction_lab.runtime.whole_numbers import check_numbers
 
 commands = typer.Typer()
 
@@ -55,17 +58,17 @@ def explain(
     nothing are left after few prompts (not with --exact). With 8 prompts: minutes for 135 million parameters.
     The sweep is kept in the folder; a run that was cut off goes on from there.
     """
-    say("loading libraries and the model …")
-    from induction_lab.circuits.explaining import explain as explain_model
-    from induction_lab.cli.terminal import show_explanation
-    from induction_lab.data.prompts import check_numbers, repeated_tokens
-    from induction_lab.models.loading import load_model
-    from induction_lab.models.provenance import fingerprint
-
     if random_sets < 0:
         raise ValueError(f"--random must not be negative, got {random_sets}.")
     check_numbers(n_prompts=prompts, period=period)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    look_for(model)
+    say("loading libraries and the model …")
+    from induction_lab.circuits.explaining import explain as explain_model
+    from induction_lab.cli.terminal import show_explanation
+    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.models.provenance import fingerprint
+
+    loaded = load(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
     say("")
     place = out / f"{file_name(model, loaded)}_explained"

@@ -21,9 +21,12 @@ from induction_lab.cli.shared import (
     deliver,
     file_name,
     kind_names,
+    load,
+    look_for,
     say,
 )
 from induction_lab.models.named_models import BUNDLED
+from induction_lab.runtime.whole_numbers import check_numbers
 
 commands = typer.Typer()
 
@@ -50,17 +53,18 @@ def heads(
     format: Given = Format.table,
 ) -> None:
     """Say of every head of MODEL which kinds it is of: induction, previous-token, retrieval, and so on."""
+    if prompts < 2:
+        raise ValueError(f"--prompts must be at least 2, so that there is a standard error; got {prompts}.")
+    check_numbers(period=period)
+    if kinds == "all":
+        look_for(model)
     say("loading libraries and the model …")
     from induction_lab.circuits.kinds import classify_heads
     from induction_lab.cli.terminal_kinds import show_kinds
-    from induction_lab.data.prompts import check_numbers, repeated_tokens
-    from induction_lab.models.loading import load_model
+    from induction_lab.data.prompts import repeated_tokens
 
     names = kind_names(kinds, causal=causal)  # before a model is loaded
-    if prompts < 2:
-        raise ValueError(f"--prompts must be at least 2, so that there is a standard error; got {prompts}.")
-    check_numbers(n_prompts=prompts, period=period)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load(model, device=device, dtype=dtype, revision=revision)
     chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, distinct=True)
     say("")
     found = classify_heads(loaded, chosen, kinds=names, causal=causal, progress=True)

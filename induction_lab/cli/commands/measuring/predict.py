@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, ModelName, Revision, say, text_of
+from induction_lab.cli.shared import Device, Dtype, ModelName, Revision, load, look_for, say, text_of
 
 commands = typer.Typer()
 
@@ -27,14 +27,14 @@ def predict(
     """Show what MODEL takes for likeliest behind each token of TEXT, with and without some of its heads."""
     given = text_of(text)
     assert given is not None  # an argument, not an option
+    look_for(model)
     say("loading libraries and the model …")
     from induction_lab.attribution.one_text import predict as predict_text
     from induction_lab.cli.terminal_kinds import show_predictions
-    from induction_lab.models.loading import load_model
     from induction_lab.results.heads import parse_heads
 
     heads = parse_heads(without) if without else None
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision)
+    loaded = load(model, device=device, dtype=dtype, revision=revision)
     found = predict_text(loaded, given[1], k, without=heads)
     say("")
     show_predictions(loaded.name, found, ", ".join(map(str, heads or ())))

@@ -22,10 +22,13 @@ from induction_lab.cli.shared import (
     Seed,
     deliver,
     file_name,
+    load,
+    look_for,
     say,
     text_of,
 )
 from induction_lab.models.named_models import BUNDLED
+from induction_lab.runtime.whole_numbers import check_numbers
 
 commands = typer.Typer()
 
@@ -34,7 +37,8 @@ commands = typer.Typer()
     epilog="Examples:  [bold]induction-lab score[/bold]   ·   "
     "[bold]induction-lab score smollm2-135m --prompts 8[/bold]   ·   "
     "[bold]induction-lab score gpt2 --period 25 --repeats 4 --format json > gpt2.json[/bold]   ·   "
-    "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]"
+    "[bold]induction-lab score smollm2-135m --text essay.txt[/bold]   ·   "
+    "[bold]induction-lab score smollm2-135m --above 0.4 --per-kv --format json[/bold]"
 )
 def score(
     model: ModelName = BUNDLED,
@@ -59,6 +63,13 @@ def score(
         str | None, typer.Option(help="values: attention counts by the size of what it moves.", show_default=False)
     ] = None,
     top: Annotated[int, typer.Option(help="Heads in the second table.")] = 8,
+    above: Annotated[
+        float | None,
+        typer.Option(help="Only list the heads that score more, best first; no files. Of --scores the one named."),
+    ] = None,
+    per_kv: Annotated[
+        bool, typer.Option("--per-kv", help="With --above: by key-value head, each with its best query head's score.")
+    ] = False,
     chance: Annotated[bool, typer.Option(help="Test heads against prompts without repeats.")] = True,
     figures: Annotated[bool, typer.Option(help="Draw the figures too.")] = True,
     device: Device = None,
@@ -70,39 +81,78 @@ def score(
     format: Given = Format.table,
 ) -> None:
     """Score every head of MODEL on repeated random tokens, or on a text."""
-    say("loading libraries and the model …")
-    from induction_lab.cli.terminal import show_scores
-    from induction_lab.data.prompts import check_numbers, repeated_tokens, text_prompts
-    from induction_lab.models.loading import load_model
-    from induction_lab.scores.registry import find_scores
-    from induction_lab.scores.scoring import score_heads
-    from induction_lab.scores.weighed import check_weighing
-
-    names = [name.strip() for name in scores.split(",") if name.strip()] or None
-    find_scores(names)  # before a model is loaded
-    check_weighing(weigh)
     check_numbers(
         **{"--prompts": prompts}, period=period, n_repeats=repeats, gap=gap, length=length, batch_size=batch_size
     )
     if length is not None and text is None:
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
     content = text_of(text)
-    loaded = load_model(model, device=device, dtype=dtype, revision=revision, offload=offload)
+    if per_kv and above is None:
+        raise ValueError("--per-kv goes with --above: --above 0.4 --per-kv.")
+    if above is not None and (format is Format.parquet or "," in scores):
+        raise ValueError("--above prints a list of one score: --format table, csv or json, and one name as --scores.")
+    if not (scores or weigh):  # what these say is looked at first
+        look_for(model)
+    say("loading libraries and the model …")
+    from induction_lab.cli.terminal import show_scores
+    from induction_lab.data.prompts import repeated_tokens, text_prompts
+    from induction_lab.scores.registry import find_scores
+    from induction_lab.scores.scoring import score_heads
+    from induction_lab.scores.weighed import check_weighing
+
+    names = [name.strip() for name in scores.split(",") if name.strip()] or None
+    asked = find_scores(names)  # before a model is loaded
+    if above is not None:
+        names = list(asked) if names else ["prefix_matching"]
+    check_weighing(weigh)
+    loaded = load(model, device=device, dtype=dtype, revision=revision, offload=offload)
     how: dict[str, Any] = {"n_prompts": prompts, "bos": "model" if bos else None, "beyond_context": beyond_context}
     if content is None:
         block = {"n_repeats": repeats, "gap": gap, "distinct": chance and prompts > 1}
         chosen = repeated_tokens(loaded, period=period, seed=seed, **block, **how)
     else:
         chosen = text_prompts(loaded, content[1], length=length, **how)
-    tested = chance and len(chosen) > 1
+    tested = chance and len(chosen) > 1 and above is None
     say("")
     how = {"batch_size": batch_size, "chance_test": tested, "progress": True}
     found = score_heads(loaded, chosen, scores=names, weigh=weigh, **how)
+    if above is not None:
+        _list(_heads_above(found, found.scores[0], above, per_kv=per_kv), format)
+        return
     about = ("" if content is None else f"_{content[0]}") + ("" if weigh is None else f"_by_{weigh}")
     place = out / (file_name(model, loaded) + about)
     deliver(
         found, place, format, _score_pictures(found) if figures else (), lambda scores: show_scores(scores, top=top)
     )
+
+
+def _heads_above(scores: Any, score: str, threshold: float, *, per_kv: bool) -> Any:
+    """Heads that score more, best first; or the key-value heads of which one does, with these query heads."""
+    import pandas as pd
+
+    from induction_lab.attention.grouped import key_head
+
+    best = [(head, value) for head, value in scores.top(score, scores[score].numel()) if value > threshold]
+    if not per_kv:
+        rows = [(str(head), head.layer, head.head, value) for head, value in best]
+        return pd.DataFrame(rows, columns=["label", "layer", "head", "value"])
+    n_kv_heads, groups = scores.by_kv_head(score).shape[1], {}
+    for head, value in best:
+        read = (head.layer, key_head(head.head, scores.n_heads, n_kv_heads))
+        groups.setdefault(read, (value, []))[1].append(str(head))
+    rows = [(f"L{at[0]}KV{at[1]}", *at, value, " ".join(heads)) for at, (value, heads) in groups.items()]
+    return pd.DataFrame(rows, columns=["label", "layer", "kv_head", "value", "heads"])
+
+
+def _list(heads: Any, format: Format) -> None:
+    """Print heads, one a line, or as CSV or JSON."""
+    if format is Format.json:
+        typer.echo(heads.to_json(orient="records", double_precision=6))
+    elif format is Format.csv:
+        typer.echo(heads.to_csv(index=False, float_format="%.6f"), nl=False)
+    else:
+        for row in heads.to_dict("records"):
+            typer.echo(f"{row['label']} {row['value']:.3f}" + (f"  {row['heads']}" if "heads" in row else ""))
 
 
 def _score_pictures(scores: Any) -> Iterator[tuple[str, Any]]:

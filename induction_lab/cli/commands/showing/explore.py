@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from induction_lab.cli.shared import Device, Dtype, Revision, Stage, Steps, say, whole_numbers
+from induction_lab.cli.shared import Device, Dtype, Revision, Stage, Steps, look_for, say, whole_numbers
 from induction_lab.models.named_models import BUNDLED
 
 commands = typer.Typer()
@@ -43,12 +43,13 @@ def explore(
 
     for needed in ("starlette", "uvicorn"):
         library(needed, extra="explore")
+    asked = whole_numbers(steps, "--steps")
+    look_for(*(models or ()))
     say("loading libraries and models …")
     from induction_lab.pages.live.explore import LOCAL, Explorer, open_page
     from induction_lab.pages.live.shelf import Shelf
     from induction_lab.training.checkpoints import open_by_name
 
-    asked = whole_numbers(steps, "--steps")
     how: Any = {"stage": stage, "revision": revision, "device": device, "dtype": dtype}
     shelf = Shelf(open_by_name(name, asked, **how) for name in models or [BUNDLED])
     served = Explorer(shelf, text or None, host=host, port=port)

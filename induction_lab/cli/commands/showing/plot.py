@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from induction_lab.cli.shared import own_place, save_figure, writable
+from induction_lab.cli.shared import look_for, own_place, save_figure, writable
 
 commands = typer.Typer()
 
@@ -26,7 +26,8 @@ def plot(
     ] = None,
 ) -> None:
     """Draw saved scores as heatmaps (layers down, heads across), or against the layer."""
-    from induction_lab.cli.terminal import show_files
+    look_for(files=[file])
+    from induction_lab.cli.lists import show_files
     from induction_lab.results.tables import facts_of
     from induction_lab.scores.results import HeadScores
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import webbrowser
+from html import unescape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,19 +20,21 @@ from induction_lab.cli.shared import (
     Stage,
     Steps,
     file_name,
+    look_for,
     say,
     text_of,
     whole_numbers,
     writable,
 )
 from induction_lab.models.named_models import BUNDLED
+from induction_lab.runtime.whole_numbers import check_numbers
 
 commands = typer.Typer()
 
 
 @commands.command(
     epilog="Examples:  [bold]induction-lab report[/bold]   ·   "
-    "[bold]induction-lab report smollm2-135m -o smollm2.html[/bold]   ·   "
+    "[bold]induction-lab report smollm2-135m -o smollm2.html --open[/bold]   ·   "
     "[bold]induction-lab report runs/minute gpt2 -o both.html[/bold]   ·   "
     "[bold]induction-lab report gpt2 --explanation results/gpt2_explained.json --text essay.txt[/bold]   ·   "
     "[bold]induction-lab report EleutherAI/pythia-70m --steps 0,512,1000,143000[/bold]"
@@ -71,6 +75,7 @@ def report(
         list[Path] | None,
         typer.Option(help="Take the training history from a table that `induction-lab follow` wrote."),
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     steps: Steps = "",
     n: Spread = None,
     stage: Stage = None,
@@ -84,10 +89,13 @@ def report(
     kinds; the circuit; the training history of run folders; several models side by side; and what was measured, with
     the tables to download.
     """
+    check_numbers(**{"--prompts": prompts}, period=period)
+    content = text_of(text)
+    asked = whole_numbers(steps, "--steps")
+    look_for(*(models or ()), files=[*(explanation or ()), *(training or ())])
     say("loading libraries and models …")
     from induction_lab.circuits.explanation import Explanation
-    from induction_lab.cli.terminal import show_files
-    from induction_lab.data.prompts import check_numbers
+    from induction_lab.cli.lists import show_files, show_line
     from induction_lab.development.trajectory import Trajectory
     from induction_lab.models.hooked_model import HookedModel
     from induction_lab.pages.html import check_libraries
@@ -95,12 +103,9 @@ def report(
     from induction_lab.training.checkpoints import open_by_name
 
     check_libraries()
-    check_numbers(**{"--prompts": prompts}, period=period)
-    content = text_of(text)
     explained = [Explanation.load(path) for path in explanation or []]
     followed = [Trajectory.load(path) for path in training or []]
     names = models or [BUNDLED]
-    asked = whole_numbers(steps, "--steps")
     how: Any = {"n": n, "stage": stage, "revision": revision, "device": device, "dtype": dtype}
     shown = [open_by_name(name, asked, **how) for name in names]
     if (asked or n is not None) and all(isinstance(each, HookedModel) for each in shown):
@@ -122,7 +127,17 @@ def report(
         command=shlex.join(["induction-lab", *sys.argv[1:]]),
         progress=True,
     )
+    for headline in _headlines(path.read_text(encoding="utf-8")):
+        show_line(headline)
     show_files([path])
+    if open_:
+        webbrowser.open(path.resolve().as_uri())
+
+
+def _headlines(page: str) -> list[str]:
+    """What a page says first of each model, without its marks."""
+    leads = re.findall(r'<p class="lead">(.*?)</p>', page, re.DOTALL)
+    return [" ".join(unescape(re.sub(r"<[^>]+>", "", lead)).split()) for lead in leads]
 
 
 def _own_page(names: list[str], shown: list[Any]) -> Path:

@@ -61,7 +61,8 @@ def follow(
     """
     say("loading libraries …")
     from induction_lab.circuits.kinds import check_kinds
-    from induction_lab.cli.terminal import show_files, show_trajectory
+    from induction_lab.cli.lists import show_files
+    from induction_lab.cli.terminal import show_trajectory
     from induction_lab.development.following import follow_training
     from induction_lab.scores.registry import SCORES
     from induction_lab.training.checkpoints import choose_steps

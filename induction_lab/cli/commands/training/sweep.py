@@ -94,7 +94,7 @@ def atlas(
 ) -> None:
     """Draw a sweep as one page: head maps, depth, induction heads against size and training, when they form."""
     say("loading libraries …")
-    from induction_lab.cli.terminal import show_files
+    from induction_lab.cli.lists import show_files
     from induction_lab.pages.atlas import reports_in, write_atlas
     from induction_lab.sweeps.dataset import CellFiles
     from induction_lab.sweeps.sweeping import load_sweep

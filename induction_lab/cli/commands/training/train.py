@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from induction_lab.cli.shared import say, stem, writable
+from induction_lab.training.ready_recipes import recipe_file
 
 commands = typer.Typer()
 
@@ -33,17 +34,19 @@ def train(
 
     A run that was cut off goes on when the same command is given again.
     """
+    if config is None or list_:
+        from induction_lab.cli.lists import show_recipes
+
+        show_recipes()
+        return
+    recipe_file(config)  # before libraries are loaded
     say("loading libraries …")
-    from induction_lab.cli.terminal import show_recipes, show_runs
+    from induction_lab.cli.terminal import show_runs
     from induction_lab.runtime.machine import find_device
     from induction_lab.training.many_runs import over_seeds, train_runs
     from induction_lab.training.one_run import train_run
     from induction_lab.training.recipes import load_recipe
 
-    if config is None or list_:
-        say("")
-        show_recipes()
-        return
     if seeds is None and workers is not None:
         raise ValueError("--workers goes with --seeds: one run is one process.")
     if seeds is not None and plot:
