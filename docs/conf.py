@@ -61,6 +61,7 @@ autodoc_preserve_defaults = True
 default_role = "code"  # docstrings write `name` as Markdown does
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Source", "notes")]
 nitpicky = True
@@ -76,11 +77,13 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 templates_path = ["templates"]
 html_additional_pages = {"index": "to_start.html"}
+html_sidebars = {"docs/contents/start": []}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
     "logo": {"text": "induction_lab"},
     "header_links_before_dropdown": 7,
+    "navbar_center": ["navigation.html"],
     "navbar_end": ["language.html", "theme-switcher"],
     "navigation_with_keys": False,
     "show_prev_next": True,

@@ -39,3 +39,17 @@ def test_every_public_name_of_a_room_is_in_the_reference(room):
 
 def test_every_option_of_the_command_is_in_the_reference():
     assert "```{commands}\n```" in (ROOT / "docs" / "reference" / "command.md").read_text()
+
+
+CODE = re.compile(r"^```python\n.*?^```$(?:\n\n```\n.*?^```$)?", re.MULTILINE | re.DOTALL)
+IN_CHINESE = [path for path in (ROOT / "docs" / "zh").glob("*.md") if (ROOT / "docs" / path.name).exists()]
+
+
+@pytest.mark.parametrize("page", IN_CHINESE, ids=lambda path: path.stem)
+def test_a_chinese_page_runs_what_the_english_one_does(page):
+    """And shows the same: test_readme.py runs the English one."""
+    english = ROOT / "docs" / page.name
+    if page.stem == "index":
+        english = ROOT / "README.md"
+    blocks = [[re.sub("  # .*", "", block) for block in CODE.findall(path.read_text())] for path in (page, english)]
+    assert blocks[0] == blocks[1] and blocks[0]

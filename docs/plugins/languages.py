@@ -37,14 +37,25 @@ def chinese() -> NullTranslations:
     return init([str(folder)], "zh_CN", "sphinx")[0]
 
 
+def chinese_sections(app: Sphinx, page: str, context: dict[str, Any]) -> list[dict[str, Any]]:
+    """What stands in the header of a Chinese page: the entries of the first Chinese page."""
+    env = app.env
+    found = []
+    for name in env.toctree_includes[HOME["zh"]]:
+        here = page == name or page in env.toctree_includes.get(name, [])
+        found.append({"title": env.titles[name].astext(), "uri": context["pathto"](name), "here": here})
+    return found
+
+
 def say_language(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document) -> None:
     """Tell the templates a page's language and its other; on a Chinese page their own words are Chinese."""
     there = other_language(page, set(app.env.found_docs))
     name = {"zh": "中文", "en": "English"}[language_of(there)]
     context["other_language"] = {"uri": context["pathto"](there), "name": name}
     if language_of(page) == "zh":
-        words = chinese()
-        context.update(language="zh-CN", _=words.gettext, gettext=words.gettext)
+        words, sections = chinese(), chinese_sections(app, page, context)
+        context.update(language="zh-CN", root_doc=HOME["zh"], _=words.gettext, gettext=words.gettext)
+        context["chinese_sections"] = sections
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

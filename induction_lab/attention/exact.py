@@ -24,7 +24,8 @@ class Mixed(NamedTuple):
     Attributes:
         columns: What they were.
         means: Their means by attention.
-        lse, v: Those of the attention which they are the means of: an edit may have put others in their place.
+        lse: Of the attention which they are the means of, like `v`: an edit may have put others in their place.
+        v: The values there.
     """
 
     columns: Float[Tensor, "batch kv_head key column"]

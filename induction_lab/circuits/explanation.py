@@ -22,7 +22,9 @@ class Explanation(Loadable):
     """What carries a model's copying, and how much of it.
 
     Attributes:
-        model, n_layers, n_heads: The model's name and shape.
+        model: The model's name.
+        n_layers: Its layers.
+        n_heads: Heads of each.
         behaviour: `first_copy` and `second_copy`, mean losses in nats; `no_heads`, the second copy's with all heads
             mean-ablated, on other prompts.
         heads: One row a head: `label`, `layer`, `head`, `verdict`; `effect` of its mean ablation on the second copy's

@@ -48,14 +48,15 @@ class InductionCircuit(Loadable):
 
     Attributes:
         model: The model's name.
-        n_layers, n_heads: Its shape.
+        n_layers: Its layers.
+        n_heads: Heads of each.
         edges: One row an edge: `previous`, `induction` (heads), `strength` (previous_token x prefix_matching x K, 0
             below its baseline), `previous_token` of the first and `prefix_matching` of the second, `K`, `Q`, `V`
             (composition less its baseline), `K_rank` (of the first among all earlier heads that the second's keys could
             read, 1 the best), and `qk_matching`, `ov_copying` of the second; the latter is NaN where another layer
             stands before the unembedding (heads of masked language models).
-        baseline, baseline_error: What Gaussian matrices as wide as the first edge's heads score in composition, and the
-            standard error of that.
+        baseline: What Gaussian matrices as wide as the first edge's heads score in composition.
+        baseline_error: Its standard error.
         provenance: Model, prompts, seed, versions.
     """
 

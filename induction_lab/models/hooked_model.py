@@ -41,8 +41,12 @@ class HookedModel:
 
     Attributes:
         anatomy: Where the network keeps its parts, and what kind of network it is.
-        n_layers, n_heads, n_kv_heads: Layers; query heads and key-value heads of each.
-        d_model, d_head, d_vocab: Widths of the residual stream and of a head; number of tokens.
+        n_layers: Layers.
+        n_heads: Query heads of each.
+        n_kv_heads: Key-value heads of each.
+        d_model: Width of the residual stream.
+        d_head: Width of a head.
+        d_vocab: Number of tokens.
         n_ctx: Longest prompt, or None where nothing bounds it.
         bos_token_id: What every prompt begins with: the model's BOS, else its end-of-text token, else token 0.
         bos_is: Which of them that is: `BOS`, `end-of-text` or empty.

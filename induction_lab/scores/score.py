@@ -39,7 +39,8 @@ class ScoreWords(NamedTuple):
     Attributes:
         title: Short, for headings.
         definition: What number it is.
-        low, high: What it can be; None where nothing bounds it on that side.
+        low: The least it can be; None where nothing bounds it.
+        high: The most it can be; None where nothing bounds it.
         source: Where the definition comes from.
         unit: Where it has one: `nats`.
     """
@@ -83,7 +84,8 @@ class Score:
         name: How tables and files call it, such as `two_back`.
         title: For headings; by default the name in words.
         meaning: What number it is, in a sentence or two.
-        low, high: What it can be; None where nothing bounds it on that side.
+        low: The least it can be; None where nothing bounds it.
+        high: The most it can be; None where nothing bounds it.
         source: Where the definition comes from.
         unit: Where it has one, such as `nats`.
         chance: What a head scores that prefers nothing; NaN where that is not known.
