@@ -1,5 +1,5 @@
 # make demo   environment, then the main job on the bundled model
-# make test   environment, lint, types, the real model's weights, all tests
+# make test   environment, lint, types, links of the documentation, the real model's weights, all tests
 # make package  wheel and sdist in dist/, checked; the wheel without extras in a clean environment runs README's example
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
@@ -8,6 +8,7 @@
 # make check-numbers  every number of README, pages and tables is the one in its file, or what the command prints
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
+# make links  that site without running its notebooks, to see that no link is broken and no name unknown
 # make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it
 # make bench-gpu  the engine, sweeps and training on a GPU, at most nine minutes
 # make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
@@ -15,12 +16,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test package test-browser lint types bench bench-gpu coverage claims essay figures docs tour clean check-numbers
+.PHONY: demo test package test-browser lint types bench bench-gpu coverage claims essay figures docs links tour clean check-numbers
 
 demo: $(READY)
 	$(BIN)/induction-lab score
 
-test: lint types
+test: lint types links
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -120,6 +121,9 @@ docs: $(READY)
 
 check-numbers: $(READY)
 	$(BIN)/python -m pytest -n 2 tests/test_readme.py tests/experiments/test_verdict_pages.py tests/experiments/test_door.py
+
+links: $(READY)
+	$(BIN)/python -m sphinx -q -W -n --keep-going -c docs -D nb_execution_mode=off -d build/links_pages . build/links
 
 tour:
 	$(PYTHON) docs/tour.py

@@ -18,6 +18,7 @@ author = "induction_lab"
 project_copyright = "2026, MIT licence"
 language = "en"
 root_doc = "docs/index"
+highlight_language = "none"  # of blocks that name no language: what a program printed
 include_patterns = [
     "docs/*.md",
     "docs/contents/*.md",

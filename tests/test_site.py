@@ -1,5 +1,6 @@
 """The documentation site has a place for every public name and for every page. `make docs` builds it, strictly."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -53,3 +54,42 @@ def test_a_chinese_page_runs_what_the_english_one_does(page):
         english = ROOT / "README.md"
     blocks = [[re.sub("  # .*", "", block) for block in CODE.findall(path.read_text())] for path in (page, english)]
     assert blocks[0] == blocks[1] and blocks[0]
+
+
+def plugin(name):
+    pytest.importorskip("sphinx", reason="the site's plug-ins need Sphinx: the extra docs")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "plugins" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("code", "target"),
+    [
+        ("score_heads", "induction_lab.scores.score_heads"),
+        ('score_heads(model, scores=["copying"])', "induction_lab.scores.score_heads"),
+        ("HeadScores", "induction_lab.scores.HeadScores"),
+        ("explain(model)", "induction_lab.circuits.explain"),
+        ("explain", None),  # a word as well
+        ("prefix_matching", None),
+        ("induction-lab score MODEL --period 25", "command-score"),
+        (".venv/bin/induction-lab explain smollm2-135m", "command-explain"),
+        ("induction-lab", None),
+    ],
+)
+def test_public_names_and_commands_as_code_lead_to_the_reference(code, target):
+    assert (plugin("names").target_of(code) or {}).get("reftarget") == target
+
+
+def test_the_switch_of_languages_leads_to_the_same_page_or_to_the_start():
+    pages = {"docs/index", "docs/zh/index", "docs/scores", "docs/five_minutes", "docs/zh/five_minutes"}
+    pages |= {"experiments/README", "experiments/README.zh"}
+    pairs = [("docs/five_minutes", "docs/zh/five_minutes"), ("experiments/README", "experiments/README.zh")]
+    there = plugin("languages").other_language
+    for english, chinese in [("docs/index", "docs/zh/index"), *pairs]:
+        assert (there(english, pages), there(chinese, pages)) == (chinese, english)
+    assert there("docs/scores", pages) == "docs/zh/index"
+    assert there("docs/zh/scores", pages) == "docs/scores"
+    assert there("docs/zh/nothing", pages) == "docs/index"
