@@ -27,8 +27,8 @@ def other_language(page: str, pages: set[str]) -> str:
     elif page.endswith(".zh"):
         there = page.removesuffix(".zh")
     else:
-        there = next((name for name in (page.replace("docs/", "docs/zh/", 1), f"{page}.zh") if name in pages), "")
-    return there if there in pages and there != page else HOME["en" if language_of(page) == "zh" else "zh"]
+        there = page.replace("docs/", "docs/zh/", 1) if page.startswith("docs/") else f"{page}.zh"
+    return there if there in pages else HOME["en" if language_of(page) == "zh" else "zh"]
 
 
 def chinese() -> NullTranslations:
