@@ -24,9 +24,9 @@ def test_bases_span_what_heads_write():
     model = worded()
     found = subspaces.bases(model)
     for layer in range(model.n_layers):
-        for head, rows in enumerate(output_weight(model, layer).double()):
+        for head, rows in enumerate(output_weight(model, layer)):
             basis = found[layer, head]
-            torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis), dtype=torch.float64))
+            torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis)))
             torch.testing.assert_close(rows @ basis.T @ basis, rows, atol=1e-5, rtol=1e-5)
 
 
@@ -38,7 +38,7 @@ def test_a_norm_behind_the_heads_is_in_their_spaces():
     with torch.no_grad():
         norm.weight.normal_(0.0, 0.5)
     basis = subspaces.bases(model)[0]
-    written = output_weight(model, 0).double() * (1 + norm.weight.detach().double())
+    written = output_weight(model, 0) * (1 + norm.weight.detach())
     for head in range(model.n_heads):
         torch.testing.assert_close(written[head] @ basis[head].T @ basis[head], written[head], atol=1e-4, rtol=1e-4)
 
@@ -71,7 +71,7 @@ def test_covariances_overlap_by_their_cosine_and_randomly_turned_ones_not_at_all
 
 def test_covariances_are_of_what_heads_write_without_bos(folder):
     model = load_model(folder)
-    found = subspaces.covariances(model)[subspaces.WRITTEN]
+    found = subspaces.covariances(model, subspaces.bases(model))[subspaces.WRITTEN]
     prompts, _ = prose.as_tokens(model, prose.read_prose())
     rows = []
     for tokens, length in zip(prompts.tokens, prompts.lengths.tolist(), strict=True):

@@ -82,7 +82,7 @@ def measured(model: HookedModel, words: list[Word]) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     by_pairs[TURNED] = torch.stack([turned(each, generator) for each in own.flatten(0, 1)]).unflatten(0, own.shape[:2])
     found = {name: space_overlaps(each.flatten(0, 1)) for name, each in by_pairs.items()}
-    found |= {name: covariance_overlaps(each) for name, each in covariances(model).items()}
+    found |= {name: covariance_overlaps(each) for name, each in covariances(model, own).items()}
     for name, overlaps in found.items():
         add(name, WITHIN, within_layers(overlaps, model.n_heads))
         add(name, BETWEEN, between_layers(overlaps, model.n_heads))
@@ -103,7 +103,7 @@ def bases(model: HookedModel) -> Float[Tensor, "layer head d_head d_model"]:
             raise ValueError(
                 f"A head of layer {layer} of {model.name} writes into fewer than {model.d_head} dimensions."
             )
-        found.append(basis)
+        found.append(basis.float())
     return torch.stack(found)
 
 
@@ -129,12 +129,14 @@ def covariance_overlaps(cov: Float[Tensor, "head d_model d_model"]) -> Float[Ten
     return ((rows @ rows.mT) / sizes - chance) / (1 - chance)
 
 
-def covariances(model: HookedModel) -> dict[str, Float[Tensor, "head d_model d_model"]]:
+def covariances(
+    model: HookedModel, basis: Float[Tensor, "layer head d_head d_model"]
+) -> dict[str, Float[Tensor, "head d_model d_model"]]:
     """Of what every head of the model writes on prose, BOS apart; and with the stream's dimensions of one size."""
     prompts, _ = as_tokens(model, read_prose())
     assert prompts.lengths is not None
-    shape = (model.n_layers, model.n_heads, model.d_model)
-    total, square, n = torch.zeros(shape), torch.zeros(*shape, model.d_model), 0
+    shape = (model.n_layers, model.n_heads, model.d_head)
+    total, square, n = torch.zeros(shape), torch.zeros(*shape, model.d_head), 0
     first, second = torch.zeros(2, model.n_layers, model.d_model)
     with progress_bar(len(prompts), f"{model.name} reads prose", shown=sys.stderr.isatty()) as tick:
         for row, length in zip(prompts.tokens, prompts.lengths.tolist(), strict=True):
@@ -142,7 +144,7 @@ def covariances(model: HookedModel) -> dict[str, Float[Tensor, "head d_model d_m
             n += length - 1
             for layer in range(model.n_layers):
                 z = acts["z", layer].transpose(1, 2)
-                written = written_by_heads(model, layer, z, at=z)[0, :, 1:].float().cpu()
+                written = written_by_heads(model, layer, z, at=z)[0, :, 1:].float().cpu() @ basis[layer].mT
                 total[layer] += written.sum(1)
                 square[layer] += written.mT @ written
                 stream = acts["resid_post", layer][0, 1:].float().cpu()
@@ -150,7 +152,7 @@ def covariances(model: HookedModel) -> dict[str, Float[Tensor, "head d_model d_m
                 second[layer] += stream.square().sum(0)
             tick(1)
     mean = total / n
-    cov = square.div_(n).sub_(mean[..., :, None] * mean[..., None, :])
+    cov = basis.mT @ (square / n - mean[..., :, None] * mean[..., None, :]) @ basis
     spread = (second / n - (first / n).square()).clamp(min=1e-12).sqrt()[:, None]
     even = cov / spread[..., :, None] / spread[..., None, :]
     return {WRITTEN: cov.flatten(0, 1), EVEN: even.flatten(0, 1)}
