@@ -4,7 +4,8 @@
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
 # make essay  the experiments that measure the essay's claims, and the same page (20 minutes); prose_between, namesakes,
-#             asked and towards read Gemma 3 270M too, which is brought under its own terms: `python -m experiments NAME`
+#             asked, towards, subspaces, abstraction and queries_by_layer read Gemma 3 270M too, which is brought under
+#             its own terms: `python -m experiments NAME`
 # make check-numbers  every number of README, pages and tables is the one in its file, or what the command prints
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails

@@ -30,22 +30,40 @@ def test_scores_go_with_others_by_their_correlation_within_queries(folder):
     model = load_model(folder)
     tokens = torch.randint(2, model.d_vocab, (3, 20), generator=torch.Generator().manual_seed(0))
     streams = residual_streams(model, tokens)
-    found = by_layer.of_layer(streams, 1)
+    other = torch.randn(3, 20, model.d_model, generator=torch.Generator().manual_seed(1))
+    found = by_layer.of_layer(streams, {by_layer.STATIC: other}, 1)
     acts = capture(model, tokens, ["attn_scores", "rot_q", "rot_k"])
     own = within_queries(acts["attn_scores", 1][:, 2])
     lower = streams.attention_at(1, streams.before[0], prompts=torch.arange(3))
     group = model.n_heads // lower.k.shape[1]
-    for name, q, k in (
-        (by_layer.STATIC, lower.q[:, 2], lower.k[:, 2 // group]),
-        (by_layer.QUERY, lower.q[:, 2], acts["rot_k", 1][:, :, 2 // group]),
-        (by_layer.KEY, acts["rot_q", 1][:, :, 2], lower.k[:, 2 // group]),
+    given = streams.attention_at(1, other, prompts=torch.arange(3))
+    for (name, way), q, k in (
+        ((by_layer.STATIC, 1.0), given.q[:, 2], given.k[:, 2 // group]),
+        ((by_layer.EMBEDDED, 0.0), lower.q[:, 2], lower.k[:, 2 // group]),
+        ((by_layer.QUERY, 0.0), lower.q[:, 2], acts["rot_k", 1][:, :, 2 // group]),
+        ((by_layer.KEY, 0.0), acts["rot_q", 1][:, :, 2], lower.k[:, 2 // group]),
     ):
         other = within_queries(q @ k.mT)
         share = float(torch.corrcoef(torch.stack([own, other]))[0, 1] ** 2)
-        assert float(found[name, 0.0][2]) == pytest.approx(share, abs=1e-4)
-    first = by_layer.of_layer(streams, 0)
-    for name in (by_layer.STATIC, by_layer.QUERY, by_layer.KEY):
+        assert float(found[name, way][2]) == pytest.approx(share, abs=1e-4)
+    first = by_layer.of_layer(streams, {}, 0)
+    for name in (by_layer.EMBEDDED, by_layer.QUERY, by_layer.KEY):
         torch.testing.assert_close(first[name, 0.0], torch.ones(model.n_heads), atol=1e-4, rtol=0.0)
+
+
+def test_tokens_are_read_by_themselves_or_with_few_before_them(folder):
+    model = load_model(folder)
+    tokens = torch.randint(2, model.d_vocab, (2, 9), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0] = model.bos_token_id
+    neutral = model.tokenizer(by_layer.NEUTRAL, add_special_tokens=False)["input_ids"]
+    alone = by_layer.by_themselves(model, tokens)
+    few = by_layer.with_few_before(model, streams := residual_streams(model, tokens))
+    for row, place in ((0, 5), (1, 8)):
+        said = {1: [0, *neutral, int(tokens[row, place])], 4: [0, *tokens[row, place - 3 : place + 1].tolist()]}
+        for found, context in ((alone, said[1]), (few, said[4])):
+            direct = capture(model, torch.tensor([context]), "resid_pre", layers=1)["resid_pre", 1][0, -1]
+            torch.testing.assert_close(found[1, row, place], direct, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(few[1, :, :4], streams.before[1][:, :4])
 
 
 def test_what_is_put_in_by_distance_or_token_is_found_and_noise_is_not():
