@@ -3,9 +3,8 @@
 # make package  wheel and sdist in dist/, checked; the wheel without extras in a clean environment runs README's example
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
-# make essay  the experiments that measure the essay's claims, and the same page (20 minutes); prose_between, namesakes,
-#             asked, towards, subspaces, abstraction and queries_by_layer read Gemma 3 270M too, which is brought under
-#             its own terms: `python -m experiments NAME`
+# make essay  the experiments that measure the essay's claims, and the same page (half an hour); most read Gemma 3 270M
+#             too, which is brought under its own terms. Not among them: prose_between and namesakes, 20 minutes more
 # make check-numbers  every number of README, pages and tables is the one in its file, or what the command prints
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
@@ -100,7 +99,12 @@ essay: $(READY)
 	$(BIN)/python -m experiments context_fusion
 	$(BIN)/python -m experiments pronouns
 	$(BIN)/python -m experiments geometry
+	$(BIN)/python -m experiments asked
+	$(BIN)/python -m experiments towards
+	$(BIN)/python -m experiments subspaces
+	$(BIN)/python -m experiments abstraction
 	$(BIN)/python -m experiments layers
+	$(BIN)/python -m experiments queries_by_layer
 	$(BIN)/python -m experiments residual_stream
 	$(BIN)/python -m experiments harry_potter
 	$(BIN)/python -m experiments dynamic

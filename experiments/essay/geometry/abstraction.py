@@ -28,7 +28,7 @@ from experiments.essay.geometry.asked import names, share
 from experiments.essay.geometry.senses import DATA, Word, centred, load_words, read_words
 from experiments.essay.geometry.separation import centroid_accuracy
 from experiments.essay.geometry.topics import evenly_shuffled
-from experiments.essay.passages import reading_model
+from experiments.essay.passages import MODELS, reading_model
 from experiments.essay.prose import as_tokens, read_prose
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
@@ -36,7 +36,6 @@ from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import HookedModel, capture
 from induction_lab.weights.queries_keys import read_from_stream
 
-MODELS = ("smollm2-135m", "gemma3-270m")
 Part = Literal["q", "k", "v", "stream"]
 PARTS: dict[Part, str] = {
     "q": "queries", "k": "keys", "v": "values", "stream": "the stream, as many random dimensions",
@@ -226,7 +225,8 @@ def comes_in(table: pd.DataFrame) -> Verdict:
         measured="the sense by nearest centroid of the other openings, else the same",
         criterion=f"of more than {OFTEN:.0%} of the openings (chance 50 %)",
         numbers=numbers,
-        control="labels shuffled: " + "; ".join(control),
+        control="labels shuffled, half of each sense on either side (below one half: the opening left out is missed "
+        "on its own side): " + "; ".join(control),
         beforehand=True,
         **judge(effects, OFTEN, unit="of the openings"),
     )

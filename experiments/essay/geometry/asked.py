@@ -38,7 +38,7 @@ from experiments.essay.geometry.topics import (
     right,
 )
 from experiments.essay.harry_potter.namesakes import ratio, shown, told
-from experiments.essay.passages import reading_model
+from experiments.essay.passages import MODELS, reading_model
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
 from experiments.verdicts import Verdict, save_verdicts
@@ -47,7 +47,6 @@ from induction_lab.attention.grouped import to_query_heads
 from induction_lab.weights.queries_keys import queries_and_keys
 from induction_lab.weights.rotary import relative_rotations
 
-MODELS = ("smollm2-135m", "gemma3-270m")
 OFFSETS = range(2, 17)  # how far before the word its keys stand: scores are means over these
 HEADS, SHUFFLES = 10, 20
 AT, OTHER, BEFORE, SHUFFLED, STREAM = (

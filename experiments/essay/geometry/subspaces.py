@@ -27,7 +27,7 @@ from experiments.essay.geometry.asked import names
 from experiments.essay.geometry.experiment import head_outputs
 from experiments.essay.geometry.senses import DATA, Read, Word, load_words, read_words
 from experiments.essay.harry_potter.namesakes import ratio, shown, told
-from experiments.essay.passages import reading_model
+from experiments.essay.passages import MODELS, reading_model
 from experiments.essay.prose import as_tokens, read_prose
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
@@ -36,7 +36,6 @@ from induction_lab import HookedModel, capture
 from induction_lab.internals.head_outputs import written_by_heads
 from induction_lab.runtime.progress import progress_bar
 
-MODELS = ("smollm2-135m", "gemma3-270m")
 SPACES, TURNED, WRITTEN, EVEN, PULLS, OWN_PULL = (
     "spaces of the weights", "the same, turned at random", "what is written on prose",
     "written, dimensions of one size", "pulls between senses", "a head's own pull, other openings",

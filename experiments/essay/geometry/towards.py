@@ -37,14 +37,13 @@ from experiments.essay.geometry.topics import (
     right,
 )
 from experiments.essay.harry_potter.namesakes import ratio, shown, told
-from experiments.essay.passages import first_token, reading_model
+from experiments.essay.passages import MODELS, first_token, reading_model
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import HookedModel
 from induction_lab.models.frozen_norms import unembedding_readers
 
-MODELS = ("smollm2-135m", "gemma3-270m")
 SHUFFLES = 20
 UNEMBEDDED, WAY, OTHER_WAY, ITSELF, HEADS, PUSHED, MLPS = (
     "at the word, to the unembedding", "the way between senses", "the way, another word's topics",

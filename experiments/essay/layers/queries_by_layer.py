@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.essay.geometry.senses import NEUTRAL
-from experiments.essay.passages import reading_model
+from experiments.essay.passages import MODELS, reading_model
 from experiments.essay.prose import as_tokens, read_prose
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
@@ -36,7 +36,6 @@ from induction_lab.attention.exact import Attention
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
 from induction_lab.runtime.progress import progress_bar
 
-MODELS = ("smollm2-135m", "gemma3-270m")
 LENGTH, FIRST = 112, 8  # tokens of each passage; queries from the eighth on
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the way from the embedding to the layer's own input
 WIDTH = 4  # tokens of a short context, the token itself among them
