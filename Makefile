@@ -9,6 +9,7 @@
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
 # make links  that site without running its notebooks, to see that no link is broken and no name unknown
+# make notebooks  the notebooks, run, as .ipynb for Jupyter and Colab, in build/colab
 # make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it
 # make bench-gpu  the engine, sweeps and training on a GPU, at most nine minutes
 # make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
@@ -16,7 +17,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test package test-browser lint types bench bench-gpu coverage claims essay figures docs links tour clean check-numbers
+NOTEBOOKS := $(wildcard docs/notebooks/*.py docs/zh/notebooks/*.py)
+
+.PHONY: demo notebooks test package test-browser lint types bench bench-gpu coverage claims essay figures docs links tour clean check-numbers
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -118,6 +121,12 @@ figures: $(READY)
 	$(BIN)/python -m experiments find_induction_heads --model smollm2-135m
 	$(BIN)/induction-lab explain smollm2-135m --prompts 4 --out figures
 	$(BIN)/python -m experiments report_picture
+
+notebooks: $(NOTEBOOKS:docs/%.py=build/colab/%.ipynb)
+
+build/colab/%.ipynb: docs/%.py $(READY)
+	mkdir -p $(@D)
+	$(BIN)/jupytext --quiet --to ipynb --execute --output $@ $<
 
 docs: $(READY)
 	$(BIN)/induction-lab get smollm2-135m

@@ -80,7 +80,11 @@ class TextActivity(Saved):
             said = f"{row['from_context']:+.2f} nats from context; awake: {row['awake'] or 'none'}"
             colour = f"rgba(213, 94, 0, {min(1.0, max(0.0, row['from_context']) / DARKEST):.2f})"
             spans.append(f'<span title="{said}" style="background:{colour}">{html.escape(row["token"])}</span>')
-        return f'<div style="font-family:monospace;white-space:pre-wrap;line-height:1.8">{"".join(spans)}</div>'
+        own = any(token.startswith(" ") for token in self.tokens["token"])  # numbers and words by themselves have none
+        return (
+            '<div style="font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.8">'
+            f"{('' if own else ' ').join(spans)}</div>"
+        )
 
 
 @takes_names

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.ticker import MaxNLocator
@@ -16,6 +19,18 @@ from induction_lab.plots.training_axes import SMALL, axis_label, step_axis
 from induction_lab.results.tables import writing
 
 _LOSSES = (("mean_loss", None, "mean, texts"), ("loss_by_copy", 2, "2nd copy"))
+
+
+class Film(FuncAnimation):
+    """An animation that moves in a notebook, too."""
+
+    def _repr_html_(self) -> str:
+        """The GIF, for notebooks; pyplot shall not show its last frame below."""
+        with TemporaryDirectory() as folder:
+            gif = save_animation(self, Path(folder) / "film.gif").read_bytes()
+        if "inline" in plt.get_backend():
+            plt.close(self._fig)  # type: ignore[attr-defined]
+        return f'<img alt="heads over training" src="data:image/gif;base64,{b64encode(gif).decode()}">'
 
 
 def animate_heads(
@@ -69,7 +84,7 @@ def animate_heads(
     show(len(steps) - 1)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the same for all frames
-    return FuncAnimation(figure, show, frames=len(steps))
+    return Film(figure, show, frames=len(steps))
 
 
 def save_animation(animation: FuncAnimation, path: str | Path, *, seconds_a_frame: float = 0.25) -> Path:

@@ -61,7 +61,11 @@ def test_a_text_of_words_is_read_and_shown(smollm2):
     assert {"L18H6", "L17H3"} <= set(found.heads["label"])
     assert found.tokens["from_context"].max() > FROM_CONTEXT
     page = found._repr_html_()
-    assert "&lt;" in page and "<b>" not in page and "nats from context" in page
+    assert "&lt;" in page and "<b>" not in page and "nats from context" in page and "</span> <span" not in page
+
+
+def test_tokens_that_bring_no_space_are_shown_apart(model, prompt):
+    assert "</span> <span" in induction_activity(model, prompt)._repr_html_()
 
 
 def test_saved_tables_hold_a_row_a_token_and_head(model, prompt, tmp_path):

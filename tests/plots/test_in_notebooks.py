@@ -20,7 +20,7 @@ texts = run.stream().draw(__import__("torch").Generator().manual_seed(1), n_prom
 followed = follow_training(run, texts=texts, kinds="induction")
 """
 CALLS = {
-    "animate_heads": "keep = animate_heads(followed)",
+    "animate_heads": "animate_heads(followed)",
     "plot_all_scores": "plot_all_scores(scores)",
     "plot_circuit": "plot_circuit(find_circuit(model, prompts))",
     "plot_composition": "plot_composition(composition_scores(model))",
@@ -47,6 +47,7 @@ CALLS = {
 SHEET, AXES = CALLS["plot_all_scores"], CALLS["plot_head_scores"]
 WAYS = [
     *CALLS.values(),
+    "kept = animate_heads(followed)",
     f"{SHEET};",
     f"figure = {SHEET}",
     "figure",  # of the cell before
@@ -75,9 +76,10 @@ def test_each_cell_shows_one_image(tmp_path, monkeypatch, request):
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
     notebook = new_notebook(cells=[new_code_cell(source) for source in (SETTING, *WAYS)])
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = {cell.source: [output.get("data", {}) for output in cell.outputs] for cell in notebook.cells[1:]}
     images = {
-        cell.source: sum("image/png" in output.get("data", {}) for output in cell.outputs)
-        for cell in notebook.cells[1:]
+        source: sum("image/png" in data or "data:image/gif" in data.get("text/html", "") for data in outputs)
+        for source, outputs in shown.items()
     }
     assert {source: n for source, n in images.items() if n != 1} == {}
 
