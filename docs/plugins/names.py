@@ -6,6 +6,8 @@ from pathlib import Path
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.nodes import make_refnode
 
 PACKAGE = Path(__file__).parents[2] / "induction_lab"
 STUB_NAME = re.compile(r"(\w+) as \1\b")
@@ -25,7 +27,7 @@ NAMES = public_names()
 def target_of(text: str) -> dict[str, str] | None:
     """Where a piece of code leads, as Sphinx asks for it; None for what is no public name or command."""
     if command := COMMAND.fullmatch(text):
-        return {"refdomain": "std", "reftype": "ref", "reftarget": f"command-{command[1]}"}
+        return {"refdomain": "", "reftype": "command", "reftarget": f"command-{command[1]}"}
     if (found := NAME.fullmatch(text)) and found["name"] in NAMES:
         name = found["name"]
         if found["call"] or "_" in name or name[0].isupper():  # `explain` alone may be anything
@@ -47,7 +49,18 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
             literal.replace_self(addnodes.pending_xref("", literal.deepcopy(), **target, **explicit))
 
 
+def find_command(
+    app: Sphinx, env: BuildEnvironment, asked: addnodes.pending_xref, shown: nodes.TextElement
+) -> nodes.reference | None:
+    """Lead to a command's section and leave the code as it is; None, and so a warning, where there is none."""
+    page, anchor = env.domaindata["std"]["anonlabels"].get(asked["reftarget"], ("", ""))
+    if asked["reftype"] != "command" or not page:
+        return None
+    return make_refnode(app.builder, asked["refdoc"], page, anchor, shown)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("doctree-read", link_names)
+    app.connect("missing-reference", find_command)
     return {"parallel_read_safe": True}
