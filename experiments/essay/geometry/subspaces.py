@@ -226,6 +226,7 @@ def _apart(table: pd.DataFrame, measure: str, beside: str, *, claim: str, measur
 
 def pulls_apart(table: pd.DataFrame) -> Verdict:
     effects, numbers, control = {}, {}, []
+    n_words = len(of(table, names(table)[0], PULLS, WITHIN))
     for model in names(table):
         other, own = of(table, model, PULLS, WITHIN), of(table, model, OWN_PULL, WITHIN)
         effects[model] = ratio(other, own)
@@ -235,8 +236,8 @@ def pulls_apart(table: pd.DataFrame) -> Verdict:
     return Verdict(
         claim="Each head pulls a word in a direction of its own",
         source=ESSAY,
-        measured="32 words of two senses: the difference between the senses in what a head adds at the word, from half "
-        "of the openings; its cosine with another head's of the layer over that with its own, from the other half",
+        measured=f"{n_words} words of two senses: the difference between the senses in what a head adds at the word, "
+        "from half of the openings; its cosine with another head's of the layer over that with its own, from the other",
         criterion=f"at most {UNLIKE:.0%} as alike as a head's own pulls",
         numbers=numbers,
         control="heads of different layers: " + "; ".join(control),

@@ -45,11 +45,11 @@ DISTANCE, TOKEN, STATIC, ELSEWHERE, SHORT, EMBEDDED, QUERY, KEY = (
     "keys made of a lower stream",
 )  # fmt: skip
 # Written before anything was run. Then, after a look, tokens were read by themselves: the first choice was their
-# embeddings, which layers above the first cannot read (0.01 of the variance, less than the key's token alone).
+# embeddings, which layers above the first hardly read (0.01 of the variance, less than the key's token alone).
 MOSTLY, HARDLY = 0.5, 0.25  # of the variance of scores
 CHANGED = (
     "The thresholds were fixed beforehand; that tokens are read by themselves was decided after a look: the first "
-    "choice was their embeddings, which layers above the first cannot read."
+    "choice was their embeddings, which layers above the first hardly read."
 )
 ESSAY = "essay §4"
 
