@@ -38,7 +38,8 @@ def photograph(page: Path, head: str, path: Path, chromium: str) -> Path:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        tab = browser.new_page(viewport={"width": 1440, "height": 1000}, color_scheme="light")
+        tab = browser.new_page(viewport={"width": 1440, "height": 1800}, color_scheme="light")
+        tab.set_default_timeout(300_000)  # milliseconds, for a slow machine
         tab.goto(f"{page.resolve().as_uri()}#{head}")
         tab.wait_for_selector("body[data-state=ready]")
         tab.hover(f"#token-{TOKEN}")

@@ -151,6 +151,22 @@ def test_the_map_shows_the_numbers_that_python_gives(tab, bundled, mode):
             assert float(cell.get_attribute("data-value")) == pytest.approx(value, rel=1e-4, abs=1e-6)
 
 
+def test_a_head_that_is_off_has_no_colour_and_its_number_no_stroke_and_what_is_meant_is_said(tab):
+    written(tab, TEXT)
+    cell = tab.locator("b[data-head=L1H2]")
+    style = "(cell) => ['', '::after'].map((part) => getComputedStyle(cell, part || null).backgroundColor)"
+    coloured = cell.evaluate(style)[0]
+    tab.dblclick("b[data-head=L1H2]")
+    settled(tab)
+    off, number = cell.evaluate(style)
+    assert off == tab.evaluate("() => getComputedStyle(document.body).backgroundColor") != coloured
+    assert number == off and "linear-gradient" in cell.evaluate("(cell) => getComputedStyle(cell).backgroundImage")
+    assert "half as likely" in (tab.locator("[data-panel=text] .loss").get_attribute("title") or "")
+    assert "before every text" in (tab.locator(".tokens .first").get_attribute("title") or "")
+    adds = tab.locator("[data-mode=adds]").get_attribute("title") or ""
+    assert "adds to the logit of" in adds and "mean logit" in adds
+
+
 def test_why_names_who_made_the_weight_and_a_click_follows_the_arrow(tab, bundled):
     written(tab, TEXT)
     tab.click("[data-panel=text] .tokens [data-i='7']")
