@@ -108,7 +108,7 @@ def order_of_kinds(trajectory: Trajectory) -> pd.DataFrame:
     table: Any = pd.DataFrame(found).reindex(columns=columns)
     whole: Any = dict.fromkeys(("step", "after", "first", "n_heads"), "Int64")
     table = table.astype(whole | {"value": float, "standard_error": float})
-    table.insert(1, "order", table["step"].rank(method="min").astype("Int64"))
+    table.insert(1, "order", table["step"].astype(float).rank(method="min").astype("Int64"))
     return table.sort_values(["step", "first"], na_position="last", kind="stable", ignore_index=True)
 
 
