@@ -95,7 +95,7 @@ class PathTerms(Mapping[HeadPath, Tensor]):
         return sum((self[path] for path in self), self.constant)
 
     def attribution(self) -> pd.DataFrame:
-        """What each path adds to the right next token where copying is right, in logits less their mean; best first.
+        """What each path adds to the right next token where copying is right, in logits minus their mean; best first.
 
         Columns: path, heads (how many it passes), logits, standard_error (over prompts).
 

@@ -87,7 +87,10 @@ def explain(
     refuse_on_disk(model, "explain", 2 * model.n_layers * model.n_heads)
     prompts = repeated_tokens(model, n_prompts=8) if prompts is None else as_repeats(model, prompts)
     if prompts.period is None or prompts.n_repeats != 2 or len(prompts) < 2:
-        raise ValueError("Two or more prompts of a block written twice are wanted: repeated_tokens(model, n_prompts=8)")
+        raise ValueError(
+            "Two or more prompts of a block written twice are wanted: repeated_tokens(model, n_prompts=8); got "
+            f"{len(prompts)} of kind {prompts.kind!r}. Of texts of your own ask ablation_sweep or find_circuit."
+        )
     facts = {name: getattr(prompts, name) for name in ("period", "gap", "bos", "beyond_context")}
     others = repeated_tokens(model, n_prompts=REFERENCE, seed=(prompts.seed or 0) + 1, **facts)
     fresh = repeated_tokens(model, n_prompts=len(prompts), seed=(prompts.seed or 0) + 2, **facts)

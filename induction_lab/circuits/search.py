@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.data.prompts import PromptsLike, as_repeats, repeated_tokens
+from induction_lab.data.occurrences import Recurrences
+from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
 from induction_lab.internals.side_by_side import refuse_on_disk
 from induction_lab.models.frozen_norms import refuse_projected
 from induction_lab.models.hooked_model import HookedModel
@@ -107,23 +108,23 @@ def find_circuit(
 
     Args:
         model: Any whose projections are linear maps of the normalised stream.
-        prompts: Repeated tokens to see by where heads look; `repeated_tokens(model)` by default. Rotary queries are
-            matched with keys at these prompts' own distance.
+        prompts: Prompts in which tokens repeat, to see by where heads look; `repeated_tokens(model)` by default.
+            Rotary queries are matched with keys at these prompts' own distance, of texts the median of it.
         n: How many edges.
         scores: What these heads scored on these prompts, where that is known already; else they are scored.
         folded: The model's folded weights, where they are at hand.
         progress: A progress bar on standard error.
 
     Raises:
-        ValueError: If the model has one layer, so that no head can feed another, or its weights are not to be had.
+        ValueError: If the model has one layer, so that no head can feed another, its weights are not to be had, or
+            nothing repeats in the prompts.
     """
     refuse_on_disk(model, "find_circuit", model.n_layers)
     if (n_layers := len(model.anatomy.attending)) < 2:
         raise ValueError(f"{model.name} has {n_layers} layer that attends: no head can feed another.")
     check_numbers(n=n)
     prompts = repeated_tokens(model) if prompts is None else as_repeats(model, prompts)
-    if prompts.period is None:
-        raise ValueError("Repeated prompts are wanted, whose period is known: repeated_tokens(model).")
+    distance = _distance(prompts)
     if scores is not None:
         check_result(scores, HeadScores, "scores", "score_heads")
         check_same_model("`scores` are", scores.model, scores.provenance, model)
@@ -141,7 +142,6 @@ def find_circuit(
         for kind in ("Q", "V"):
             others[kind] = pair_composition(folded, kind, pairs)
             tick(1)
-        distance = prompts.period + prompts.gap - 1
         matching = qk_matching(model, previous, offset=distance, heads=later, folded=folded)
         tick(1)
         left_out = why_no_copying(model)
@@ -155,6 +155,19 @@ def find_circuit(
     baseline = pair_baseline(model, "K", first.layer, second.layer)
     facts = provenance(model, prompts, left_out={"ov_copying": left_out} if left_out else None)
     return InductionCircuit(model.name, model.n_layers, model.n_heads, edges, *baseline, provenance=facts)
+
+
+def _distance(prompts: Prompts) -> int:
+    """How far before a repeated token stands what followed it: of blocks the same everywhere, of texts the median."""
+    if prompts.period is not None:
+        return prompts.period + prompts.gap - 1
+    _, query, earlier = Recurrences(prompts).latest
+    if not len(query):
+        raise ValueError(
+            "Nothing repeats in these prompts: no token occurs twice, so no head can look at what followed it. Give a "
+            "text that repeats itself, or repeated_tokens(model)."
+        )
+    return max(1, int((query - earlier).median()) - 1)
 
 
 def why_no_copying(model: HookedModel) -> str | None:

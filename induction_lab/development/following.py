@@ -59,7 +59,7 @@ def follow_training(
             left out, with the reason.
         probes: Names from `PROBES`, the same; none: ().
         kinds: Kinds of heads, names from `circuits.kinds.KINDS`, with prompts of their own (`classify_heads`). Some
-            are dear: those known by what changing a head does want a forward pass a head and prompt. See
+            are slow: those known by what changing a head does want a forward pass a head and prompt. See
             `kinds_over_training` and `order_of_kinds`.
         early: Index of `icl_score`'s early token. By default Olsson's 50 and 500 on texts of more than 500 tokens,
             on shorter ones n // 8 and 7 n // 8, each the mean over n // 16 tokens on either side.

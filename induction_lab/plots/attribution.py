@@ -38,7 +38,7 @@ def plot_logit_attribution(attributions: LogitAttributions, *, top: int = 12, ax
     ax.barh(shown["component"], shown["value"], xerr=errors, color=colours, error_kw={"lw": 0.8, "ecolor": INK})
     ax.plot(elsewhere, shown["component"], "o", mfc="white", mec=INK, ms=4, lw=0, label="elsewhere")
     ax.axvline(0, color=INK, lw=0.8)
-    ax.set(xlabel="logits for the right next token, less their mean")
+    ax.set(xlabel="logits for the right next token, minus their mean")
     ax.set_title(f"{attributions.model}: where copying is right", fontsize=10)
     ax.tick_params(axis="y", labelsize=8, length=0)
     if len(other):

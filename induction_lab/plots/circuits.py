@@ -87,7 +87,7 @@ def plot_composition(
         places = np.arange(0, n_layers - 1, step)
         axis.set_ticks(places * n_heads + (n_heads - 1) / 2, [f"L{place + first}" for place in places])
     ax.set(ylabel="writes", xlabel="reads", title=title)
-    ax.figure.colorbar(image, ax=ax, label="composition less baseline")
+    ax.figure.colorbar(image, ax=ax, label="composition minus baseline")
     return ax
 
 

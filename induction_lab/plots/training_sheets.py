@@ -209,7 +209,7 @@ def _draw_score(ax: Axes, trajectory: Trajectory) -> None:
     ax.fill_between(line.index, line - error, line + error, color=LINES[0], alpha=0.25, lw=0)
     ax.plot(line.index, line, color=LINES[0], lw=1.5)
     ax.axhline(0, color=QUIET, lw=0.8)
-    ax.set_ylabel("late less early loss, nats")
+    ax.set_ylabel("late minus early loss, nats")
 
 
 def _draw_ablations(ax: Axes, trajectory: Trajectory, effects: pd.DataFrame) -> None:

@@ -26,7 +26,7 @@ class AnswerLogits(LayerScore):
 
     name, source, unit, chance = "logit_attribution", ELHAGE, "logits", 0.0
     meaning = (
-        "Logits that the head adds to the right next token where copying is right, less what it adds to the mean "
+        "Logits that the head adds to the right next token where copying is right, minus what it adds to the mean "
         "logit, the final norm's scale held. Not causal."
     )
     needs_end = True

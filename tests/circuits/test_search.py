@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 
@@ -7,11 +8,13 @@ from induction_lab import (
     HookedModel,
     InductionCircuit,
     composition_scores,
+    distinct_tokens,
     find_circuit,
     repeated_tokens,
     score_heads,
 )
 from induction_lab.models.attention_only.by_hand import INDUCTION, PREVIOUS_TOKEN
+from induction_lab.results.heads import parse_head
 
 
 def test_the_handbuilt_circuit_is_found_and_nothing_else_has_strength(circuit):
@@ -93,11 +96,22 @@ def test_one_layer_has_no_circuit(n_layers):
         find_circuit(model)
 
 
-def test_prompts_without_a_period_are_refused(bundled):
-    from induction_lab import distinct_tokens
-
-    with pytest.raises(ValueError, match="Repeated prompts are wanted"):
-        find_circuit(bundled, distinct_tokens(bundled, n_prompts=2, length=20))
+def test_texts_that_repeat_are_matched_at_the_median_distance_and_others_refused(bundled, small):
+    block = torch.arange(5, 25)
+    blocks = torch.cat([torch.zeros(1).long(), block, block])
+    words = torch.cat([blocks, torch.tensor([30, 31, 32])])  # no copies of one block any more
+    wanted = find_circuit(bundled, blocks[None]).edges
+    found = find_circuit(bundled, words[None]).edges
+    pd.testing.assert_series_equal(found["K"], wanted["K"])
+    close = {"rtol": 0, "atol": 2e-4}  # the previous-token heads look a little differently at the words behind
+    pd.testing.assert_series_equal(found["qk_matching"], wanted["qk_matching"], **close)  # repeats are 20 tokens back
+    looks = score_heads(bundled, words[None])
+    assert [looks["prefix_matching"][parse_head(label)] for label in found["induction"]] == pytest.approx(
+        found["prefix_matching"].tolist(), abs=1e-6
+    )
+    for model in (bundled, small):
+        with pytest.raises(ValueError, match="Nothing repeats in these prompts: no token occurs twice"):
+            find_circuit(model, distinct_tokens(model, n_prompts=2, length=20))
 
 
 @pytest.mark.parametrize("n", [1, 3, 20, 1000])

@@ -126,7 +126,7 @@ def draw_all_pairs(model: HookedModel) -> Figure:
 
 
 def draw_pairs(table: pd.DataFrame) -> Figure:
-    """Every pair a dot: composition less baseline by kind, models side by side."""
+    """Every pair a dot: composition minus baseline by kind, models side by side."""
     figure, ax = plt.subplots(figsize=(9, 3.8), layout="constrained")
     models = list(dict.fromkeys(table["model"]))
     for offset, (kind, colour) in enumerate({"K": "#d1495b", "Q": "#2a6f97", "V": "#8d99ae"}.items()):

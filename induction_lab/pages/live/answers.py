@@ -176,7 +176,7 @@ class LiveModel:
         return self._remember(("why_weight", scene, head, query, key), split)
 
     def why_token(self, scene: Scene, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What each component adds to the logit of `token` after `position`, less what it adds to the mean logit."""
+        """What each component adds to the logit of `token` after `position`, minus what it adds to the mean logit."""
         prompt = scene.prompt(self.model)
         at = place_of(given.get("position"), prompt.tokens.shape[1])
         found = self._attributed(scene, prompt, at, token_of(given.get("token"), self.model))

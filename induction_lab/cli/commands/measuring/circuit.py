@@ -19,11 +19,13 @@ from induction_lab.cli.shared import (
     Period,
     Revision,
     Seed,
+    Text,
     deliver,
     file_name,
     load,
     look_for,
     say,
+    text_of,
 )
 from induction_lab.models.named_models import BUNDLED
 from induction_lab.runtime.whole_numbers import check_numbers
@@ -42,6 +44,7 @@ def circuit(
     period: Period = None,
     seed: Seed = 0,
     bos: Bos = True,
+    text: Text = None,
     top: Annotated[int, typer.Option(help="Edges to list and draw.")] = 8,
     figures: Annotated[bool, typer.Option(help="Draw the circuit too.")] = True,
     device: Device = None,
@@ -52,17 +55,22 @@ def circuit(
 ) -> None:
     """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
     check_numbers(n_prompts=prompts, period=period, n=top)
+    content = text_of(text)
     look_for(model)
     say("loading libraries and the model …")
     from induction_lab.circuits.search import find_circuit
     from induction_lab.cli.terminal import show_circuit
-    from induction_lab.data.prompts import repeated_tokens
+    from induction_lab.data.prompts import repeated_tokens, text_prompts
 
     loaded = load(model, device=device, dtype=dtype, revision=revision)
-    chosen = repeated_tokens(loaded, n_prompts=prompts, period=period, seed=seed, bos="model" if bos else None)
+    how: Any = {"n_prompts": prompts, "bos": "model" if bos else None}
+    if content is None:
+        chosen = repeated_tokens(loaded, period=period, seed=seed, **how)
+    else:
+        chosen = text_prompts(loaded, content[1], **how)
     say("")
     found = find_circuit(loaded, chosen, n=top, progress=True)
-    place = out / f"{file_name(model, loaded)}_circuit"
+    place = out / (f"{file_name(model, loaded)}_circuit" + ("" if content is None else f"_{content[0]}"))
     deliver(found, place, format, _circuit_picture(found, top) if figures else (), show_circuit)
 
 

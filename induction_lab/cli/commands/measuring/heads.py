@@ -40,7 +40,10 @@ def heads(
     model: ModelName = BUNDLED,
     kinds: Annotated[str, typer.Option(help="Names separated by commas, or all.")] = "all",
     causal: Annotated[
-        bool, typer.Option(help="Also the kinds known by what changing a head does: a forward pass a head and prompt.")
+        bool,
+        typer.Option(
+            help="Also the kinds that only changing each head shows: a forward pass for each and each prompt."
+        ),
     ] = True,
     prompts: Annotated[int, typer.Option(help="How many prompts of repeated tokens.")] = 16,
     period: Period = None,

@@ -25,7 +25,8 @@ def explore(
     text: Annotated[str, typer.Option(help="What stands on the page at first.")] = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the address; 0: any that is free.")] = 0,
     host: Annotated[
-        str, typer.Option(help="Where to listen. Anywhere else than here, whoever knows the address can use the page.")
+        str,
+        typer.Option(help="Address to listen on. On any other, everybody who can reach it can use the page."),
     ] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     steps: Steps = "",

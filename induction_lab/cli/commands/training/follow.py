@@ -50,7 +50,7 @@ def follow(
         str, typer.Option(help="Also in which order kinds of heads appear: all, or names separated by commas.")
     ] = "",
     causal: Annotated[
-        bool, typer.Option(help="Of these also the kinds known by what changing a head does: dear, at each checkpoint.")
+        bool, typer.Option(help="Also the kinds that only changing each head shows: slow, at every checkpoint.")
     ] = True,
     animation: Annotated[bool, typer.Option(help="Animate all heads (GIF).")] = True,
     device: Annotated[str | None, typer.Option(help="Of a Hugging Face model: cpu, cuda, ….")] = None,

@@ -197,7 +197,7 @@ class SmallNetwork {
     }
   }
 
-  // What each component adds to the logit of `token` after a place, less what it adds to the mean logit.
+  // What each component adds to the logit of `token` after a place, minus what it adds to the mean logit.
   attributed(run, place, token) {
     const last = this.n_layers, d = this.d_model, { W_E, W_pos, b_U } = this.weights, reader = this.reader(token);
     const direction = this.folded(last, reader).map((x) => x / run.scales[last][place]), { bias: norm } = this.norm(last);
@@ -228,7 +228,7 @@ class SmallNetwork {
     return smallTimes(new Float64Array(d), rows.subarray(at, at + d_head), 0, this.weights[`${layer} W_o`].subarray(from * d, (from + d_head) * d), null, d);
   }
 
-  // The logits that a part of the stream at a place makes, less their mean.
+  // The logits that a part of the stream at a place makes, minus their mean.
   logits(run, part, place) {
     const scale = run.scales[this.n_layers][place], read = this.gained(this.n_layers, part).map((x) => x / scale);
     const found = smallTimes(new Float64Array(this.d_vocab), read, 0, this.weights.W_U, null, this.d_vocab).subarray(0, this.n_tokens);

@@ -11,7 +11,7 @@ const WORDS = {
     copyingSays: "Attention to what followed earlier occurrences of the token at position {i}.",
     copyingAll: "No token like this one came before: the mean over all tokens of the text that did.",
     looks_atSays: "Attention to {x}, the mean over the tokens after it.",
-    addsSays: "What each head adds to the logit of {x} after position {i}, less what it adds to the mean logit.",
+    addsSays: "What each head adds to the logit of {x} after position {i}, minus what it adds to the mean logit.",
     costsSays: "How much the text's mean loss grows, in nats a token, when this head alone is replaced by its mean, nothing else being changed.",
     layersDone: "{k} of {n} layers so far.", costliest: "The ten that cost most",
     mapHelp: "Layers down, heads across. Click a head to look at it, double-click or press x to knock it out.",
