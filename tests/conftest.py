@@ -76,6 +76,9 @@ def gemma3() -> HookedModel:
     return load_model("gemma3-270m")
 
 
+LONGEST = 3 * 80  # characters of an error that the command prints, which no one reads on
+
+
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
     """The command in an empty folder: its exit code and what it says, errors on one line."""
@@ -87,6 +90,8 @@ def command(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stopped:
             main()
         said = capsys.readouterr()
+        told = said.err.partition("error: ")[2].replace(str(tmp_path), "")
+        assert len(told) <= LONGEST, f"three lines of a terminal hold {LONGEST} characters: {told}"
         return stopped.value.code or 0, said.out, re.sub(r"[\s│]+", " ", said.err)
 
     return run

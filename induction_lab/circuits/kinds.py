@@ -22,7 +22,7 @@ from induction_lab.models.provenance import about_prompts, check_same_model, pro
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, parse_head
 from induction_lab.results.saved import Loadable, check_result
-from induction_lab.runtime.nearest import did_you_mean
+from induction_lab.runtime.nearest import did_you_mean, names_in_short
 from induction_lab.scores.planning import plan_scores
 from induction_lab.scores.registry import EVERY, REPEAT_SCORES
 from induction_lab.scores.results import HeadScores
@@ -257,7 +257,9 @@ def find_kinds(asked: str | Sequence[str] | None = None, *, causal: bool = True)
     names = [asked] if isinstance(asked, str) else list(BY_NAME if asked is None else asked)
     unknown = [name for name in names if not isinstance(name, str) or name not in BY_NAME]
     if unknown or not names:
-        raise ValueError(f"Unknown kinds {unknown}; there are {', '.join(BY_NAME)}.{did_you_mean(unknown, BY_NAME)}")
+        raise ValueError(
+            f"Unknown kinds {unknown}; there are {names_in_short(BY_NAME)}.{did_you_mean(unknown, BY_NAME)}"
+        )
     found = [BY_NAME[name] for name in dict.fromkeys(names) if causal or not BY_NAME[name].is_causal]
     if not found:
         raise ValueError(

@@ -152,7 +152,9 @@ def _transformers_attention(
     """The engine in the form that transformers calls."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if not causal and attention_mask is None:
-        raise ValueError(f"{type(module).__name__} attends to later tokens too; scores are for causal attention.")
+        raise ValueError(
+            f"{type(module).__name__} is not causal: it attends to later tokens, and scores are for causal attention."
+        )
     if position_bias is not None:
         raise ValueError(f"{type(module).__name__} adds a position bias to its scores, which is not supported.")
     z = attend(

@@ -220,13 +220,13 @@ def _folder(name: str) -> Path:
 
 def _why_not(source: Path | str, revision: str | None, error: Exception) -> str:
     reason = " ".join(str(error).split())
-    reason = reason if len(reason) < 300 else reason[:300] + " …"
+    reason = reason if len(reason) < 100 else reason[:100] + " …"
+    said = "" if "couldn't connect" in reason else f": {reason}"
     if isinstance(source, Path):
         return f"{source} holds no readable causal language model: {reason}"
     snapshot = f" at revision {revision}" if revision else ""
     return (
         f"{source!r}{snapshot} could not be loaded.{did_you_mean(source, NAMED)} "
-        f"It is none of {', '.join(NAMED)}, no local folder or .gguf file, "
-        "and as a Hugging Face id it is neither in the local cache nor could it be fetched (no network, or no such "
-        f"model). See: induction-lab models. What was said: {reason}"
+        f"It is none of {', '.join(NAMED)}, no folder, and as a Hugging Face id neither in the local cache nor could "
+        f"it be fetched (no network, or no such model){said}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -19,3 +20,8 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
         if near:
             return f" Did you mean {names[near[0]]}?"
     return ""
+
+
+def names_in_short(known: Iterable[str], width: int = 140) -> str:
+    """Names separated by commas, as many as fit into a message of three lines; an ellipsis for the others."""
+    return textwrap.shorten(", ".join(known), width, placeholder=" …", break_on_hyphens=False)

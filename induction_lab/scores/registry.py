@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from induction_lab.runtime.nearest import did_you_mean
+from induction_lab.runtime.nearest import did_you_mean, names_in_short
 from induction_lab.scores.attention_scores import BY_NAME
 from induction_lab.scores.kinds.copying import Copying
 from induction_lab.scores.kinds.every import KINDS_OF_HEADS
@@ -81,7 +81,8 @@ def find_scores(asked: str | Score | Iterable[str | Score] | None = None) -> dic
     every = [asked] if isinstance(asked, str | Score) else list(asked)
     unknown = [each for each in every if isinstance(each, str) and ":" not in each and each not in EVERY]
     if unknown or not every:
-        raise ValueError(f"Unknown scores {unknown}; there are {', '.join(EVERY)}.{did_you_mean(unknown, EVERY)}")
+        there = names_in_short(EVERY)
+        raise ValueError(f"Unknown scores {unknown}; there are {there}.{did_you_mean(unknown, EVERY)}")
     for each in every:
         score = (EVERY.get(each) or imported(each)) if isinstance(each, str) else each
         score = checked(score)

@@ -273,6 +273,7 @@ def test_a_users_mistake_is_one_message_exit_code_2_and_nothing_left_behind(tmp_
     assert stopped.value.code == 2
     said = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
     assert message in said and "Traceback" not in said
+    assert len(said.partition("error: ")[2].replace(str(tmp_path), "")) <= 3 * 80, said
     left = {path.name for path in tmp_path.iterdir()} - given
     assert left <= {"cache"} and not list(tmp_path.rglob("*.csv"))
 

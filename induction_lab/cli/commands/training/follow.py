@@ -19,7 +19,7 @@ from induction_lab.cli.shared import (
     text_of,
     whole_numbers,
 )
-from induction_lab.runtime.nearest import did_you_mean
+from induction_lab.runtime.nearest import did_you_mean, names_in_short
 
 commands = typer.Typer()
 TEXT_SEED = 2_000_000_011  # no run trains with it, so texts to measure on are not those it begins with
@@ -72,7 +72,9 @@ def follow(
         raise ValueError(f"Which run? {_runs_here()}")
     there = (*SCORES, *(PROBES if probes else ()))
     if score not in there:
-        raise ValueError(f"There is no score {score!r} here; there are {', '.join(there)}.{did_you_mean(score, there)}")
+        raise ValueError(
+            f"There is no score {score!r} here; there are {names_in_short(there)}.{did_you_mean(score, there)}"
+        )
     if texts < 2:
         raise ValueError(f"--texts must be at least 2, got {texts}.")
     asked, of_kinds = whole_numbers(steps, "--steps"), kind_names(kinds, causal=causal) if kinds else []
@@ -116,7 +118,7 @@ def _checkpoints(name: str, steps: list[int], n: int | None, stage: str | None, 
     except ValueError as error:
         raise ValueError(
             f"{name} is no training run. {_runs_here(name)} Or give a folder of checkpoint folders or a Hugging Face "
-            f"id that publishes checkpoints. What was said: {error}"
+            f"id that publishes checkpoints."
         ) from error
     raise ValueError(
         f"{name} has {len(there)} checkpoints: {steps_in_words(there)}. Say which: induction-lab follow {name} "
