@@ -51,7 +51,7 @@ myst_links_external_new_tab = False
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "cache"  # a notebook that has not changed is not run again
 nb_execution_cache_path = str(ROOT / "build" / "notebooks")
-nb_execution_timeout = 300
+nb_execution_timeout = 900  # seconds a cell, on a machine that is busy with other work too
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 os.environ.setdefault("PYTHONPATH", str(ROOT))  # for the kernels of notebooks
