@@ -37,7 +37,7 @@ def open_page(browser):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         tab = context.new_page()
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(90_000)
         tab.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.on("request", fetched)
