@@ -80,7 +80,7 @@ for name, heads in ((str(head), [head]), ("所有头", every)):
     print(f"{name} 改为硬寻址：第二份副本上的损失 {hard.loss_by_copy[1]:.3f}")
 
 # %% [markdown]
-# 可见“软”并不处处重要：已经找到匹配的头，只读一个地址也能干活。
+# 代价有多大？已经找到匹配的头，只读一个地址也能干活。这个小模型里，所有头几乎都可以；语言模型里就不行了，[见逐句对照](../../../experiments/pages/essay.zh.md)。
 #
 # ## §2 上下文融合
 #
