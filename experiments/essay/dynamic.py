@@ -41,6 +41,10 @@ AS_IT_IS, POSITIONS, MEANS = "as it is", "mean patterns", "mean outputs"
 MOST = 0.5  # of what heads do for the loss must go with the content
 BETTER = 0.01  # nats a token: less is as good as the best
 ESSAY = "essay §7"
+STATIONARY = (  # added after the numbers had been seen
+    "One temperature for all heads is a direction that training itself went to the bottom of: the test could hardly "
+    "fail, and says nothing of what each head or query would gain."
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -132,11 +136,16 @@ def loss(model: HookedModel, streams: ResidualStreams, hidden: Tensor) -> Float[
 
 
 def by_content(table: Any, heads: Any) -> Verdict:
-    effects, numbers = {}, {}
+    effects, numbers, undecided = {}, {}, {}
     for model in names(table):
         plain, positions, means = (values(table, model, change) for change in (AS_IT_IS, POSITIONS, MEANS))
         lost, whole = ([b - a for a, b in zip(plain, each, strict=True)] for each in (positions, means))
         effects[model] = ratio(lost, whole)
+        if effects[model].value > 1:  # added after the numbers had been seen
+            undecided[model] = (
+                f"{model}: mean patterns lose more than reading nothing does, which is damage of another kind and no "
+                "share of what is read."
+            )
         away = heads[heads["model"] == model]["away"]
         numbers[model] = (
             f"{told(effects[model])} of it; loss {sum(plain) / len(plain):.2f} nats a token, with mean patterns "
@@ -155,7 +164,7 @@ def by_content(table: Any, heads: Any) -> Verdict:
         control="heads that put out their means: what is lost when nothing is read from the context at all is what the "
         "share is of",
         beforehand=True,
-        **judge(effects, MOST, unit="of what heads do"),
+        **judge(effects, MOST, unit="of what heads do", undecided=undecided),
     )
 
 
@@ -175,6 +184,7 @@ def as_sharp(table: Any) -> Verdict:
         numbers[model] = f"gain {told(effects[model])} nats a token at the best temperature ({', '.join(chosen)})"
         whole = own.groupby("change")["loss"].mean()
         control.append(f"{model} " + ", ".join(f"{whole[str(t)] - whole['1.0']:+.3f} at {t:g}" for t in TEMPERATURES))
+    flat = {model: STATIONARY for model, found in effects.items() if found.value < BETTER}
     return Verdict(
         claim="The weights are the best for the task in this: no head would do better sharper or softer, all together",
         source=ESSAY,
@@ -185,7 +195,7 @@ def as_sharp(table: Any) -> Verdict:
         numbers=numbers,
         control="the loss at other temperatures: " + "; ".join(control),
         beforehand=True,
-        **judge(effects, BETTER, at_most=True, unit="nats a token"),
+        **judge(effects, BETTER, at_most=True, unit="nats a token", undecided=flat),
     )
 
 

@@ -50,6 +50,10 @@ def test_every_noun_stands_with_every_other_in_every_cell(model):
         at = {mark: said[int(place[row, 0])] for mark, place in own.passages.marks.items()}
         one, two = (DATA["gender"]["nouns"][i][int(own.nouns[row, i])] for i in (0, 1))
         assert at == {"one": one, "two": two, "pronoun": ("he", "she")[int(own.meant[row])]}
+    person = sentences.sentences(model, "gender", most=3, person=True)
+    at = person.passages.marks["pronoun"][:, 0]
+    named = model.tokenizer.convert_ids_to_tokens(person.passages.tokens[torch.arange(len(at)), at].tolist())
+    assert named == [("Tom", "Mary")[int(each)] for each in person.meant]
     thing = sentences.sentences(model, "thing", most=3)
     assert len(thing.cell) == 8 * 6 * 9 and {*thing.passages.marks} == {"one", "two", "pronoun", "word"}
 
@@ -93,9 +97,12 @@ def test_a_vector_made_of_a_noun_is_found_to_hold_it(model, of_meant, of_other):
 
 def test_before_the_pronoun_it_is_half_exactly_and_no_attention_prefers_one(model):
     own = sentences.sentences(model, "gender", most=3)
-    rows, _ = pronouns.before(model, own, "gender", reading.read_causal)
-    table = pd.DataFrame(rows)
-    shares = table[table["quantity"] == "share of the noun meant"]["value"]
+    marks = {**own.passages.marks, "before": own.passages.marks["pronoun"] - 1}
+    moved = own._replace(passages=own.passages._replace(marks=marks))
+    found = reading.read_causal(model, moved, "before")
+    rows, _ = pronouns.shares(model, moved, "gender", "before", found)
+    shares = pd.DataFrame(rows)["value"]
+    table = pd.DataFrame(pronouns.looked(model, moved, "gender", found, 0))
     assert len(shares) == 8 and shares.to_list() == pytest.approx([0.5] * 8, abs=1e-5)
     assert table[table["heads"] == "best"]["value"].abs().max() < 1e-6
 
@@ -147,7 +154,7 @@ def test_what_is_lost_is_a_ratio_with_its_error():
 @pytest.mark.parametrize(("lost", "outcome"), [(0.9, "does not hold here"), (0.2, "holds with a caveat")])
 def test_what_is_fused_in_is_what_the_answer_loses(lost, outcome):
     rows = [("as it is", 1.0), ("the pronoun cut from the nouns", lost), ("the end cut from the nouns", 0.5)]
-    rows += [("the pronoun cut from the tokens after them", 1.0)]
+    rows += [("the pronoun cut from the tokens after them", 1.0), ("neither noun named", 0.2)]
     table = pd.DataFrame(
         [
             {"model": "gemma3", "at": "end", "quantity": "lead", "item": i, "heads": run, "value": value + 0.01 * i}
@@ -158,13 +165,15 @@ def test_what_is_fused_in_is_what_the_answer_loses(lost, outcome):
     assert conclusions.fuses(table).outcome == outcome
     deaf = conclusions.fuses(table.assign(value=[(-1) ** i + 0.01 * i for i in range(len(table))]))
     assert deaf.outcome == "not decided"
+    alone = table["heads"] == "neither noun named"
+    assert conclusions.fuses(table.assign(value=table["value"] + 2 * alone)).outcome == "not decided"
 
 
 def test_it_writes_tables_verdicts_and_a_picture(folder, encoder_folder, tmp_path):
     given = ["--models", str(folder), "--encoder", str(encoder_folder), "--nouns", "3", "--out", str(tmp_path)]
     pronouns.main(given)
     verdicts = verdicts_of(tmp_path / "pronouns.json")
-    assert len(verdicts) == 6 and all(verdict["beforehand"] for verdict in verdicts)
+    assert len(verdicts) == 6 and not any(verdict["beforehand"] for verdict in verdicts)
     assert "bidirectional encoders" in json.dumps([verdict["classes"] for verdict in verdicts])
     assert (tmp_path / "pronouns.png").is_file() and len(pd.read_csv(tmp_path / "pronouns_layers.csv")) > 10
 

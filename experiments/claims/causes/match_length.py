@@ -11,6 +11,7 @@ to train the small models once.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -86,7 +87,7 @@ def one_is_enough(table: Any) -> Verdict:
         numbers=numbers | _missing(table),
         control="heads that are no induction heads: " + "; ".join(control),
         beforehand=True,
-        **judge(effects, ENOUGH, unit="of that after six"),
+        **judge(by_recipe(effects), ENOUGH, unit="of that after six"),
     )
 
 
@@ -103,9 +104,9 @@ def sooner(table: Any) -> Verdict:
         criterion=f"higher by more than {RAISED:g} of attention",
         numbers=numbers | _missing(table),
         control="the same positions and tokens at the end of the prompt; what is repeated before is another fragment, "
-        "so that no longer match is to be had",
+        "so that no longer match is to be had; models trained on nothing but repeats have no other mode",
         beforehand=True,
-        **judge(effects, RAISED, unit="of attention"),
+        **judge(by_recipe(effects), RAISED, unit="of attention"),
     )
 
 
@@ -113,6 +114,14 @@ def induction_heads(table: Any) -> list[tuple[str, Any]]:
     """By model, its induction heads; models without one left out."""
     heads = table[table["prefix_matching"] > INDUCTION]
     return [(model, heads[heads["model"] == model]) for model in dict.fromkeys(map(str, heads["model"]))]
+
+
+def by_recipe(effects: dict[str, Effect]) -> dict[str, Effect]:
+    """Seeds of one recipe as one model: they are alike, and no five of them say what other data would give."""
+    groups: dict[str, list[Effect]] = {}
+    for model, found in effects.items():
+        groups.setdefault(re.sub(r"-seed\d+$", "", model), []).append(found)
+    return {name: own[0] if len(own) == 1 else effect([each.value for each in own]) for name, own in groups.items()}
 
 
 def by_length(heads: Any, mode: str = "") -> str:

@@ -13,7 +13,7 @@ ESSAY = "essay §7"
 
 
 def fingerprint(table: Any) -> Verdict:
-    effects, numbers, undecided = depths(table, "fingerprint", "clue")
+    effects, numbers = depths(table, "fingerprint", "clue")
     return Verdict(
         claim="The first layer looks for fingerprints: raw information is passed on in shallow blocks",
         source=ESSAY,
@@ -23,13 +23,13 @@ def fingerprint(table: Any) -> Verdict:
         numbers=numbers,
         control=_control(table),
         beforehand=True,
-        **judge(effects, SHALLOW, at_most=True, unit="of the depth", undecided=undecided),
+        **judge(effects, SHALLOW, at_most=True, unit="of the depth"),
     )
 
 
 def motive(table: Any) -> Verdict:
-    early, said, no = depths(table, "fingerprint", "clue")
-    late, more, neither = depths(table, "motive", "clue")
+    early, said = depths(table, "fingerprint", "clue")
+    late, more = depths(table, "motive", "clue")
     effects = {
         model: Effect(late[model].value - early[model].value, _both(late[model], early[model]), late[model].items)
         for model in late
@@ -40,18 +40,16 @@ def motive(table: Any) -> Verdict:
         source=ESSAY,
         measured="the same with stories whose word says why it was done, less those whose word says what was found",
         criterion=f"deeper by more than {LATER:g} of the depth",
-        numbers={
-            model: f"motive {more[model]}; fingerprint {said[model]}; {told(effects[model])}" for model in effects
-        },
+        numbers={model: f"motive: {more[model]}; fingerprint: {said[model]}" for model in more},
         control=_control(table),
         beforehand=True,
-        **judge(effects, LATER, unit="of the depth", undecided=no | neither),
+        **judge(effects, LATER, unit="of the depth"),
     )
 
 
 def culprit(table: Any) -> Verdict:
-    effects, numbers, undecided = depths(table, "fingerprint", "end", arrives=True)
-    other, also, neither = depths(table, "motive", "end", arrives=True)
+    effects, numbers = depths(table, "fingerprint", "end", arrives=True)
+    _, also = depths(table, "motive", "end", arrives=True)
     return Verdict(
         claim="The last layers ask who looks most like the culprit: the answer is at the end only in deep blocks",
         source=ESSAY,
@@ -60,20 +58,18 @@ def culprit(table: Any) -> Verdict:
         numbers=numbers | {f"{model}, by motive": said for model, said in also.items()},
         control=_control(table),
         beforehand=True,
-        **judge(effects, DEEP, unit="of the depth", undecided=undecided),
+        **judge(effects, DEEP, unit="of the depth"),
     )
 
 
-def depths(
-    table: Any, kind: str, place: str, *, arrives: bool = False
-) -> tuple[dict[str, Effect], dict[str, str], dict[str, str]]:
-    """By model, the depth up to which a place decides (or from which on), what to say of it, and why it says nothing.
+def depths(table: Any, kind: str, place: str, *, arrives: bool = False) -> tuple[dict[str, Effect], dict[str, str]]:
+    """By model that solves the stories, the depth up to which a place decides (or from which on); what to say of all.
 
     The share of the lead that turns, `(lead − left) / (2 · lead)` of a story's means over names, falls from 1 to 0 over
     the depth at the clue and rises at the end; its mean over the depth is where it does so. Items are stories; of all
     but each in turn (the jackknife), as a story alone may have a lead of 0.
     """
-    effects, numbers, undecided = {}, {}, {}
+    effects, numbers = {}, {}
     own = table[(table["kind"] == kind) & (table["place"] == place)]
     for model in dict.fromkeys(map(str, own["model"])):
         rows = own[own["model"] == model]
@@ -83,11 +79,13 @@ def depths(
         left_out = [_depth(rows[rows["story"] != story], arrives) for story in stories]
         n, mean = len(stories), sum(left_out) / len(left_out)
         error = ((n - 1) / n * sum((each - mean) ** 2 for each in left_out)) ** 0.5
-        effects[model] = Effect(whole, error, n)
-        numbers[model] = f"{told(effects[model])} of the depth; lead {told(leads)} logits, {n} stories"
+        numbers[model] = f"lead of the right name {told(leads)} logits, {n} stories"
         if leads.value < 2 * (leads.error or 0.0):
-            undecided[model] = f"{model} does not find out who it was ({kind})."
-    return effects, numbers, undecided
+            numbers[model] += "; does not find out who it was, and is not judged"
+            continue
+        effects[model] = Effect(whole, error, n)
+        numbers[model] = f"{told(effects[model])} of the depth; {numbers[model]}"
+    return effects, numbers
 
 
 def turned(rows: Any) -> Any:
@@ -112,6 +110,7 @@ def _control(table: Any) -> str:
     for model in dict.fromkeys(map(str, table["model"])):
         rows = table[(table["model"] == model) & (table["place"] == "before the clue")]
         said.append(f"{model} {(rows['lead'] - rows['left']).abs().max():.1g}")
-    return "the token before the word put in from the other story, which turns nothing (largest change in logits): " + (
-        "; ".join(said)
+    return (
+        "the token before the word put in from the other story, which cannot turn anything (a check of the code; "
+        + (f"largest change in logits): {'; '.join(said)}")
     )

@@ -28,8 +28,15 @@ def draw(table: Any) -> Figure:
                 ax.plot(shares.index, shares, style, ms=4, color=colour, label=f"{kind}, {TOLD[place]}")
         ax.axhline(0, color="0.6", lw=1)
         ax.axhline(1, color="0.6", lw=1)
-        ax.set(xlabel="depth (share of the layers)", title=model)
+        leads = [f"{kind} {_lead(table, model, kind):+.2f}" for kind in COLOURS]
+        ax.set(xlabel="depth (share of the layers)")
+        ax.set_title(f"{model} (lead of the right name: {', '.join(leads)})", fontsize=9)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("share of the answer that turns")
     axes[0][0].legend(frameon=False, fontsize=8, loc="center left")
     return figure
+
+
+def _lead(table: Any, model: str, kind: str) -> float:
+    rows = table[(table["model"] == model) & (table["kind"] == kind)]
+    return float(rows.groupby("story")["lead"].first().mean())

@@ -14,17 +14,16 @@ language models at tired or wide itself. Writes to figures/: pronouns.csv, prono
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from experiments.essay.context_fusion.minimal_pairs import ask
 from experiments.essay.passages import arguments_for_models, read_data, reading_model, same_layers
-from experiments.essay.pronouns.conclusions import HEADS, SETS, attends, fuses, holds, holds_at_word
+from experiments.essay.pronouns.conclusions import FLOOR, HEADS, SETS, attends, fuses, holds, holds_at_word
 from experiments.essay.pronouns.encoder import MINILM, Encoder, load_encoder, read_encoder
 from experiments.essay.pronouns.figures import draw
 from experiments.essay.pronouns.reading import Read, components, cut, read_causal
@@ -50,27 +49,20 @@ def main(argv: list[str] | None = None) -> None:
     models = [reading_model(parser, name) for name in args.models]
     begin(args.out)
     rows, layers = [], []
-    with progress_bar(3 * len(models) + 2 * len(encoders), "reading", shown=sys.stderr.isatty()) as tick:
+    with progress_bar(len(models) + len(encoders), "reading", shown=sys.stderr.isatty()) as tick:
         for model in models:
-            gender, thing = (sentences(model, kind, most=args.nouns) for kind in ("gender", "thing"))
-            read = read_causal(model, gender, "pronoun")
-            found = [at(model, gender, "gender", "pronoun", read), before(model, gender, "gender", read_causal)]
-            rows += looked(model, gender, "gender", read, args.seed)
+            found = [
+                told(model, "gender", "pronoun", read_causal, args),
+                told(model, "thing", "word", read_causal, args),
+            ]
+            rows += [*found[0][0], *found[1][0], *answered(model, args.nouns)]
+            layers += found[0][1] + found[1][1]
             tick(1)
-            found += [at(model, thing, "thing", "word", read_causal(model, thing, "word"))]
-            tick(1)
-            rows += answered(model, args.nouns)
-            tick(1)
-            for own in found:
-                rows, layers = rows + own[0], layers + own[1]
         for encoder in encoders:
             for kind in ("gender", "thing"):
-                own = sentences(encoder, kind, most=args.nouns)
-                read = read_encoder(encoder, own, "pronoun")
-                rows += looked(encoder, own, kind, read, args.seed)
-                for found in (at(encoder, own, kind, "pronoun", read), before(encoder, own, kind, read_encoder)):
-                    rows, layers = rows + found[0], layers + found[1]
-                tick(1)
+                found = told(encoder, kind, "pronoun", read_encoder, args)
+                rows, layers = rows + found[0], layers + found[1]
+            tick(1)
     table, by_layer = pd.DataFrame(rows), pd.DataFrame(layers)
     written = [args.out / "pronouns.csv", args.out / "pronouns_layers.csv", args.out / "pronouns.png"]
     table.round(6).to_csv(written[0], index=False)
@@ -82,35 +74,49 @@ def main(argv: list[str] | None = None) -> None:
     show_files([*written, save_verdicts(verdicts, args.out / "pronouns.json")])
 
 
-def at(
+def told(
+    model: Any, kind: str, place: str, read: Any, args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What is read of a kind at a place, at the token before the pronoun, and where a person's name is in its place."""
+    own, other = (sentences(model, kind, most=args.nouns, person=each) for each in (False, True))
+    marks = {**own.passages.marks, "before": own.passages.marks["pronoun"] - 1}
+    moved = own._replace(passages=own.passages._replace(marks=marks))
+    rows, layers = [], []
+    for which, mark, at in ((own, place, place), (moved, "before", "before"), (other, place, "person")):
+        found = read(model, which, mark)
+        of = shares(model, which, kind, at, found)
+        rows, layers = rows + of[0] + looked(model, which, kind, found, args.seed, place=at), layers + of[1]
+    return rows, layers
+
+
+def shares(
     model: HookedModel | Encoder, own: Sentences, kind: str, place: str, read: Read
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """By template the share of the noun that is meant, in the layer that holds most of both; and all layers."""
+    """By template the share of the noun that is meant, in the layer where it is largest in the others; and all layers.
+
+    Only layers count that hold a tenth of what the layer does that holds most of both: of next to nothing a share says
+    nothing.
+    """
     meant, other = components(read.vectors, own)
     both = (meant + other).mean(1)
-    layer = int(both.argmax())
+    holding = both > FLOOR * both.max()
     of = torch.tensor([int(own.template[own.cell == cell][0]) for cell in own.cell.unique()])
     names = {"model": model.name, "kind": kind, "at": place}
-    rows = [
-        names
-        | {"quantity": "share of the noun meant", "item": int(template), "heads": f"layer {layer}"}
-        | {"value": float(meant[layer, of == template].sum() / (meant + other)[layer, of == template].sum())}
-        for template in of.unique()
-    ]
+    rows = []
+    for template in of.unique():
+        rest, here = of != template, of == template
+        elsewhere = meant[:, rest].sum(1) / (meant + other)[:, rest].sum(1)
+        layer = int(elsewhere.where(holding, -torch.inf).argmax())
+        value = float(meant[layer, here].sum() / (meant + other)[layer, here].sum())
+        rows.append(
+            names
+            | {"quantity": "share of the noun meant", "item": int(template), "heads": f"layer {layer}", "value": value}
+        )
     layers = [
         names | {"layer": number, "meant": float(a), "other": float(b)}
         for number, (a, b) in enumerate(zip(meant.mean(1), other.mean(1), strict=True))
     ]
     return rows, layers
-
-
-def before(model: Any, own: Sentences, kind: str, read: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The same at the token before the pronoun; and how that attends."""
-    marks = {**own.passages.marks, "before": own.passages.marks["pronoun"] - 1}
-    moved = own._replace(passages=own.passages._replace(marks=marks))
-    found = read(model, moved, "before")
-    rows, layers = at(model, moved, kind, "before", found)
-    return rows + looked(model, moved, kind, found, 0, place="before"), layers
 
 
 def looked(
@@ -163,16 +169,15 @@ def answered(model: HookedModel, most: int | None) -> list[dict[str, Any]]:
         "the end cut from the nouns": cut(streams, last, nouns),
         "the end cut from the pronoun": cut(streams, last, [pronoun]),
     }
+    leads = {name: asked.lead(model, hidden).mean(1) for name, hidden in runs.items()}
+    alone = ask(model, {"pronoun": read_data(DATA)["gender"]}, pairs, "lexical")
+    leads["neither noun named"] = alone.lead(model, model.hidden(alone.passages.tokens)).mean(1)
     return [
         {"model": model.name, "kind": "gender", "at": "end", "quantity": "lead", "item": i, "heads": name,
          "value": value}
-        for name, hidden in runs.items()
-        for i, value in enumerate(_lead(asked.lead(model, hidden)).tolist())
+        for name, lead in leads.items()
+        for i, value in enumerate(lead.tolist())
     ]  # fmt: skip
-
-
-def _lead(lead: Float[Tensor, "pair 2"]) -> Float[Tensor, " pair"]:
-    return lead.mean(1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.essay.pronouns.conclusions import HELD, names, values
+from experiments.essay.pronouns.conclusions import FLOOR, HELD, names, values
 from experiments.judging import effect
 
 COLOURS = ("#2a6f97", "#d1495b", "#5f7a4f", "#e09f3e")
@@ -29,14 +29,16 @@ def draw(table: Any, layers: Any) -> Figure:
 
 def _attention(ax: Any, table: Any, colour: dict[str, str]) -> None:
     own = table[table["quantity"] == "attention"]
-    kinds = [(model, kind) for model in names(own) for kind in dict.fromkeys(own[own["model"] == model]["kind"])]
+    own = own[own["heads"] == "best"]
+    found = own[own["at"] == "pronoun"]
+    kinds = [(model, kind) for model in names(found) for kind in dict.fromkeys(found[found["model"] == model]["kind"])]
     for x, (model, kind) in enumerate(kinds):
         rows = own[own["kind"] == kind]
-        best, earlier = (effect(values(rows, model, at, "best")) for at in ("pronoun", "before"))
+        best, earlier = (effect(values(rows, model, at, "best")) for at in ("pronoun", "person"))
         ax.bar(x - 0.2, best.value, 0.38, yerr=best.error, color=colour[model], capsize=2,
                label="at the pronoun" if not x else None)  # fmt: skip
         ax.bar(x + 0.2, earlier.value, 0.38, yerr=earlier.error, color="#c9cfd6", capsize=2,
-               label="at the token before" if not x else None)  # fmt: skip
+               label="a name in its place" if not x else None)  # fmt: skip
     marks = {"gender": "he, she", "thing": "it"}
     ax.set_xticks(range(len(kinds)), [f"{model.replace('encoder ', '')}, {marks[kind]}" for model, kind in kinds],
                   rotation=20, ha="right", fontsize=8)  # fmt: skip
@@ -60,11 +62,13 @@ def _answers(ax: Any, table: Any, colour: dict[str, str]) -> None:
 
 def _layers(ax: Any, layers: Any, colour: dict[str, str]) -> None:
     styles = {("gender", "pronoun"): "-", ("thing", "pronoun"): "--", ("thing", "word"): ":"}
-    for (model, kind, at), own in layers[layers["at"] != "before"].groupby(["model", "kind", "at"], sort=False):
+    for (model, kind, at), own in layers[~layers["at"].isin(["before", "person"])].groupby(
+        ["model", "kind", "at"], sort=False
+    ):
         depth = own["layer"] / own["layer"].max()
         there = (own["meant"] + own["other"]).clip(lower=1e-12)
         told = own["meant"].clip(lower=0) / there
-        told = told.where(there > 0.05 * there.max())  # where there is next to nothing, a share says nothing
+        told = told.where(there > FLOOR * there.max())  # where there is next to nothing, a share says nothing
         ax.plot(depth, told, styles[kind, at], color=colour[model],
                 label=f"{model.replace('encoder ', '')} {WHERE[kind, at]}")  # fmt: skip
     ax.axhline(0.5, color="0.6", lw=1)

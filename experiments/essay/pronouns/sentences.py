@@ -41,7 +41,9 @@ class Sentences(NamedTuple):
         return torch.where(first, one, two), torch.where(first, two, one)
 
 
-def sentences(reader: Any, kind: str, data: dict[str, Any] | None = None, *, most: int | None = None) -> Sentences:
+def sentences(
+    reader: Any, kind: str, data: dict[str, Any] | None = None, *, most: int | None = None, person: bool = False
+) -> Sentences:
     """Every combination of a kind.
 
     Args:
@@ -49,11 +51,16 @@ def sentences(reader: Any, kind: str, data: dict[str, Any] | None = None, *, mos
         kind: One of `KINDS`.
         data: Other sentences than those of pronouns.toml.
         most: Nouns of either list, for a quick look.
+        person: A name in the pronoun's place, which means neither noun.
 
     Raises:
         ValueError: If a noun is several tokens in this vocabulary: what is read at its token is then not the noun.
     """
     own = (data or read_data(DATA))[kind]
+    if person and isinstance(own["person"], str):
+        own = own | {"templates": [text.replace("|it>", f"|{own['person']}>") for text in own["templates"]]}
+    elif person:
+        own = own | {"words": own["person"]}
     nouns = [row[:most] for row in own["nouns"]]
     long = [noun for row in nouns for noun in row if n_tokens(reader, noun) != 1]
     if long:
