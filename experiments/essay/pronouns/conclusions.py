@@ -28,6 +28,8 @@ def attends(table: Any, kind: str) -> Verdict:
         effects[model] = effect(best)
         members = own[(own["model"] == model) & (own["at"] == "pronoun") & (own["heads"] == "best")]["members"]
         numbers[model] = f"{told(effects[model])}, mean of {len(best)} templates ({' / '.join(dict.fromkeys(members))})"
+        if 2 * (effects[model].error or 0.0) < effects[model].value < ATTENTION:
+            numbers[model] += ": it prefers that noun, by less than was asked"
         control.append(
             f"{model}: {SETS} random sets in the same layers {min(others):+.3f} to {max(others):+.3f}; the best heads "
             f"of the token before the pronoun {told(effect(earlier))}"

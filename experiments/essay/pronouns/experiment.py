@@ -9,7 +9,7 @@ the noun that is meant over the other, the answer to a question when the pronoun
 much the pronoun's vector varies with either noun (each of 8 nouns stands with each of 8 others, in both orders). Where
 tired or wide says what "it" means, an encoder that reads in both directions can (all-MiniLM-L6-v2, brought once), and
 language models at tired or wide itself. Writes to figures/: pronouns.csv, pronouns_layers.csv, pronouns.json
-(verdicts), pronouns.png. About 4 minutes on one CPU core.
+(verdicts), pronouns.png. About 15 minutes on one CPU core.
 """
 
 from __future__ import annotations
