@@ -3,8 +3,8 @@
 # make package  wheel and sdist in dist/, checked; the wheel without extras in a clean environment runs README's example
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts
-# make essay  the experiments that measure the essay's claims, and the same page (half an hour); most read Gemma 3 270M
-#             too, which is brought under its own terms. Not among them: prose_between and namesakes, 20 minutes more
+# make essay  the experiments that measure the essay's claims, and the same page (about 70 minutes on one core). Brings
+#             Gemma 3 270M, under its own terms, which are printed. Not among them: prose_between, namesakes (20 more)
 # make check-numbers  every number of README, pages and tables is the one in its file, or what the command prints
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
@@ -74,6 +74,7 @@ coverage: $(READY)
 
 claims: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/induction-lab get gemma3-270m
 	$(BIN)/python -m experiments table_of_subjects
 	$(BIN)/python -m experiments composition
 	$(BIN)/python -m experiments ov_eigenvalues
@@ -97,6 +98,7 @@ claims: $(READY)
 essay: export OMP_NUM_THREADS = 1
 essay: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/induction-lab get gemma3-270m
 	$(BIN)/python -m experiments soft_addressing
 	$(BIN)/python -m experiments distance
 	$(BIN)/python -m experiments context_fusion
