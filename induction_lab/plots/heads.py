@@ -171,13 +171,15 @@ def plot_score_comparison(
     margin = 0.04 * (high - low)
     ax.plot([low, high], [low, high], color=INK, lw=0.8, zorder=0)
     named = table.head(mark)[table.head(mark)["difference"].abs() > margin]
+    named = named.sort_values("second", key=lambda up: -(up - (low + high) / 2).abs())  # from the edges on
     ax.plot(named["first"], named["second"], "o", ms=5, color=ACCENT, zorder=2)
-    for label, *place in zip(named["label"], named["first"], named["second"], strict=True):
-        right = place[0] > (low + high) / 2
-        ax.annotate(
-            label, (place[0], place[1]), (-6 if right else 6, 0), textcoords="offset points", fontsize=8,
-            ha="right" if right else "left", va="center",
-        )  # fmt: skip
+    middle = (low + high) / 2
+    for (right, upper), own in named.groupby([named["first"] > middle, named["second"] > middle]):
+        beside = own["first"].min() - margin if right else own["first"].max() + margin
+        at = np.inf if upper else -np.inf  # names of close dots go on towards the middle
+        for label, up in own[["label", "second"]].itertuples(index=False):
+            at = min(up, at - 1.2 * margin) if upper else max(up, at + 1.2 * margin)
+            ax.text(beside, at, label, fontsize=8, ha="right" if right else "left", va="center")
     limits = (low - margin, high + margin)
     ax.set(xlim=limits, ylim=limits, aspect="equal", title=f"{first.about(score).title} of each head")
     for put, name, each in ((ax.set_xlabel, names[0], first), (ax.set_ylabel, names[1], second)):

@@ -15,8 +15,9 @@ function toursPanel(app) {
     const lang = app.state.language;
     menu.replaceChildren(...app.data.tours.map((tour) => {
       const there = modelOf(tour) !== undefined;
-      const why = there ? null : `${app.say(tour.needs === "run" ? "needsRun" : "needsText")} ${tour.start || ""}`;
-      return element("button", { type: "button", "data-tour": tour.id, title: why, onclick: () => (there ? go(tour, 0) : tell(tour, why)) }, tour.title[lang]);
+      const word = { run: "needsRun", text: "needsText" }[tour.needs] || "needsModel";
+      const why = there ? null : `${app.say(word)} ${tour.start}`;
+      return element("button", { type: "button", "data-tour": tour.id, class: there ? "" : "quiet", title: why, onclick: () => (there ? go(tour, 0) : tell(tour, why)) }, tour.title[lang]);
     }));
   }
 
