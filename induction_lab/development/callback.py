@@ -82,7 +82,9 @@ class InductionCallback(TrainerCallback):
         """Measure the network after an update that counts."""
         due = state.global_step % self.every == 0 or state.global_step >= state.max_steps
         if state.is_world_process_zero and due:
+            wanted = control.should_log  # the training loss is logged after this, unless a log of ours takes its place
             self._log_to_trainer(state.global_step)
+            control.should_log = wanted
 
     def lightning(self) -> Any:
         """This callback as Lightning's trainer takes it, of the module or the first of its parts that can be measured.

@@ -168,7 +168,10 @@ class HeadScores(Loadable):
         score = score or self.default_score
         self._score(score)
         if score not in self.q_values:
-            raise ValueError(f"{score} was not tested against chance: score_heads(..., chance_test=True).")
+            raise ValueError(
+                f"{score} was not tested against chance: score_heads(..., chance_test=True); your own score needs "
+                "`finds_repeats = True` as well, which says that prompts without repeats are its chance."
+            )
         q_values = self.q_values[score]
         ranked = self.top(score, q_values.numel())
         chance = self._chance(score)

@@ -36,8 +36,8 @@ def data(n: int = 64) -> list[dict[str, torch.Tensor]]:
 
 def trained(folder, network, callbacks, *, steps=5, **how):
     arguments = hf.TrainingArguments(
-        str(folder), max_steps=steps, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=2, use_cpu=True,
-        disable_tqdm=True, **{"report_to": "none", "save_strategy": "no", **how},
+        str(folder), max_steps=steps, per_device_train_batch_size=4, learning_rate=1e-2, use_cpu=True,
+        disable_tqdm=True, **{"logging_steps": 2, "report_to": "none", "save_strategy": "no", **how},
     )  # fmt: skip
     random.seed(1), np.random.seed(1)
     trainer = hf.Trainer(network, arguments, train_dataset=data(), callbacks=callbacks)
@@ -86,6 +86,16 @@ def test_what_it_says_is_what_checkpoints_say_and_the_log_has_it(tmp_path):
     assert logged[4]["induction/prefix_matching"] == pytest.approx(float(now["prefix_matching"].max()), abs=1e-5)
     assert logged[4]["induction/loss_copy_2"] == pytest.approx(now.loss_by_copy[1], abs=1e-5)
     assert logged[0]["induction/loss_copy_1"] != logged[4]["induction/loss_copy_1"]
+
+
+@pytest.mark.parametrize(("every", "logging"), [(2, 2), (1, 3), (3, 2)])
+def test_the_training_loss_is_logged_where_it_would_be_without(every, logging, tmp_path):
+    logs = []
+    for callbacks in ([], [InductionCallback(every=every)]):
+        network = network_of("gpt2")
+        trainer = trained(tmp_path, network, callbacks, steps=6, logging_steps=logging)
+        logs.append([(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry])
+    assert logs[0] == logs[1] and [step for step, _ in logs[0]] == list(range(logging, 7, logging))
 
 
 def test_the_trainers_loggers_are_told_too(tmp_path):
