@@ -193,7 +193,9 @@ def test_what_is_under_way_is_dropped_when_the_page_is_closed(bundled):
 
 
 ENDLESS = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's jobs in the background ignore
 from induction_lab.pages.live.answers import LiveModel
 
 def kinds(self, scene, given):
@@ -224,7 +226,10 @@ def test_ctrl_c_ends_the_command_with_one_line_also_while_a_model_runs(busy):
             waiting.start()
             assert command.stdout.readline() == "begun\n"
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate(timeout=60)
+        try:
+            _, said = command.communicate(timeout=60)
+        finally:
+            command.kill()
     assert command.returncode == 0 and said.strip() == "The page is no longer served."
 
 
