@@ -144,10 +144,19 @@ def check_same(before: Trajectory, facts: dict[str, Any], model: HookedModel, st
     if not other and recorded not in (None, weights_sha256(model)):
         other = [f"weights at step {step}"]
     if other:
+        there, asked = _apart(before.provenance.get(other[0]), now.get(other[0], "others"))
         raise ValueError(
-            f"{path} was made with other {', '.join(other)}: {before.provenance.get(other[0])!s:.200} there, "
-            f"{now.get(other[0], 'others')!s:.200} asked for. Give another path, or ask for the same."
+            f"{path} was made with other {', '.join(other)}: {there:.60} there, {asked:.60} asked for. Give another "
+            "path, or ask for the same."
         )
+
+
+def _apart(one: Any, other: Any) -> tuple[str, str]:
+    """Two values as text; of two tables of facts the first that is not the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in [name for name in (*one, *other) if one.get(name) != other.get(name)][:1]:
+            return f"{name} {one.get(name)}", f"{name} {other.get(name)}"
+    return str(one), str(other)
 
 
 def with_checkpoint(trajectory: Trajectory, rows: Rows, model: HookedModel) -> Trajectory:

@@ -61,7 +61,7 @@ def published_checkpoints(repo: str) -> list[CheckpointName]:
         names, said = {ref.name for ref in (*refs.branches, *refs.tags)}, "published"
     except Exception as error:  # a hub that cannot be reached makes its client raise anything
         names = _cached_revisions(repo)
-        said = f"in the local cache, nor could it be fetched: {' '.join(str(error).split())[:200]}"
+        said = f"in the local cache, nor could it be fetched: {' '.join(str(error).split()):.80}"
     found = _parsed(names)
     if not found:
         others = f" but {', '.join(sorted(names)[:8])}" if names else ""
