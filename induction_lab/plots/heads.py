@@ -171,15 +171,8 @@ def plot_score_comparison(
     margin = 0.04 * (high - low)
     ax.plot([low, high], [low, high], color=INK, lw=0.8, zorder=0)
     named = table.head(mark)[table.head(mark)["difference"].abs() > margin]
-    named = named.sort_values("second", key=lambda up: -(up - (low + high) / 2).abs())  # from the edges on
     ax.plot(named["first"], named["second"], "o", ms=5, color=ACCENT, zorder=2)
-    middle = (low + high) / 2
-    for (right, upper), own in named.groupby([named["first"] > middle, named["second"] > middle]):
-        beside = own["first"].min() - margin if right else own["first"].max() + margin
-        at = np.inf if upper else -np.inf  # names of close dots go on towards the middle
-        for label, up in own[["label", "second"]].itertuples(index=False):
-            at = min(up, at - 1.2 * margin) if upper else max(up, at + 1.2 * margin)
-            ax.text(beside, at, label, fontsize=8, ha="right" if right else "left", va="center")
+    _name_dots(ax, list(zip(named["label"], named["first"], named["second"], strict=True)), (low + high) / 2, margin)
     limits = (low - margin, high + margin)
     ax.set(xlim=limits, ylim=limits, aspect="equal", title=f"{first.about(score).title} of each head")
     for put, name, each in ((ax.set_xlabel, names[0], first), (ax.set_ylabel, names[1], second)):
@@ -294,6 +287,18 @@ def _heatmap_size(n_layers: int, n_heads: int) -> tuple[float, float]:
 def _titled(scores: HeadScores, score: str) -> str:
     chance = scores.uniform.get(score, np.nan)
     return score if np.isnan(chance) else f"{score} (chance {chance:.3g})"
+
+
+def _name_dots(ax: Axes, dots: list[tuple[str, float, float]], middle: float, margin: float) -> None:
+    """Names beside dots; those of close dots stand below each other, from the edge towards the middle."""
+    for right in (False, True):
+        for upper in (False, True):
+            own = [dot for dot in dots if (dot[1] > middle) == right and (dot[2] > middle) == upper]
+            at = np.inf if upper else -np.inf
+            for label, _, up in sorted(own, key=lambda dot: -abs(dot[2] - middle)):
+                at = min(up, at - 1.2 * margin) if upper else max(up, at + 1.2 * margin)
+                beside = min(dot[1] for dot in own) - margin if right else max(dot[1] for dot in own) + margin
+                ax.text(beside, at, label, fontsize=8, ha="right" if right else "left", va="center")
 
 
 def _as_scores(values: Any, name: str | None) -> tuple[HeadScores, str]:
