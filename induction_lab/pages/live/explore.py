@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import webbrowser
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from induction_lab.pages.live.page import live_page
@@ -53,11 +53,12 @@ def explore(
     return served
 
 
-def open_page(served: Explorer, browser: bool) -> None:
-    """Open it in a browser if that is wanted, and serve until somebody presses Ctrl-C."""
-    if browser:
-        webbrowser.open(served.address)
-    with contextlib.suppress(KeyboardInterrupt):
+def open_page(served: Explorer, browser: bool, say: Callable[[str], None] = lambda line: None) -> None:
+    """Say its address, open it in a browser if that is wanted, and serve until somebody presses Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):  # pressed as soon as the address is there
+        say(f"{served.address}\nCtrl-C ends it.")
+        if browser:
+            webbrowser.open(served.address)
         served.join()
     with contextlib.suppress(KeyboardInterrupt):  # pressed again
         served.close()

@@ -57,6 +57,5 @@ def explore(
     say("")
     if host not in LOCAL:
         typer.echo(f"Whoever can reach {host} and knows the address can use the page.", err=True)
-    typer.echo(f"{served.address}\nCtrl-C ends it.")
-    open_page(served, browser)
+    open_page(served, browser, typer.echo)
     typer.echo("\nThe page is no longer served.", err=True)
