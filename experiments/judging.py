@@ -16,6 +16,7 @@ Intervals are 90 %, so that an effect that lies on the threshold is taken to be 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -205,6 +206,14 @@ def by_class(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         kind = LANGUAGE_MODELS if name.startswith(LANGUAGE) else ENCODERS if name.startswith(ENCODER) else SMALL_MODELS
         parts[kind][name] = each
     return {kind: own for kind, own in parts.items() if own}
+
+
+def by_recipe(effects: dict[str, Effect]) -> dict[str, Effect]:
+    """Seeds of one recipe as one model: they are alike, and no five of them say what other data would give."""
+    groups: dict[str, list[Effect]] = {}
+    for model, found in effects.items():
+        groups.setdefault(re.sub(r"-seed\d+$", "", model), []).append(found)
+    return {name: own[0] if len(own) == 1 else effect([each.value for each in own]) for name, own in groups.items()}
 
 
 def _together(classes: dict[str, dict[str, Any]]) -> dict[str, Any]:

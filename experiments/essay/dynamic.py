@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.essay.of_models import names
 from experiments.essay.passages import arguments_for_models, reading_model
 from experiments.essay.prose import read_prose
 from experiments.harness import begin, show_files
@@ -197,10 +198,6 @@ def as_sharp(table: Any) -> Verdict:
         beforehand=True,
         **judge(effects, BETTER, at_most=True, unit="nats a token", undecided=flat),
     )
-
-
-def names(table: Any) -> list[str]:
-    return list(dict.fromkeys(map(str, table["model"])))
 
 
 def values(table: Any, model: str, change: str) -> list[float]:

@@ -15,17 +15,15 @@ import sys
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.essay.passages import MODELS
-from experiments.harness import begin, common_arguments, show_files
+from experiments.essay.of_models import Least, names, on_models
 from experiments.judging import Effect, effect, judge, told
-from experiments.verdicts import Verdict, save_verdicts
-from induction_lab import HookedModel, load_model
+from experiments.verdicts import Verdict
+from induction_lab import HookedModel
 from induction_lab.data.vocabulary import draw, front
 from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.runtime.progress import progress_bar
@@ -50,30 +48,27 @@ class Asked(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument("--prompts", type=int, default=PROMPTS, help="of each set of tokens (at least 32)")
-    args = parser.parse_args(argv)
-    if args.prompts < 4 * CHOICES:
-        parser.error(f"--prompts must be at least {4 * CHOICES}, so that each token has its centroid; "
-                     f"got {args.prompts}.")  # fmt: skip
-    try:
-        models = [load_model(name) for name in args.models]
-    except ValueError as error:
-        parser.error(str(error))
-    begin(args.out)
+    on_models(
+        argv,
+        __doc__,
+        "kept",
+        every_set,
+        lambda table: [little(table), asked_for(table)],
+        draw_figure,
+        least=Least("prompts", 4 * CHOICES, "so that each token has its centroid"),
+        reads=False,
+    )
+
+
+def every_set(model: HookedModel, n: int | None) -> list[dict[str, Any]]:
+    """The rows of every set of tokens, with and without what is asked for."""
     rows = []
-    with progress_bar(len(models) * SETS * 2, "reading", shown=sys.stderr.isatty()) as tick:
-        for model in models:
-            for seed in range(SETS):
-                for match in (False, True):
-                    rows += measured(model, args.prompts, match=match, seed=seed)
-                    tick(1)
-    table = pd.DataFrame(rows)
-    written = [args.out / "kept.csv", args.out / "kept.png"]
-    table.round(5).to_csv(written[0], index=False)
-    draw_figure(table).savefig(written[1], dpi=110)
-    show_files([*written, save_verdicts([little(table), asked_for(table)], args.out / "kept.json")])
+    with progress_bar(SETS * 2, model.name, shown=sys.stderr.isatty()) as tick:
+        for seed in range(SETS):
+            for match in (False, True):
+                rows += measured(model, PROMPTS if n is None else n, match=match, seed=seed)
+                tick(1)
+    return rows
 
 
 def prompts(model: HookedModel, n: int, *, match: bool, seed: int) -> Asked:
@@ -189,10 +184,6 @@ def _more(table: Any, model: str, place: int) -> dict[int, Effect]:
     wide = own.pivot(index=["layer", "set"], columns="match", values="decoded")
     more = wide[True] - wide[False]
     return {int(layer): effect(rows.tolist()) for layer, rows in more.groupby("layer")}
-
-
-def names(table: Any) -> list[str]:
-    return list(dict.fromkeys(map(str, table["model"])))
 
 
 def draw_figure(table: Any) -> Figure:

@@ -99,7 +99,7 @@ def test_before_the_pronoun_it_is_half_exactly_and_no_attention_prefers_one(mode
     own = sentences.sentences(model, "gender", most=3)
     marks = {**own.passages.marks, "before": own.passages.marks["pronoun"] - 1}
     moved = own._replace(passages=own.passages._replace(marks=marks))
-    found = reading.read_causal(model, moved, "before")
+    (found,) = reading.read_causal(model, moved, "before")
     rows, _ = pronouns.shares(model, moved, "gender", "before", found)
     shares = pd.DataFrame(rows)["value"]
     table = pd.DataFrame(pronouns.looked(model, moved, "gender", found, 0))
@@ -131,7 +131,7 @@ def test_what_a_token_cannot_attend_to_is_masked(model):
 def test_an_encoder_is_read_sentence_by_sentence_as_it_is_alone(encoder_folder):
     own_encoder = encoder.load_encoder(str(encoder_folder))
     own = sentences.sentences(own_encoder, "thing", most=3)
-    read = encoder.read_encoder(own_encoder, own, "pronoun")
+    (read,) = encoder.read_encoder(own_encoder, own, "pronoun")
     for row in (0, 60, 431):
         last = int(own.passages.last[row])
         tokens = torch.cat([own.passages.tokens[row, : last + 1], torch.tensor([own_encoder.tokenizer.sep_token_id])])

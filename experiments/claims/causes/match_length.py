@@ -11,7 +11,6 @@ to train the small models once.
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import LANGUAGE, Effect, effect, judge
+from experiments.judging import LANGUAGE, Effect, by_recipe, effect, judge
 from experiments.subjects.small_models import SEEDS, small_models
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import HookedModel, load_model, repeated_tokens, score_heads
@@ -114,14 +113,6 @@ def induction_heads(table: Any) -> list[tuple[str, Any]]:
     """By model, its induction heads; models without one left out."""
     heads = table[table["prefix_matching"] > INDUCTION]
     return [(model, heads[heads["model"] == model]) for model in dict.fromkeys(map(str, heads["model"]))]
-
-
-def by_recipe(effects: dict[str, Effect]) -> dict[str, Effect]:
-    """Seeds of one recipe as one model: they are alike, and no five of them say what other data would give."""
-    groups: dict[str, list[Effect]] = {}
-    for model, found in effects.items():
-        groups.setdefault(re.sub(r"-seed\d+$", "", model), []).append(found)
-    return {name: own[0] if len(own) == 1 else effect([each.value for each in own]) for name, own in groups.items()}
 
 
 def by_length(heads: Any, mode: str = "") -> str:

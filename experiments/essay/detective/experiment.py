@@ -16,27 +16,22 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.essay.detective.conclusions import culprit, fingerprint, motive
 from experiments.essay.detective.figures import draw
+from experiments.essay.of_models import Least, on_models
 from experiments.essay.passages import (
     Passages,
-    arguments_for_models,
     first_token,
     n_tokens,
     read_data,
     read_passages,
-    reading_model,
 )
-from experiments.harness import begin, show_files
-from experiments.verdicts import save_verdicts
 from induction_lab import HookedModel
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
-from induction_lab.runtime.progress import progress_bar
 
 DATA = Path(__file__).with_name("stories.toml")
 KINDS = ("fingerprint", "motive")
@@ -66,25 +61,15 @@ class Stories(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments_for_models(__doc__)
-    parser.add_argument("--stories", type=int, help="of each kind, for a quick look (at least 3); all by default")
-    args = parser.parse_args(argv)
-    if args.stories is not None and args.stories < 3:
-        parser.error(f"--stories must be at least 3, so that an error can be told; got {args.stories}.")
-    models = [reading_model(parser, name) for name in args.models]
-    begin(args.out)
-    rows = []
-    with progress_bar(len(models) * len(KINDS), "exchanging streams", shown=sys.stderr.isatty()) as tick:
-        for model in models:
-            for kind in KINDS:
-                rows += measured(model, kind, args.stories)
-                tick(1)
-    table = pd.DataFrame(rows)
-    written = [args.out / "detective.csv", args.out / "detective.png"]
-    table.round(5).to_csv(written[0], index=False)
-    draw(table).savefig(written[1], dpi=110)
-    verdicts = [fingerprint(table), motive(table), culprit(table)]
-    show_files([*written, save_verdicts(verdicts, args.out / "detective.json")])
+    on_models(
+        argv,
+        __doc__,
+        "detective",
+        lambda model, most: [row for kind in KINDS for row in measured(model, kind, most)],
+        lambda table: [fingerprint(table), motive(table), culprit(table)],
+        draw,
+        least=Least("stories", 3, "so that an error can be told"),
+    )
 
 
 def read_stories(model: HookedModel, kind: str, most: int | None = None) -> Stories:

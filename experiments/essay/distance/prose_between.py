@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -26,8 +25,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.essay.harry_potter.names import NAMES
-from experiments.essay.harry_potter.namesakes import shown
 from experiments.essay.harry_potter.two_names import NAMESAKES
+from experiments.essay.of_models import Least, names, on_models, shown
 from experiments.essay.passages import (
     Passages,
     first_token,
@@ -35,12 +34,10 @@ from experiments.essay.passages import (
     n_tokens,
     read_data,
     read_passages,
-    reading_model,
 )
 from experiments.essay.prose import read_prose
-from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge, ratio, told
-from experiments.verdicts import Verdict, save_verdicts
+from experiments.verdicts import Verdict
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
 from induction_lab.internals.reading import read_attention
 from induction_lab.runtime.progress import progress_bar
@@ -56,26 +53,15 @@ ESSAY = "essay §2.1"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument(
-        "--tables", nargs="+", type=Path, help="what earlier runs wrote (prose_between.csv), not run again"
+    on_models(
+        argv,
+        __doc__,
+        "prose_between",
+        measured,
+        lambda table: [as_near(table), reached(table)],
+        draw,
+        least=Least("names", 3, "so that an error can be told"),
     )
-    parser.add_argument("--names", type=int, help="for a quick look (at least 3); all by default")
-    args = parser.parse_args(argv)
-    if args.names is not None and args.names < 3:
-        parser.error(f"--names must be at least 3, so that an error can be told; got {args.names}.")
-    if args.tables:
-        begin(args.out)
-        table = pd.concat([pd.read_csv(path) for path in args.tables], ignore_index=True)
-    else:
-        models = [reading_model(parser, name) for name in args.models]
-        begin(args.out)
-        table = pd.DataFrame([row for model in models for row in measured(model, args.names)])
-    table.round(5).to_csv(args.out / "prose_between.csv", index=False)
-    draw(table).savefig(args.out / "prose_between.png", dpi=110)
-    written = save_verdicts([as_near(table), reached(table)], args.out / "prose_between.json")
-    show_files([args.out / "prose_between.csv", written, args.out / "prose_between.png"])
 
 
 def measured(model: HookedModel, most: int | None = None) -> list[dict[str, Any]]:
@@ -183,10 +169,6 @@ def reached(table: pd.DataFrame) -> Verdict:
         beforehand=True,
         **judge(effects, DOUBLED, unit="nats"),
     )
-
-
-def names(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(map(str, table["model"])))
 
 
 def gaps_of(table: pd.DataFrame, model: str) -> list[int]:

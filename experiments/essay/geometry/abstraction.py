@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
@@ -24,15 +23,14 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.essay.geometry.asked import names, share
+from experiments.essay.geometry.asked import share
 from experiments.essay.geometry.senses import DATA, Word, centred, load_words, read_words
 from experiments.essay.geometry.separation import centroid_accuracy
 from experiments.essay.geometry.topics import evenly_shuffled
-from experiments.essay.passages import MODELS, reading_model
+from experiments.essay.of_models import Least, names, on_models
 from experiments.essay.prose import as_tokens, read_prose
-from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
-from experiments.verdicts import Verdict, save_verdicts
+from experiments.verdicts import Verdict
 from induction_lab import HookedModel, capture
 from induction_lab.weights.queries_keys import read_from_stream
 
@@ -55,27 +53,15 @@ ESSAY = "essay §5"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument(
-        "--tables", nargs="+", type=Path, help="what earlier runs wrote (abstraction.csv), not run again"
+    on_models(
+        argv,
+        __doc__,
+        "abstraction",
+        lambda model, most: measured(model, load_words(DATA)[:most]),
+        lambda table: [fades(table), comes_in(table), less_than_stream(table)],
+        draw,
+        least=Least("words", 3, "so that an error can be told"),
     )
-    parser.add_argument("--words", type=int, help="for a quick look (at least 3); all by default")
-    args = parser.parse_args(argv)
-    if args.words is not None and args.words < 3:
-        parser.error(f"--words must be at least 3, so that an error can be told; got {args.words}.")
-    if args.tables:
-        begin(args.out)
-        table = pd.concat([pd.read_csv(path) for path in args.tables], ignore_index=True)
-    else:
-        models = [reading_model(parser, name) for name in args.models]
-        begin(args.out)
-        words = load_words(DATA)[: args.words]
-        table = pd.DataFrame([row for model in models for row in measured(model, words)])
-    table.round(5).to_csv(args.out / "abstraction.csv", index=False)
-    draw(table).savefig(args.out / "abstraction.png", dpi=110)
-    written = save_verdicts([fades(table), comes_in(table), less_than_stream(table)], args.out / "abstraction.json")
-    show_files([args.out / "abstraction.csv", written, args.out / "abstraction.png"])
 
 
 def measured(model: HookedModel, words: list[Word]) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -37,11 +36,9 @@ from experiments.essay.geometry.topics import (
     leans,
     right,
 )
-from experiments.essay.harry_potter.namesakes import ratio, shown, told
-from experiments.essay.passages import MODELS, reading_model
-from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import effect, judge
-from experiments.verdicts import Verdict, save_verdicts
+from experiments.essay.of_models import Least, names, on_models, shown
+from experiments.judging import effect, judge, ratio, told
+from experiments.verdicts import Verdict
 from induction_lab import HookedModel
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.weights.queries_keys import queries_and_keys
@@ -62,25 +59,15 @@ ESSAY = ("essay §1", "essay §5")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument("--tables", nargs="+", type=Path, help="what earlier runs wrote (asked.csv), not run again")
-    parser.add_argument("--words", type=int, help="for a quick look (at least 4); all by default")
-    args = parser.parse_args(argv)
-    if args.words is not None and args.words < 4:
-        parser.error(f"--words must be at least 4, two in each half, got {args.words}.")
-    if args.tables:
-        begin(args.out)
-        table = pd.concat([pd.read_csv(path) for path in args.tables], ignore_index=True)
-    else:
-        models = [reading_model(parser, name) for name in args.models]
-        begin(args.out)
-        words = load_words(DATA)[: args.words]
-        table = pd.DataFrame([row for model in models for row in measured(model, words)])
-    table.round(5).to_csv(args.out / "asked.csv", index=False)
-    draw(table).savefig(args.out / "asked.png", dpi=110)
-    written = save_verdicts([asks(table), of_its_own(table), above(table)], args.out / "asked.json")
-    show_files([args.out / "asked.csv", written, args.out / "asked.png"])
+    on_models(
+        argv,
+        __doc__,
+        "asked",
+        lambda model, most: measured(model, load_words(DATA)[:most]),
+        lambda table: [asks(table), of_its_own(table), above(table)],
+        draw,
+        least=Least("words", 4, "two in each half"),
+    )
 
 
 def measured(model: HookedModel, words: list[Word]) -> list[dict[str, Any]]:
@@ -215,10 +202,6 @@ def above(table: pd.DataFrame) -> Verdict:
         beforehand=True,
         **judge(effects, DEEPER, unit="of pairs of openings", undecided=undecided),
     )
-
-
-def names(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(map(str, table["model"])))
 
 
 def of(table: pd.DataFrame, model: str, place: str, layer: int, quantity: str) -> list[Any]:

@@ -13,7 +13,6 @@ figures/: subspaces.csv, subspaces.json (verdicts), subspaces.png. 4 minutes on 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -23,15 +22,12 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.essay.geometry.asked import names
 from experiments.essay.geometry.experiment import head_outputs
 from experiments.essay.geometry.senses import DATA, Read, Word, load_words, read_words
-from experiments.essay.harry_potter.namesakes import ratio, shown, told
-from experiments.essay.passages import MODELS, reading_model
+from experiments.essay.of_models import Least, names, on_models, shown
 from experiments.essay.prose import as_tokens, read_prose
-from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import effect, judge
-from experiments.verdicts import Verdict, save_verdicts
+from experiments.judging import effect, judge, ratio, told
+from experiments.verdicts import Verdict
 from induction_lab import HookedModel, capture
 from induction_lab.internals.head_outputs import written_by_heads
 from induction_lab.runtime.progress import progress_bar
@@ -48,25 +44,15 @@ ESSAY = "essay §3"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument("--tables", nargs="+", type=Path, help="what earlier runs wrote (subspaces.csv), not run again")
-    parser.add_argument("--words", type=int, help="for a quick look (at least 3); all by default")
-    args = parser.parse_args(argv)
-    if args.words is not None and args.words < 3:
-        parser.error(f"--words must be at least 3, so that an error can be told; got {args.words}.")
-    if args.tables:
-        begin(args.out)
-        table = pd.concat([pd.read_csv(path) for path in args.tables], ignore_index=True)
-    else:
-        models = [reading_model(parser, name) for name in args.models]
-        begin(args.out)
-        words = load_words(DATA)[: args.words]
-        table = pd.DataFrame([row for model in models for row in measured(model, words)])
-    table.round(5).to_csv(args.out / "subspaces.csv", index=False)
-    draw(table).savefig(args.out / "subspaces.png", dpi=110)
-    written = save_verdicts([spaces(table), written_apart(table), pulls_apart(table)], args.out / "subspaces.json")
-    show_files([args.out / "subspaces.csv", written, args.out / "subspaces.png"])
+    on_models(
+        argv,
+        __doc__,
+        "subspaces",
+        lambda model, most: measured(model, load_words(DATA)[:most]),
+        lambda table: [spaces(table), written_apart(table), pulls_apart(table)],
+        draw,
+        least=Least("words", 3, "so that an error can be told"),
+    )
 
 
 def measured(model: HookedModel, words: list[Word]) -> list[dict[str, Any]]:

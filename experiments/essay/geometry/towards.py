@@ -13,7 +13,6 @@ figures/: towards.csv, towards.json (verdicts), towards.png. 2 minutes on one CP
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from experiments.essay.geometry.asked import AT, BEFORE, BEST, OTHER, SHUFFLED, line, names, of, share
+from experiments.essay.geometry.asked import AT, BEFORE, BEST, OTHER, SHUFFLED, line, of, share
 from experiments.essay.geometry.experiment import head_outputs
 from experiments.essay.geometry.senses import DATA, Read, Word, centred, load_words, read_words
 from experiments.essay.geometry.topics import (
@@ -36,11 +35,10 @@ from experiments.essay.geometry.topics import (
     leans,
     right,
 )
-from experiments.essay.harry_potter.namesakes import ratio, shown, told
-from experiments.essay.passages import MODELS, first_token, reading_model
-from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import effect, judge
-from experiments.verdicts import Verdict, save_verdicts
+from experiments.essay.of_models import Least, names, on_models, shown
+from experiments.essay.passages import first_token
+from experiments.judging import effect, judge, ratio, told
+from experiments.verdicts import Verdict
 from induction_lab import HookedModel
 from induction_lab.models.frozen_norms import unembedding_readers
 
@@ -58,26 +56,15 @@ ESSAY = "essay §3"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument("--tables", nargs="+", type=Path, help="what earlier runs wrote (towards.csv), not run again")
-    parser.add_argument("--words", type=int, help="for a quick look (at least 4); all by default")
-    args = parser.parse_args(argv)
-    if args.words is not None and args.words < 4:
-        parser.error(f"--words must be at least 4, two in each half, got {args.words}.")
-    if args.tables:
-        begin(args.out)
-        table = pd.concat([pd.read_csv(path) for path in args.tables], ignore_index=True)
-    else:
-        models = [reading_model(parser, name) for name in args.models]
-        begin(args.out)
-        words = load_words(DATA)[: args.words]
-        table = pd.DataFrame([row for model in models for row in measured(model, words)])
-    table.round(5).to_csv(args.out / "towards.csv", index=False)
-    draw(table).savefig(args.out / "towards.png", dpi=110)
-    verdicts = [pulled(table), of_its_own(table), that_way(table), every_head(table)]
-    written = save_verdicts(verdicts, args.out / "towards.json")
-    show_files([args.out / "towards.csv", written, args.out / "towards.png"])
+    on_models(
+        argv,
+        __doc__,
+        "towards",
+        lambda model, most: measured(model, load_words(DATA)[:most]),
+        lambda table: [pulled(table), of_its_own(table), that_way(table), every_head(table)],
+        draw,
+        least=Least("words", 4, "two in each half"),
+    )
 
 
 def measured(model: HookedModel, words: list[Word]) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -33,10 +32,10 @@ from experiments.essay.harry_potter.two_names import (
     coefficients,
     write_texts,
 )
-from experiments.essay.passages import group_size, read_data, reading_model, same_layers
-from experiments.harness import begin, common_arguments, show_files
+from experiments.essay.of_models import Least, names, on_models, shown
+from experiments.essay.passages import group_size, read_data, same_layers
 from experiments.judging import Effect, effect, judge, ratio, told
-from experiments.verdicts import Verdict, save_verdicts
+from experiments.verdicts import Verdict
 from induction_lab import Head, HookedModel, repeated_tokens, score_heads
 from induction_lab.runtime.progress import progress_bar
 
@@ -52,28 +51,27 @@ CIRCUIT = "induction"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument("--tables", nargs="+", type=Path, help="what earlier runs wrote (namesakes.csv), not run again")
-    parser.add_argument("--scenes", type=int, help="for a quick look (at least 3); all by default")
-    parser.add_argument("--seed", type=int, default=0, help="of random sets of heads and scrambled words")
-    args = parser.parse_args(argv)
-    if args.scenes is not None and args.scenes < 3:
-        parser.error(f"--scenes must be at least 3, so that an error can be told; got {args.scenes}.")
-    if args.tables:
-        begin(args.out)
-        table = pd.concat([pd.read_csv(path, keep_default_na=False) for path in args.tables], ignore_index=True)
-    else:
-        models = [reading_model(parser, name) for name in args.models]
-        data = read_data(NAMESAKES)
-        scenes = range(len(data["scene"]))[: args.scenes]
-        begin(args.out)
-        table = pd.DataFrame([row for model in models for row in measured(model, data, scenes, args.seed)])
-    table.round(5).to_csv(args.out / "namesakes.csv", index=False)
-    verdicts = [topic_moves(table), topic_leads(table), sentence_or_words(table), heads_ask(table), memory(table)]
-    draw(table).savefig(args.out / "namesakes.png", dpi=110)
-    written = save_verdicts(verdicts, args.out / "namesakes.json")
-    show_files([args.out / "namesakes.csv", written, args.out / "namesakes.png"])
+    on_models(
+        argv,
+        __doc__,
+        "namesakes",
+        _measured,
+        lambda table: [
+            topic_moves(table),
+            topic_leads(table),
+            sentence_or_words(table),
+            heads_ask(table),
+            memory(table),
+        ],
+        draw,
+        least=Least("scenes", 3, "so that an error can be told"),
+        seed="random sets of heads and scrambled words",
+    )
+
+
+def _measured(model: HookedModel, most: int | None, seed: int) -> list[dict[str, Any]]:
+    data = read_data(NAMESAKES)
+    return measured(model, data, range(len(data["scene"]))[:most], seed)
 
 
 def measured(model: HookedModel, data: dict[str, Any], scenes: Sequence[int], seed: int) -> list[dict[str, Any]]:
@@ -297,10 +295,6 @@ def caption(table: pd.DataFrame) -> str:
     )
 
 
-def names(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(map(str, table["model"])))
-
-
 def of(
     table: pd.DataFrame, model: str, quantity: str, heads: str = "", *, group: str = GROUPS[0], kind: str = PLAIN
 ) -> list[float]:
@@ -334,10 +328,6 @@ def absent(table: pd.DataFrame) -> str:
     found = {model: effect(of(table, model, "topic")) for model in names(table)}
     none = [model for model, each in found.items() if each.value < 2 * (each.error or 0.0)]
     return f"The topic has no effect, by 2 standard errors, in {', '.join(none)}." if none else ""
-
-
-def shown(values: Sequence[float]) -> str:
-    return told(effect(values))
 
 
 if __name__ == "__main__":

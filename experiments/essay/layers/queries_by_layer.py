@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -26,11 +25,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.essay.geometry.senses import NEUTRAL
-from experiments.essay.passages import MODELS, reading_model
+from experiments.essay.of_models import names, on_models
 from experiments.essay.prose import as_tokens, read_prose
-from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
-from experiments.verdicts import Verdict, save_verdicts
+from experiments.verdicts import Verdict
 from induction_lab import HookedModel, capture
 from induction_lab.attention.exact import Attention
 from induction_lab.internals.residual_stream import ResidualStreams, residual_streams
@@ -55,21 +53,14 @@ ESSAY = "essay §4"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
-    parser.add_argument("--tables", nargs="+", type=Path, help="queries_by_layer.csv of earlier runs, not run again")
-    args = parser.parse_args(argv)
-    if args.tables:
-        begin(args.out)
-        table = pd.concat([pd.read_csv(path) for path in args.tables], ignore_index=True)
-    else:
-        models = [reading_model(parser, name) for name in args.models]
-        begin(args.out)
-        table = pd.DataFrame([row for model in models for row in measured(model)])
-    table.round(5).to_csv(args.out / "queries_by_layer.csv", index=False)
-    draw(table).savefig(args.out / "queries_by_layer.png", dpi=110)
-    written = save_verdicts([shallow(table), deep(table)], args.out / "queries_by_layer.json")
-    show_files([args.out / "queries_by_layer.csv", written, args.out / "queries_by_layer.png"])
+    on_models(
+        argv,
+        __doc__,
+        "queries_by_layer",
+        measured,
+        lambda table: [shallow(table), deep(table)],
+        draw,
+    )
 
 
 def measured(model: HookedModel) -> list[dict[str, Any]]:
@@ -253,10 +244,6 @@ def third(table: pd.DataFrame, model: str, measure: str, which: int, way: float 
     own = own if way is None else own[own["way"] == way]
     n = 1 + int(own["layer"].max())
     return own[own["layer"] * 3 // n == which]["value"].tolist() or own["value"].tolist()
-
-
-def names(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(map(str, table["model"])))
 
 
 def shown(values: list[float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from experiments.essay.of_models import names
 from experiments.judging import Effect, effect, judge, ratio, told
 from experiments.verdicts import Verdict
 
@@ -138,10 +139,6 @@ def _held(table: Any, kind: str, at: str, claim: str) -> Verdict:
         control="half where it is as much one noun as the other" + beside,
         **judge(effects, HELD, unit="of the variance with both nouns", undecided=undecided),
     )
-
-
-def names(table: Any) -> list[str]:
-    return list(dict.fromkeys(map(str, table["model"])))
 
 
 def values(table: Any, model: str, at: str, heads: str) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.essay.pronouns.reading import AT_ONCE, Read
+from experiments.essay.pronouns.reading import AT_ONCE, Read, joined
 from experiments.essay.pronouns.sentences import Sentences
 from experiments.judging import ENCODER
 from induction_lab.models.bringing import download, unpack
@@ -44,26 +44,22 @@ class Encoder(NamedTuple):
         return self.network.config.max_position_embeddings
 
 
-def read_encoder(encoder: Encoder, own: Sentences, mark: str) -> Read:
-    """At a mark, in a model that reads the whole sentence."""
-    vectors, attention = [], []
+def read_encoder(encoder: Encoder, own: Sentences, *marks: str) -> list[Read]:
+    """At each mark, in a model that reads the whole sentence."""
+    parts: list[list[Read]] = [[] for _ in marks]
     for part in torch.arange(len(own.cell)).split(AT_ONCE):
         tokens, rows, last = own.passages.tokens[part], torch.arange(len(part)), own.passages.last[part]
         ended = torch.cat([tokens, tokens[:, :1]], 1)
         ended[rows, last + 1] = encoder.tokenizer.sep_token_id
         seen = torch.arange(ended.shape[1]) <= (last + 1)[:, None]
         with torch.inference_mode():
-            found = encoder.network(
-                ended, attention_mask=seen.long(), output_attentions=True, output_hidden_states=True
-            )
-        at = own.passages.marks[mark][part, 1]
-        vectors.append(torch.stack([each[rows, at] for each in found.hidden_states]))
-        layers = [
-            torch.stack([each[rows, :, at, own.passages.marks[noun][part, 1]] for noun in ("one", "two")])
-            for each in found.attentions
-        ]
-        attention.append(torch.stack(layers, 2))
-    return Read(torch.cat(vectors, 1), torch.cat(attention, 1))
+            read = encoder.network(ended, attention_mask=seen.long(), output_attentions=True, output_hidden_states=True)
+        nouns = [own.passages.marks[noun][part, 1] for noun in ("one", "two")]
+        for mark, found in zip(marks, parts, strict=True):
+            at = own.passages.marks[mark][part, 1]
+            layers = [torch.stack([each[rows, :, at, noun] for noun in nouns]) for each in read.attentions]
+            found.append(Read(torch.stack([each[rows, at] for each in read.hidden_states]), torch.stack(layers, 2)))
+    return [joined(found) for found in parts]
 
 
 def load_encoder(name: str, *, say: Callable[[str], None] = print) -> Encoder:

@@ -80,10 +80,11 @@ def told(
     """What is read of a kind at a place, at the token before the pronoun, and where a person's name is in its place."""
     own, other = (sentences(model, kind, most=args.nouns, person=each) for each in (False, True))
     marks = {**own.passages.marks, "before": own.passages.marks["pronoun"] - 1}
-    moved = own._replace(passages=own.passages._replace(marks=marks))
+    own = own._replace(passages=own.passages._replace(marks=marks))
+    here, before = read(model, own, place, "before")
+    (person,) = read(model, other, place)
     rows, layers = [], []
-    for which, mark, at in ((own, place, place), (moved, "before", "before"), (other, place, "person")):
-        found = read(model, which, mark)
+    for which, at, found in ((own, place, here), (own, "before", before), (other, "person", person)):
         of = shares(model, which, kind, at, found)
         rows, layers = rows + of[0] + looked(model, which, kind, found, args.seed, place=at), layers + of[1]
     return rows, layers

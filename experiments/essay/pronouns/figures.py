@@ -7,7 +7,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from experiments.essay.pronouns.conclusions import FLOOR, HELD, names, values
+from experiments.essay.of_models import names
+from experiments.essay.pronouns.conclusions import FLOOR, HELD, values
 from experiments.judging import effect
 
 COLOURS = ("#2a6f97", "#d1495b", "#5f7a4f", "#e09f3e")

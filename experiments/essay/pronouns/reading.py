@@ -24,19 +24,26 @@ class Read(NamedTuple):
     attention: Float[Tensor, "noun prompt layer head"]
 
 
-def read_causal(model: HookedModel, own: Sentences, mark: str) -> Read:
-    """At a mark, in a model that reads left to right."""
-    vectors, attention = [], []
+def read_causal(model: HookedModel, own: Sentences, *marks: str) -> list[Read]:
+    """At each mark, in a model that reads left to right."""
+    parts: list[list[Read]] = [[] for _ in marks]
     for part in torch.arange(len(own.cell)).split(AT_ONCE):
-        streams = residual_streams(model, own.passages.tokens[part])
-        rows, at = torch.arange(len(part)), own.passages.marks[mark][part, 1]
-        vectors.append(torch.stack([each[rows, at].float().cpu() for each in streams.before]))
-        layers = [
-            torch.stack([seen.probabilities(rows, at, own.passages.marks[noun][part, 1]) for noun in ("one", "two")])
-            for _, seen in sorted(streams.attention.items())
-        ]
-        attention.append(torch.stack(layers, 2).float().cpu())
-    return Read(torch.cat(vectors, 1), torch.cat(attention, 1))
+        streams, rows = residual_streams(model, own.passages.tokens[part]), torch.arange(len(part))
+        nouns = [own.passages.marks[noun][part, 1] for noun in ("one", "two")]
+        for mark, found in zip(marks, parts, strict=True):
+            at = own.passages.marks[mark][part, 1]
+            vectors = torch.stack([each[rows, at].float().cpu() for each in streams.before])
+            layers = [
+                torch.stack([seen.probabilities(rows, at, noun) for noun in nouns])
+                for _, seen in sorted(streams.attention.items())
+            ]
+            found.append(Read(vectors, torch.stack(layers, 2).float().cpu()))
+    return [joined(found) for found in parts]
+
+
+def joined(parts: list[Read]) -> Read:
+    """Sentences read in parts."""
+    return Read(*(torch.cat(each, 1) for each in zip(*parts, strict=True)))
 
 
 def components(
