@@ -132,16 +132,18 @@ def _heads_above(scores: Any, score: str, threshold: float, *, per_kv: bool) -> 
 
     from induction_lab.attention.grouped import key_head
 
-    best = [(head, value) for head, value in scores.top(score, scores[score].numel()) if value > threshold]
+    values = scores[score]
+    rows = [(str(h), h.layer, h.head, float(values[h.layer, h.head])) for h in scores.above(score, threshold)]
+    table = pd.DataFrame(rows, columns=["label", "layer", "head", "value"])
     if not per_kv:
-        rows = [(str(head), head.layer, head.head, value) for head, value in best]
-        return pd.DataFrame(rows, columns=["label", "layer", "head", "value"])
-    n_kv_heads, groups = scores.by_kv_head(score).shape[1], {}
-    for head, value in best:
-        read = (head.layer, key_head(head.head, scores.n_heads, n_kv_heads))
-        groups.setdefault(read, (value, []))[1].append(str(head))
-    rows = [(f"L{at[0]}KV{at[1]}", *at, value, " ".join(heads)) for at, (value, heads) in groups.items()]
-    return pd.DataFrame(rows, columns=["label", "layer", "kv_head", "value", "heads"])
+        return table
+    table["kv_head"] = key_head(table["head"], scores.n_heads, scores.by_kv_head(score).shape[1])
+    groups = table.groupby(["layer", "kv_head"], sort=False)
+    found = groups.agg(value=("value", "first"), heads=("label", " ".join)).reset_index()
+    found.insert(
+        0, "label", [f"L{layer}KV{head}" for layer, head in zip(found["layer"], found["kv_head"], strict=True)]
+    )
+    return found
 
 
 def _list(heads: Any, format: Format) -> None:

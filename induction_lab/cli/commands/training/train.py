@@ -53,11 +53,11 @@ def train(
         raise ValueError("--plot goes with one run; follow several to draw them: induction-lab follow RUN RUN ….")
     recipe = load_recipe(config, **({} if steps is None else {"steps": steps}))
     name = stem(Path(config).stem) + ("" if steps is None else f"-{steps}")
-    found, shown = find_device(device), True
+    found = find_device(device)
     say("")
     if seeds is None:
-        runs = [train_run(recipe, out / name, device=found, plot=plot, progress=shown)]
+        runs = [train_run(recipe, out / name, device=found, plot=plot, progress=True)]
     else:
         several = over_seeds(recipe, seeds, name=f"{name}-seed")
-        runs = list(train_runs(several, out, workers=workers, device=found, progress=shown).values())
+        runs = list(train_runs(several, out, workers=workers, device=found, progress=True).values())
     show_runs(runs)
