@@ -73,7 +73,8 @@ def plot_head_scores(
         bright = (value - low) / (high - low) > 0.6 if low == 0 else abs(value) < 0.6 * high
         ink = INK if bright else "white"
         ax.text(head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
-    ax.set(xlabel="head", ylabel="layer", title=": ".join(filter(None, (scores.model, _titled(scores, score)))))
+    ax.set(xlabel="head", ylabel="layer")
+    ax.set_title("\n".join(filter(None, (scores.model, _titled(scores, score)))), fontsize=9, wrap=True)
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
     bar = ax.figure.colorbar(image, ax=ax, label=scores.about(score).unit)

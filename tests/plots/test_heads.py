@@ -16,6 +16,7 @@ from induction_lab import (
     plot_score_by_layer,
     plot_score_comparison,
     repeated_tokens,
+    score_heads,
 )
 from induction_lab.plots.heads import plot_patterns
 from induction_lab.scores.registry import words
@@ -188,3 +189,11 @@ def test_wrong_numbers_of_labels_or_heads_are_refused():
         plot_pattern(torch.eye(3), labels=["a"])
     with pytest.raises(ValueError, match="2 patterns want as many heads, got 1"):
         plot_patterns(torch.rand(2, 4, 4), [Head(0, 0)])
+
+
+@pytest.mark.parametrize("score", ["prefix_matching", "induction_stripe", "logit_attribution"])
+def test_a_title_is_whole_on_a_figure_of_few_heads(score, bundled):
+    ax = plot_head_scores(score_heads(bundled, scores=[score]))
+    ax.figure.canvas.draw()
+    title, sheet = ax.title.get_window_extent(), ax.figure.bbox
+    assert sheet.x0 <= title.x0 and title.x1 <= sheet.x1 and title.y1 <= sheet.y1
