@@ -2,9 +2,10 @@
 
 import pytest
 from browsers import ARGUMENTS, CHROMIUM, settled
+from live_pages import TEXT
 from pages import hostile_model, trajectory
 
-from induction_lab import write_report
+from induction_lab import explore, write_report
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +15,13 @@ def browser():
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def served(bundled):
+    page = explore(bundled, TEXT, browser=False, wait=False)
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="module")

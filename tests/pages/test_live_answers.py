@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from by_hand import model_of
+from live_pages import TEXT
 
 from induction_lab import (
     HookedModel,
@@ -23,8 +24,6 @@ from induction_lab import (
 from induction_lab.data.prompts import Prompts, distinct_tokens
 from induction_lab.pages.live.answers import KINDS, LiveModel
 from induction_lab.pages.live.scene import MOST_CHARACTERS
-
-TEXT = "5 9 17 33 21 5 9 17 33"
 
 
 @pytest.fixture(scope="module")

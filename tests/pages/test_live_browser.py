@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from browsers import CHROMIUM
-from live_pages import opened, prompt_of, settled, written
+from live_pages import TEXT, opened, prompt_of, settled, written
 
 from induction_lab import (
     HookedModel,
@@ -22,7 +22,6 @@ from induction_lab.training.checkpoints import Checkpoints
 
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
-TEXT = "5 9 17 33 21 5 9 17 33"
 FOUND_BY_AXE = ("serious", "critical")
 
 

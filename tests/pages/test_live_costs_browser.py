@@ -4,21 +4,13 @@ import threading
 
 import pytest
 from browsers import CHROMIUM
-from live_pages import opened, prompt_of, settled, written
+from live_pages import TEXT, opened, prompt_of, settled, written
 
-from induction_lab import Run, ablation_sweep, explore
+from induction_lab import Run, ablation_sweep
 from induction_lab.pages.live.answers import LiveModel
 
 pytest.importorskip("starlette")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
-TEXT = "5 9 17 33 21 5 9 17 33"
-
-
-@pytest.fixture(scope="module")
-def served(bundled):
-    page = explore(bundled, TEXT, browser=False, wait=False)
-    yield page
-    page.close()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 from browsers import ARGUMENTS, CHROMIUM
 from by_hand import model_of
+from live_pages import TEXT
 from pages import HostileTokenizer
 
 from induction_lab import HookedModel, ablate, head_gallery, induction_circuit
@@ -193,7 +194,6 @@ def test_whatever_the_shape_the_answers_are_those_of_python(ask, name):
     check_all(ask, live, questions_for(live, seed=seed, n=3 if name.startswith("longer") else 8))
 
 
-TEXT = "5 9 17 33 21 5 9 17 33"
 REFUSED = [
     ("predict", {"text": "7 " * (MOST_CHARACTERS // 2 + 1)}),
     ("predict", {"text": " ".join(["7"] * 300)}),

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
+from live_pages import TEXT
 
 from induction_lab import HookedModel, Run, explore, induction_circuit
 from induction_lab.pages.live.explore import Explorer
@@ -21,14 +22,6 @@ from induction_lab.pages.live.worker import Dropped, Worker
 from induction_lab.training.checkpoints import Checkpoints
 
 pytest.importorskip("starlette")
-TEXT = "5 9 17 33 21 5 9 17 33"
-
-
-@pytest.fixture(scope="module")
-def served(bundled):
-    page = explore(bundled, TEXT, browser=False, wait=False)
-    yield page
-    page.close()
 
 
 def request(served, method, path, *, body=None, token=..., **headers):

@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from live_pages import TEXT
 
 from induction_lab import HookedModel, explore_widget, induction_circuit
 from induction_lab.pages.live.answers import LiveModel
 from induction_lab.pages.live.shelf import Shelf
 from induction_lab.pages.live.widget import Messages, widget_script
 from induction_lab.runtime import optional
-
-TEXT = "5 9 17 33 21 5 9 17 33"
 
 
 class Page:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from browsers import ARGUMENTS, CHROMIUM
+from live_pages import TEXT
 from notebooks import notebook
 from pages import HOSTILE, hostile_model
 
@@ -14,7 +15,6 @@ from induction_lab.pages.live.widget import Messages, widget_script
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page's browser tests need playwright")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
-TEXT = "5 9 17 33 21 5 9 17 33"
 SECOND = """() => {
   const el = document.createElement("div");
   el.id = "second";

@@ -4,6 +4,8 @@ import torch
 
 from induction_lab.data.prompts import Prompts
 
+TEXT = "5 9 17 33 21 5 9 17 33"  # for the bundled model
+
 
 def opened(browser, address, *, width=1440, scheme="light", ready=True, **more):
     faults = []

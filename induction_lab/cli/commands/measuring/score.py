@@ -137,7 +137,8 @@ def _heads_above(scores: Any, score: str, threshold: float, *, per_kv: bool) -> 
     table = pd.DataFrame(rows, columns=["label", "layer", "head", "value"])
     if not per_kv:
         return table
-    table["kv_head"] = key_head(table["head"], scores.n_heads, scores.by_kv_head(score).shape[1])
+    n_kv_heads = scores.by_kv_head(score).shape[1]
+    table["kv_head"] = [key_head(head, scores.n_heads, n_kv_heads) for _, _, head, _ in rows]
     groups = table.groupby(["layer", "kv_head"], sort=False)
     found = groups.agg(value=("value", "first"), heads=("label", " ".join)).reset_index()
     found.insert(
