@@ -2,8 +2,9 @@
 
     python -m experiments verdicts   # experiments/README.md, experiments/pages/, tables in docs/ from figures/*.json
 
-A script that tests a claim writes `figures/NAME.json` through `save_verdicts`; the pages are built from these
-alone, by `experiments.page_builder`. How an outcome is reached from what was measured: `experiments.judging`.
+A script that tests a claim writes `figures/NAME.json` through `save_verdicts`; the pages are built from these alone, by
+`experiments.page_builder`. How an outcome is reached from what was measured: `experiments.judging`; where that rule was
+changed, the files that keep what was found in each model are judged again by it first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.harness import FIGURES, ROOT
-from experiments.judging import DIFFERS, OUTCOMES, outcome
+from experiments.judging import DIFFERS, OUTCOMES, again, outcome
 from experiments.page_builder.essay_map import essay_map
 from experiments.page_builder.found import read_verdicts
 from experiments.page_builder.overview import overview
@@ -57,6 +58,7 @@ class Verdict(NamedTuple):
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(argv)
+    judge_again(FIGURES)
     built = pages(FIGURES)
     for old in (HERE / "pages").glob("*.md"):
         if f"pages/{old.name}" not in built:
@@ -79,6 +81,18 @@ def save_verdicts(verdicts: list[Verdict], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([verdict._asdict() for verdict in verdicts], indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def judge_again(figures: Path) -> list[Path]:
+    """Apply today's rule to every file of verdicts that keeps what was found in each model; those that it changes."""
+    changed = []
+    for path in sorted(figures.glob("*.json")):
+        entries = json.loads(path.read_text())
+        if isinstance(entries, list):
+            judged = [Verdict(**(entry | again(entry.get("classes", {})))) for entry in entries]
+            if judged != [Verdict(**entry) for entry in entries]:
+                changed.append(save_verdicts(judged, path))
+    return changed
 
 
 def pages(figures: Path, here: Path = HERE) -> dict[str, str]:

@@ -82,8 +82,16 @@ def _size(verdict: Verdict) -> str:
 
 def _of_class(kind: str, found: dict[str, Any]) -> str:
     """The outcome in one class of models, and the interval that it comes from."""
-    unit, models = f" {found['unit']}" if found["unit"] else "", f"{found['models']} model{'s' * (found['models'] > 1)}"
+    unit, models = f" {found['unit']}" if found["unit"] else "", _counted(found["models"], found.get("recipes"))
     interval = f"90 % interval {bounds(found)}" if bounds(found) else "nothing bounds it"
     needed = f"{'below' if found['at_most'] else 'above'} {found['needed']:.3g} is wanted"
     said = f"**{kind.capitalize()}: {found['outcome']}.** {found['caveat']}".strip()
     return f"{said} ({found['value']:.3g}{unit}, {interval}, {models}; {needed})"
+
+
+def _counted(models: int, recipes: int | None) -> str:
+    """How many models an interval is over; where some of them are seeds of one recipe, how many recipes."""
+    if recipes == 1 and models > 1:
+        return f"{models} seeds of one recipe"
+    of = f" of {recipes} recipes" if recipes and recipes < models else ""
+    return f"{models} model{'s' * (models > 1)}{of}"

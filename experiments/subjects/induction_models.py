@@ -27,6 +27,7 @@ from induction_lab import (
     score_heads,
 )
 
+NAMED = ("induction-2l", "smollm2-135m", "gemma3-270m")  # besides the small ones: no language model stands alone
 REFERENCE = 32
 LOOKS = 0.4  # what people call an induction head, or a previous-token head
 TELLS, ERRORS = 0.01, 2.0  # of the fall of the loss, and standard errors: a direct path that matters
@@ -125,7 +126,7 @@ def subjects(
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """What every script on these subjects can be told."""
     parser = common_arguments(description)
-    parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
+    parser.add_argument("--models", nargs="*", default=NAMED, help="besides the small ones")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="small models of each kind")
     return parser
 

@@ -52,7 +52,7 @@ def test_files_from_before_there_were_classes_are_rendered_without_a_claim_to_ha
 def test_each_class_of_models_has_its_own_line_with_its_interval(module, tmp_path):
     judging = script("judging")
     effects = {"smollm2-135m": judging.Effect(0.9, 0.02, 16)}
-    effects |= {f"seed {seed}": judging.Effect(value) for seed, value in enumerate((0.1, 0.11, 0.12))}
+    effects |= {f"kind {seed}": judging.Effect(value) for seed, value in enumerate((0.1, 0.11, 0.12))}
     one = verdict(module, **judging.judge(effects, 0.5, unit="of the fall"))
     assert one.outcome == "differs by class of models"
     module.save_verdicts([one], tmp_path / "weather.json")
@@ -63,3 +63,24 @@ def test_each_class_of_models_has_its_own_line_with_its_interval(module, tmp_pat
     assert "What would have changed it: an interval below 0.5 of the fall" in page
     overview = module.pages(tmp_path)["README.md"]
     assert "small: 0.11 of the fall [0.0931, 0.127]; > 0.5<br>language: 0.9 of the fall" in overview
+
+
+def test_files_are_judged_again_where_they_keep_what_was_found_and_the_rule_has_changed(module, tmp_path):
+    judging = script("judging")
+    effects = {f"seed {seed}": judging.Effect(value) for seed, value in enumerate((0.8, 0.81, 0.82))}
+    module.save_verdicts([verdict(module, **judging.judge(effects, 0.5))], tmp_path / "weather.json")
+    module.save_verdicts([verdict(module)], tmp_path / "old.json")
+    (tmp_path / "facts.json").write_text("{}")
+    assert module.judge_again(tmp_path) == []
+    page = page_of(module, tmp_path)
+    assert "3 seeds of one recipe; above 0.5 is wanted" in page and "nothing is said about others" in page
+    text = (tmp_path / "weather.json").read_text()
+    (tmp_path / "weather.json").write_text(text.replace("holds with a caveat", "holds"))  # as another rule had it
+    assert [path.stem for path in module.judge_again(tmp_path)] == ["weather"]
+    assert (tmp_path / "weather.json").read_text() == text
+
+
+def test_verdicts_that_are_committed_are_what_today_s_rule_gives(module, tmp_path):
+    for path in module.FIGURES.glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    assert module.judge_again(tmp_path) == [], "run `python -m experiments verdicts`"

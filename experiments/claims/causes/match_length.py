@@ -20,14 +20,14 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import LANGUAGE, Effect, by_recipe, effect, judge
+from experiments.judging import LANGUAGE, Effect, effect, judge
+from experiments.subjects.induction_models import NAMED
 from experiments.subjects.small_models import SEEDS, small_models
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import HookedModel, load_model, repeated_tokens, score_heads
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.kinds.match_length import LENGTHS, MATCH_LENGTHS
 
-MODELS = ("induction-2l", "smollm2-135m", "gemma3-270m")
 INDUCTION = 0.4  # prefix matching from which a head counts as an induction head
 SHOWN, MOST = 0.3, 24  # attention at some length from which a head is shown; heads of a model
 # The criteria, written before anything was run: the maintainers had been told that SmolLM2's heads want about three.
@@ -37,7 +37,7 @@ RAISED = 0.05  # of attention
 
 def main(argv: list[str] | None = None) -> None:
     parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="*", default=MODELS, help="names, Hugging Face ids or folders")
+    parser.add_argument("--models", nargs="*", default=NAMED, help="names, Hugging Face ids or folders")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="small models of each kind; 0: none")
     args = parser.parse_args(argv)
     try:
@@ -86,7 +86,7 @@ def one_is_enough(table: Any) -> Verdict:
         numbers=numbers | _missing(table),
         control="heads that are no induction heads: " + "; ".join(control),
         beforehand=True,
-        **judge(by_recipe(effects), ENOUGH, unit="of that after six"),
+        **judge(effects, ENOUGH, unit="of that after six"),
     )
 
 
@@ -105,7 +105,7 @@ def sooner(table: Any) -> Verdict:
         control="the same positions and tokens at the end of the prompt; what is repeated before is another fragment, "
         "so that no longer match is to be had; models trained on nothing but repeats have no other mode",
         beforehand=True,
-        **judge(by_recipe(effects), RAISED, unit="of attention"),
+        **judge(effects, RAISED, unit="of attention"),
     )
 
 

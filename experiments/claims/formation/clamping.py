@@ -4,8 +4,9 @@
 
 Two-layer models in which, from the first step, one head of layer 0 attends exactly to the token before (its queries and
 keys then have nothing to learn), or one head of layer 1 attends as a perfect induction head; five seeds. What forms
-sooner than in the free model was waiting for what was clamped. Writes to figures/: clamping.csv, clamping.json
-(verdicts), clamping.png. 8 minutes on 2 CPU cores the first time.
+sooner than in the free model was waiting for what was clamped. Intervals are over these seeds of one recipe (`minute`),
+and say nothing of others. Writes to figures/: clamping.csv, clamping.json (verdicts), clamping.png. 8 minutes on 2 CPU
+cores the first time.
 """
 
 from __future__ import annotations

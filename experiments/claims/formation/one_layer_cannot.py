@@ -2,9 +2,9 @@
 
     python -m experiments one_layer_cannot
 
-One-layer models on the data that make two-layer models form them (recipe `minute`), five seeds. Writes to figures/:
-one_layer_cannot.csv, one_layer_cannot.json (verdict), one_layer_cannot.png. A minute on 2 CPU cores once the runs are
-there (`phase_runs.py`).
+One-layer models on the data that make two-layer models form them (recipe `minute`), five seeds; the interval is over
+these seeds of one recipe, and says nothing of others. Writes to figures/: one_layer_cannot.csv, one_layer_cannot.json
+(verdict), one_layer_cannot.png. A minute on 2 CPU cores once the runs are there (`phase_runs.py`).
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m experiments smeared_keys
 
 Smeared keys (each head mixes every key with the one before it, by a trained share) give one layer what it needs a
-previous-token head for. Models of one and two layers with and without, five seeds each. Writes to figures/:
-smeared_keys.csv, smeared_keys.json (verdicts), smeared_keys.png. Two minutes on 2 CPU cores once the runs are there
-(`phase_runs.py`).
+previous-token head for. Models of one and two layers with and without, five seeds each; intervals are over
+these seeds of one recipe (`minute`), and say nothing of others. Writes to figures/: smeared_keys.csv, smeared_keys.json
+(verdicts), smeared_keys.png. Two minutes on 2 CPU cores once the runs are there (`phase_runs.py`).
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python -m experiments composition
 
-For small models trained here (three kinds of data, five seeds each), the bundled model and SmolLM2-135M:
+For small models trained here (three kinds of data, five seeds each), the bundled model, SmolLM2 and Gemma 3 270M:
 K-, Q- and V-composition of every pair of heads against Gaussian matrices of the same shapes. Writes to figures/:
 composition.csv (every pair that is read), composition.json (verdict), composition_small.png (all pairs of one small
-model), composition_pairs.png (the previous-token head and the induction heads, every model), and for the bundled model
-and SmolLM2 composition_circuit_MODEL.png. About 1 minute on 2 CPU cores, and 15 more to train the small models once.
+model), composition_pairs.png (the previous-token head and the induction heads, every model), and for the others
+composition_circuit_MODEL.png. About 1 minute on 2 CPU cores, and 15 more to train the small models once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import effect, judge
+from experiments.subjects.induction_models import NAMED
 from experiments.subjects.small_models import SEEDS, small_models
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
@@ -145,7 +146,7 @@ def draw_pairs(table: pd.DataFrame) -> Figure:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
+    parser.add_argument("--models", nargs="*", default=NAMED, help="besides the small ones")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="small models of each kind")
     return parser.parse_args(argv)
 

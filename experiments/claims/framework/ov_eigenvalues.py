@@ -2,7 +2,7 @@
 
     python -m experiments ov_eigenvalues
 
-For small models trained here (three kinds of data, five seeds each), the bundled model and SmolLM2-135M:
+For small models trained here (three kinds of data, five seeds each), the bundled model, SmolLM2 and Gemma 3 270M:
 eigenvalues of the output circuits, of the query circuits against previous-token keys, and the share of tokens whose
 query is matched best by their own key. Writes to figures/: ov_eigenvalues.csv (every head), ov_eigenvalues.json
 (verdicts), ov_eigenvalues_planes_MODEL.png (the complex plane), ov_eigenvalues_corner.png (both shares of every head),
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
 from experiments.judging import Effect, effect, judge
+from experiments.subjects.induction_models import NAMED
 from experiments.subjects.small_models import SEEDS, small_models
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
@@ -175,7 +176,7 @@ def draw_distance(models: list[HookedModel]) -> Figure:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = common_arguments(__doc__)
-    parser.add_argument("--models", nargs="*", default=["induction-2l", "smollm2-135m"], help="besides the small ones")
+    parser.add_argument("--models", nargs="*", default=NAMED, help="besides the small ones")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="small models of each kind")
     return parser.parse_args(argv)
 

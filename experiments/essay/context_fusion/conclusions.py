@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.essay.context_fusion.minimal_pairs import FORMS, PERSON, WITHOUT
-from experiments.judging import CAVEAT, HOLDS, Effect, by_construction, judge
+from experiments.judging import Effect, by_construction, judge
 from experiments.verdicts import Verdict
 
 SEEN = 1e-4  # of the stream's size: a greater difference at "it" would not be rounding
@@ -160,13 +160,10 @@ def few_heads(table: Any, n_heads: int) -> Verdict:
             f"to the word {word['carriers']:.3f} (random sets at most {word.drop('carriers').max():.3f}), to the right "
             f"noun less the wrong one {_told(noun.loc['carriers'])}"
         )
-    found = judge(effects, SHARE, unit="of the word's effect", undecided=undecided)
-    if effects and all(alone > SHARE for alone in without_nouns):
-        found = _with_caveat(
-            found,
-            "The same heads carry as well what the word does where neither noun was named: what suits it, rather than "
-            "what is meant.",
-        )
+    as_well = (
+        "The same heads carry as well what the word does where neither noun was named: what suits it, rather than what "
+        "is meant."
+    ) * all(alone > SHARE for alone in without_nouns)
     return Verdict(
         claim="A few heads bring what the word decides to where the noun is named",
         source=ESSAY,
@@ -177,19 +174,8 @@ def few_heads(table: Any, n_heads: int) -> Verdict:
         "in either direction (that of the other direction was added after the numbers had been seen)",
         numbers=numbers,
         control=f"random sets of {n_heads} heads in the same layers: " + "; ".join(control),
-        **found,
+        **judge(effects, SHARE, unit="of the word's effect", undecided=undecided, caveat=as_well),
     )
-
-
-def _with_caveat(found: dict[str, Any], caveat: str) -> dict[str, Any]:
-    """What was judged, with a caveat in every class that holds."""
-    classes = {
-        kind: each | {"outcome": CAVEAT if each["outcome"] == HOLDS else each["outcome"],
-                      "caveat": f"{each['caveat']} {caveat}".strip()}
-        for kind, each in found.get("classes", {}).items()
-    }  # fmt: skip
-    outcome = CAVEAT if found["outcome"] == HOLDS else found["outcome"]
-    return found | {"outcome": outcome, "classes": classes}
 
 
 def _found_where_it_must(table: Any) -> bool:
