@@ -8,13 +8,16 @@ induction heads do and are returned apart, with the reason. Which they are: expe
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from experiments.harness import common_arguments
+import pandas as pd
+
+from experiments.harness import RUNS_FOLDER, common_arguments
 from experiments.subjects.small_models import SEEDS, small_models
 from induction_lab import (
     Head,
@@ -26,12 +29,14 @@ from induction_lab import (
     repeated_tokens,
     score_heads,
 )
+from induction_lab.models.provenance import fingerprint
 
 NAMED = ("induction-2l", "smollm2-135m", "gemma3-270m")  # besides the small ones: no language model stands alone
 REFERENCE = 32
 LOOKS = 0.4  # what people call an induction head, or a previous-token head
 TELLS, ERRORS = 0.01, 2.0  # of the fall of the loss, and standard errors: a direct path that matters
 MANY, FEW_PROMPTS = 64, 4  # heads from which on paths are cut on fewer prompts
+KEPT = RUNS_FOLDER / "paths"
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,33 @@ class Subject:
 
     @cached_property
     def paths(self) -> Any:
-        """What is lost without each earlier head's direct path to the induction heads' `k`, `q` or `v`: a table."""
+        """What is lost without each earlier head's direct path to the induction heads' `k`, `q` or `v`: a table.
+
+        That of a model of many heads takes minutes, and several scripts ask for it: it is kept in runs/paths.
+        """
         if not any(head.layer for head in self.induction):
             return None
-        n_heads = self.model.n_layers * self.model.n_heads
-        prompts = self.prompts[:FEW_PROMPTS] if n_heads > MANY else self.prompts
+        if self.model.n_layers * self.model.n_heads <= MANY:
+            return self._cut(self.prompts)
+        prompts = self.prompts[:FEW_PROMPTS]
+        to = "-".join(map(str, sorted(self.induction)))
+        kept = KEPT / f"{self.model.name}-{fingerprint(self.model, prompts)}-{to}.csv"
+        if not kept.exists():
+            table = self._cut(prompts)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            begun = kept.with_suffix(f".{os.getpid()}")
+            table.to_csv(begun, index=False)
+            begun.replace(kept)  # whole or not at all, where two scripts ask at once
+        return pd.read_csv(kept, float_precision="round_trip")
+
+    def _cut(self, prompts: Prompts) -> pd.DataFrame:
+        """The direct paths cut, one sender and one of keys, queries and values at a time."""
         top = max(head.layer for head in self.induction)
         senders = [Head(layer, head) for layer in range(top) for head in range(self.model.n_heads)]
         how = {"senders": senders, "reference": self.reference, "progress": sys.stderr.isatty()}
         tables = {part: patch_paths(self.model, prompts, self.induction, part, **how).table for part in "kqv"}
-        return tables["k"][["layer", "head"]].assign(
+        pairs: Any = tables["k"][["layer", "head"]]
+        return pairs.assign(
             **{part: table["effect"] for part, table in tables.items()},
             **{f"{part}_error": table["standard_error"] for part, table in tables.items()},
         )

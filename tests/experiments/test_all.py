@@ -173,6 +173,22 @@ def test_bystanders_stand_outside_the_circuit_that_path_patching_finds_whatever_
     assert low.bystanders == one.bystanders
 
 
+def test_paths_of_many_heads_are_cut_once_and_kept_by_what_they_lead_to(circuit, tmp_path, monkeypatch):
+    module = script("subjects.induction_models")
+    direct = module.subject(circuit, n_prompts=3).paths
+    monkeypatch.setattr(module, "KEPT", tmp_path / "paths")
+    monkeypatch.setattr(module, "MANY", 1)
+    first = module.subject(circuit, n_prompts=3).paths
+    pd.testing.assert_frame_equal(first, direct, check_dtype=False)
+    monkeypatch.setattr(module, "patch_paths", None)  # a second one reads what is there
+    one = module.subject(circuit, n_prompts=3)
+    pd.testing.assert_frame_equal(one.paths, first)
+    scores = {**one.scores.values, "prefix_matching": torch.tensor([[0.0, 0.0], [0.9, 0.9]])}
+    with pytest.raises(TypeError):  # other heads are led to: cut anew
+        _ = module.Subject(circuit, one.prompts, replace(one.scores, values=scores)).paths
+    assert len(list((tmp_path / "paths").iterdir())) == 1
+
+
 def test_a_model_of_one_layer_has_no_one_to_tell_its_induction_heads(circuit):
     module = script("subjects.induction_models")
     one = module.subject(circuit, n_prompts=3)
