@@ -50,9 +50,10 @@ def repeats_model(seed: int, *, steps: int = STEPS["repeats"]) -> HookedModel:
     return last(*_repeats(seed, steps))
 
 
-def repeats_snapshots(seed: int, *, steps: int = STEPS["repeats"]) -> dict[int, HookedModel]:
-    """The same run every `SNAPSHOT_EVERY` steps: by step, the untrained model at 0."""
-    name, recipe = _repeats(seed, steps)
+def snapshots(kind: str, seed: int, *, steps: int | None = None) -> dict[int, HookedModel]:
+    """A run of one of `STEPS`' kinds every `SNAPSHOT_EVERY` steps: by step, the untrained model at 0."""
+    makers = {"repeats": _repeats, "scattered": _scattered, "tiled": _tiled}
+    name, recipe = makers[kind](seed, steps or STEPS[kind])
     run = trained({name: recipe})[name]
     return {step: run.model(step) for step in run.steps if step % SNAPSHOT_EVERY == 0}
 

@@ -134,11 +134,11 @@ def test_snapshots_are_taken_along_the_way_and_kept(tmp_path, monkeypatch):
     module = script("subjects.small_models")
     monkeypatch.setattr(module, "RUNS", tmp_path)
     monkeypatch.setattr(module, "SNAPSHOT_EVERY", 2)
-    taken = module.repeats_snapshots(0, steps=4)
+    taken = module.snapshots("repeats", 0, steps=4)
     assert set(taken) == {0, 2, 4}
     first, second, last = (model.network.W_Q for model in taken.values())
     assert not torch.equal(first, second) and not torch.equal(second, last)
-    assert torch.equal(module.repeats_snapshots(0, steps=4)[4].network.W_Q, last)
+    assert torch.equal(module.snapshots("repeats", 0, steps=4)[4].network.W_Q, last)
 
 
 def test_skip_trigrams_reads_models_of_no_one_and_two_layers(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from experiments.harness import begin, show_files
 from experiments.judging import LANGUAGE, Effect, effect, judge
 from experiments.panels import panels
 from experiments.subjects.induction_models import Subject, arguments, subject, subjects
-from experiments.subjects.small_models import SEEDS, repeats_snapshots
+from experiments.subjects.small_models import SEEDS, STEPS, snapshots
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
     Effects,
@@ -236,26 +236,26 @@ def learns_from_text(found: dict[str, Subject], *, n_random: int) -> Verdict:
 def along_the_way(seeds: tuple[int, ...]) -> Verdict:
     """Snapshots before and after the loss on the second copy falls most."""
     numbers, effects, controls = {}, {}, []
-    for seed in seeds:
-        snapshots = repeats_snapshots(seed)
-        steps = sorted(snapshots)
-        losses = [subject(snapshots[step], n_prompts=8).scores.loss_by_copy[1] for step in steps]
+    for kind, seed in ((kind, seed) for kind in STEPS for seed in seeds):
+        name, taken = f"{kind}-seed{seed}", snapshots(kind, seed)
+        steps = sorted(taken)
+        losses = [subject(taken[step], n_prompts=8).scores.loss_by_copy[1] for step in steps]
         steepest = int(np.argmax(-np.diff(losses)))
         first, last = steps[max(0, steepest - 1)], steps[min(len(steps) - 1, steepest + 2)]
-        one = subject(snapshots[last])
+        one = subject(taken[last])
         if not one.induction:
-            numbers[f"repeats-seed{seed}"] = f"no induction head at step {last}: not read"
+            numbers[name] = f"no induction head at step {last}: not read"
             continue
-        metric = before_and_after(snapshots[first], snapshots[last], one.prompts)
+        metric = before_and_after(taken[first], taken[last], one.prompts)
         wanted = {"induction": one.induction, "previous": [one.previous]}
         wanted |= {str(head): [head] for head in one.bystanders}
         swept = ablation_sweep(one.model, one.prompts, heads=wanted, metric=metric, reference=one.reference)
-        name, row = f"repeats-seed{seed}", swept.of("induction")
+        row = swept.of("induction")
         effects[name] = Effect(row["effect"], row["standard_error"], row["n_prompts"])
         numbers[name] = f"steps {first} → {last}: {len(one.induction)} induction heads {said(row, 'projected nats')}"
         others = [swept.of(str(head))["effect"] for head in one.bystanders]
         controls.append(
-            f"seed {seed}: {one.previous} {swept.of('previous')['effect']:+.1f}, other heads "
+            f"{name}: {one.previous} {swept.of('previous')['effect']:+.1f}, other heads "
             f"{min(others, default=0.0):+.1f} … {max(others, default=0.0):+.1f}"
         )
     return Verdict(
