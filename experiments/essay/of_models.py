@@ -32,11 +32,12 @@ def on_models(
     name: str,
     measured: Callable[..., list[dict[str, Any]]],
     verdicts: Callable[[pd.DataFrame], list[Verdict]],
-    draw: Callable[[pd.DataFrame], Figure],
+    draw: Callable[[pd.DataFrame], Figure | dict[str, Figure]],
     *,
     least: Least | None = None,
     seed: str = "",
     reads: bool = True,
+    models: Sequence[str] = MODELS,
 ) -> None:
     """Read the arguments, make the table, and write it, the verdicts and the figure, all of this name.
 
@@ -47,13 +48,14 @@ def on_models(
         measured: The rows of one model; given the model, how many of `least` where there is such an option, and the
             seed where there is one.
         verdicts: From the table of all models.
-        draw: The same.
+        draw: The same; more than one figure by what follows the name in their files' names.
         least: An option that makes less of something; all by default.
         seed: What a seed would be of, where there is one.
         reads: Whether a model needs a tokenizer.
+        models: Which it is by default.
     """
     parser = common_arguments(description)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="names, Hugging Face ids or folders")
+    parser.add_argument("--models", nargs="+", default=models, help="names, Hugging Face ids or folders")
     parser.add_argument("--tables", nargs="+", type=Path, help=f"what earlier runs wrote ({name}.csv), not run again")
     if least is not None:
         parser.add_argument(f"--{least.of}", type=int, help=f"for a quick look (at least {least.n}); all by default")
@@ -69,16 +71,18 @@ def on_models(
         table = pd.concat([read_table(path) for path in args.tables], ignore_index=True)
     else:
         try:
-            models = [reading_model(parser, each) if reads else load_model(each) for each in args.models]
+            loaded = [reading_model(parser, each) if reads else load_model(each) for each in args.models]
+            begin(args.out)
+            table = pd.DataFrame([row for model in loaded for row in measured(model, *how)])
         except ValueError as error:
             parser.error(str(error))
-        begin(args.out)
-        table = pd.DataFrame([row for model in models for row in measured(model, *how)])
-    written = [args.out / f"{name}.csv", args.out / f"{name}.json", args.out / f"{name}.png"]
-    table.round(5).to_csv(written[0], index=False)
-    save_verdicts(verdicts(table), written[1])
-    draw(table).savefig(written[2], dpi=110)
-    show_files(written)
+    table.to_csv(args.out / f"{name}.csv", index=False, float_format="%.6g")
+    save_verdicts(verdicts(table), args.out / f"{name}.json")
+    drawn = draw(table)
+    figures = {"": drawn} if isinstance(drawn, Figure) else drawn
+    for suffix, figure in figures.items():
+        figure.savefig(args.out / f"{name}{suffix}.png", dpi=110)
+    show_files([args.out / f"{name}{end}" for end in (".csv", ".json", *(f"{suffix}.png" for suffix in figures))])
 
 
 def read_table(path: Path) -> pd.DataFrame:

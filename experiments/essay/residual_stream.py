@@ -5,14 +5,13 @@
 1. The input of every layer against the embedding plus all earlier outputs. 2. Queries, keys and values recomputed from
 it through the layer's own norm and weights, rotation included; and a run on one prompt that is given the stream of
 another in one layer, which must go on as the other's. 3. Whose writing the strongest induction head's keys, queries and
-values are made of, and what its attention score at the induction targets is made of. Writes to figures/:
-residual_stream.csv (errors by layer), residual_stream_shares.csv (every component), residual_stream.json (verdicts),
-residual_stream.png, residual_stream_shares.png. About 3 minutes on 2 CPU cores.
+values are made of, and what its attention score at the induction targets is made of. Writes to
+figures/: residual_stream.csv (errors by layer; shares of every component), residual_stream.json (verdicts),
+residual_stream.png, residual_stream_shares.png. About 3 minutes on one CPU core.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from typing import Any
@@ -26,15 +25,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.harness import begin, common_arguments, show_files
+from experiments.essay.of_models import Least, on_models
+from experiments.essay.passages import MODELS
 from experiments.judging import Effect, by_construction, judge
 from experiments.subjects.induction_models import Subject, subject
-from experiments.verdicts import Verdict, save_verdicts
-from induction_lab import Head, HookedModel, Prompts, capture, input_shares, load_model, score_shares
+from experiments.verdicts import Verdict
+from induction_lab import Head, HookedModel, Prompts, capture, input_shares, score_shares
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.weights.queries_keys import read_from_stream
 from induction_lab.weights.rotary import relative_rotations
 
+ERRORS, SHARES = "errors", "shares"  # parts of the table
+INDUCTION, CONTROL = "induction head", "control"  # whose keys, queries and values
+PROMPTS = 8  # of repeated random tokens
 EXACT = 1e-4  # the largest relative error that rounding to float32 is allowed
 WRONG = 1e-2  # the least that a wrong stream must be off by
 NO_INDUCTION = 0.1  # prefix matching of a head that is called no induction head
@@ -52,39 +55,38 @@ LINES = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    begin(args.out)
-    found, errors, shares = {}, [], []
-    for name in args.model:
-        one = load(name, args.prompts)
-        found[name] = one
-        errors.append(errors_by_layer(one.model, one.prompts[:2]).assign(model=name))
-        shares.append(shares_of(one, args.seed).assign(model=name))
-    errors, shares = pd.concat(errors, ignore_index=True), pd.concat(shares, ignore_index=True)
-    written = [args.out / "residual_stream.csv", args.out / "residual_stream_shares.csv"]
-    for table, path in zip((errors, shares), written, strict=True):
-        table.to_csv(path, index=False, float_format="%.5g")
-    verdicts = [verdict_sum(errors), verdict_read(errors), verdict_shares(found, shares)]
-    written.append(save_verdicts(verdicts, args.out / "residual_stream.json"))
-    for figure, path in (
-        (draw_errors(errors), "residual_stream"),
-        (draw_shares(found, shares), "residual_stream_shares"),
-    ):
-        written.append(args.out / f"{path}.png")
-        figure.savefig(written[-1], dpi=110)
-    show_files(written)
+    on_models(
+        argv,
+        __doc__,
+        "residual_stream",
+        lambda model, most, seed: measured(model, most or PROMPTS, seed),
+        lambda table: [verdict_sum(of(table, ERRORS)), verdict_read(of(table, ERRORS)), verdict_shares(table)],
+        lambda table: {"": draw_errors(of(table, ERRORS)), "_shares": draw_shares(of(table, SHARES))},
+        least=Least("prompts", 2, "for a standard error"),
+        seed="which heads are the controls",
+        reads=False,
+        models=("induction-2l", *MODELS),
+    )
 
 
-def load(name: str, n_prompts: int) -> Subject:
-    """A model with an induction head; what else is given is a user's mistake."""
-    try:
-        one = subject(load_model(name), n_prompts=n_prompts)
-        if not one.induction:
-            best = one.scores.top("prefix_matching", 1)[0]
-            raise ValueError(f"{name} has no induction head (best {best[0]}: {best[1]:.2f}): give another --model.")
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
-    return one
+def measured(model: HookedModel, n_prompts: int, seed: int) -> list[dict[str, Any]]:
+    """A row for each layer and error, and for each component and part of a receiving head.
+
+    Raises:
+        ValueError: If the model has no induction head.
+    """
+    one = subject(model, n_prompts=n_prompts)
+    if not one.induction:
+        best = one.scores.top("prefix_matching", 1)[0]
+        raise ValueError(f"{model.name} has no induction head (best {best[0]}: {best[1]:.2f}): give another model.")
+    tables = {ERRORS: errors_by_layer(model, one.prompts[:2]), SHARES: shares_of(one, seed)}
+    parts = [table.assign(model=model.name, part=part) for part, table in tables.items()]
+    return [{str(name): value for name, value in row.items()} for each in parts for row in each.to_dict("records")]
+
+
+def of(table: pd.DataFrame, part: str) -> Any:
+    """The rows and columns of one part of the table."""
+    return table[table["part"] == part].dropna(axis=1, how="all")
 
 
 def errors_by_layer(model: HookedModel, prompts: Prompts) -> pd.DataFrame:
@@ -96,7 +98,7 @@ def errors_by_layer(model: HookedModel, prompts: Prompts) -> pd.DataFrame:
     acts = capture(model, prompts, ["embed", *learned, "resid_pre", "resid_post", *outputs, *turned])
     R = relative_rotations(model, range(prompts.tokens.shape[1])) if rotary else None
     written = acts["embed"] + (acts["pos_embed"] if learned else 0)
-    earlier, rows, last = [], [], model.n_layers - 1
+    earlier, rows, last, own = [], [], model.n_layers - 1, model.logits(prompts.tokens)
     with progress_bar(model.n_layers, "layers", shown=sys.stderr.isatty()) as tick:
         for layer in range(model.n_layers):
             stream = acts["resid_pre", layer]
@@ -112,7 +114,7 @@ def errors_by_layer(model: HookedModel, prompts: Prompts) -> pd.DataFrame:
                     for part, name in zip(("q", "k", "v"), turned, strict=True)
                 ]
                 row[label] = max(x.max() for x in off) if label == "qkv" else min(x.median() for x in off)
-            row["swapped"] = swapped(model, prompts, layer, stream)
+            row["swapped"] = swapped(model, prompts, layer, stream, own)
             rows += [{"layer": layer, "measure": name, "error": float(error)} for name, error in row.items()]
             earlier += [acts[name, layer] for name in outputs]
             written = written + sum(earlier[-len(outputs) :])
@@ -132,12 +134,12 @@ def relative(ours: Tensor, theirs: Tensor) -> Float[Tensor, "prompt pos"]:
     return (ours - theirs).flatten(2).norm(dim=-1) / theirs.flatten(2).norm(dim=-1)
 
 
-def swapped(model: HookedModel, prompts: Prompts, layer: int, stream: Tensor) -> float:
-    """A run on other prompts that is given these prompts' stream: how far its logits are from these prompts' own.
+def swapped(model: HookedModel, prompts: Prompts, layer: int, stream: Tensor, own: Tensor) -> float:
+    """A run on other prompts that is given these prompts' stream: how far its logits are from these prompts' `own`.
 
     In units of how far the others' logits are, so 1 if the stream decided nothing and 0 if it decides all.
     """
-    others, own = prompts.tokens.roll(1, 0), model.logits(prompts.tokens)
+    others = prompts.tokens.roll(1, 0)
     with torch.inference_mode():
         hooks: Any = [(f"blocks.{layer}.hook_resid_pre", lambda x, hook: stream)]
         logits = model.hooked.run_with_hooks(others.to(model.device), fwd_hooks=hooks)
@@ -152,11 +154,11 @@ def shares_of(one: Subject, seed: int) -> pd.DataFrame:
         for part in ("k", "q", "v")
     ]
     tables.append(score_shares(one.model, one.prompts, head).assign(of="score"))
-    tables = [table.assign(receiver=str(head)) for table in tables]
+    tables = [table.assign(receiver=str(head), role=INDUCTION) for table in tables]
     for other in no_induction_heads(one, seed):
         table = input_shares(one.model, one.prompts, other, "k", reference=reference)
-        tables.append(table.assign(of="k", receiver=str(other)))
-    return pd.concat(tables, ignore_index=True)
+        tables.append(table.assign(of="k", receiver=str(other), role=CONTROL))
+    return pd.concat(tables, ignore_index=True).assign(previous=str(one.previous), prompts=len(one.prompts))
 
 
 def no_induction_heads(one: Subject, seed: int) -> list[Head]:
@@ -212,14 +214,15 @@ def verdict_read(errors: Any) -> Verdict:
     )
 
 
-def verdict_shares(found: dict[str, Subject], shares: Any) -> Verdict:
+def verdict_shares(table: pd.DataFrame) -> Verdict:
     numbers, effects, control = {}, {}, []
-    for name, one in found.items():
-        rows, head, previous = shares[shares["model"] == name], str(one.induction[0]), str(one.previous)
-        own = {part: rows[(rows["receiver"] == head) & (rows["of"] == part)] for part in PARTS}
+    for name, rows in of(table, SHARES).groupby("model", sort=False):
+        previous, n_prompts = str(rows["previous"].iloc[0]), int(rows["prompts"].iloc[0])
+        received = rows[rows["role"] == INDUCTION]
+        head, own = str(received["receiver"].iloc[0]), {part: received[received["of"] == part] for part in PARTS}
         at = {part: table.set_index("sender").loc[previous] for part, table in own.items()}
         ranks = {part: rank(table, previous) for part, table in own.items()}
-        others = rows[(rows["receiver"] != head) & (rows["sender"] == previous)]
+        others = rows[(rows["role"] == CONTROL) & (rows["sender"] == previous)]
         others = others.dropna(subset=["share"])  # keys that read nothing at all
         less = [at["q"], at["v"], *(row for _, row in others.iterrows())]
         rivals = [table[(table["head"] >= 0) & (table["sender"] != previous)] for table in (own["k"], own["score"])]
@@ -229,12 +232,14 @@ def verdict_shares(found: dict[str, Subject], shares: Any) -> Verdict:
             for part, rows in zip(("k", "score"), rivals, strict=True)
             if len(rows)
         ]
-        margins = [margin(more, other, len(one.prompts)) for more, other in pairs]
-        effects[name] = min(margins, key=lambda each: each.value)
+        margins = [margin(more, other, n_prompts) for more, other in pairs]
+        effects[str(name)] = min(margins, key=lambda each: each.value)
         told = ", ".join(f"{PARTS[part]} {said(row)} (head {ranks[part]})" for part, row in at.items())
-        first = {part: table[table["head"] >= 0].iloc[0] for part, table in own.items() if ranks[part] > 1}
-        more = ", ".join(f"{PARTS[part]} {row['sender']} {said(row)}" for part, row in first.items())
-        numbers[name] = f"{previous} in {head}: {told} of {(own['k']['head'] >= 0).sum()} heads; first: {more or 'it'}"
+        first = {part: table[table["head"] >= 0].nlargest(1, "share").iloc[0] for part, table in own.items()}
+        more = ", ".join(f"{PARTS[part]} {row['sender']} {said(row)}" for part, row in first.items() if ranks[part] > 1)
+        numbers[str(name)] = (
+            f"{previous} in {head}: {told} of {(own['k']['head'] >= 0).sum()} heads; first: {more or 'it'}"
+        )
         quiet = ", ".join(f"{row['receiver']} {row['share']:.3f}" for _, row in others.iterrows())
         control.append(f"{name}, {previous} in keys of heads that match no prefix: {quiet or 'there is no such head'}")
     return Verdict(
@@ -289,15 +294,15 @@ def draw_errors(errors: Any) -> Figure:
     return figure
 
 
-def draw_shares(found: dict[str, Subject], shares: Any, most: int = 8) -> Figure:
-    figure, axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 4.6), squeeze=False, layout="constrained")
-    for ax, (name, one) in zip(axes[0], found.items(), strict=True):
-        head = str(one.induction[0])
-        draw_bars(ax, shares[(shares["model"] == name) & (shares["receiver"] == head)], most)
-        rows = shares[(shares["model"] == name) & (shares["receiver"] == head) & (shares["of"] == "k")]
-        heads = rows[rows["head"] >= 0]
-        top = heads.loc[heads["share"].idxmax()]
-        ax.set_title(f"{name}: of all heads the keys of {head}\nread {top['sender']} most ({top['share']:.0%})")
+def draw_shares(shares: Any, most: int = 8) -> Figure:
+    models = list(shares.groupby("model", sort=False))
+    figure, axes = plt.subplots(1, len(models), figsize=(4.6 * len(models), 4.8), squeeze=False, layout="constrained")
+    for ax, (name, rows) in zip(axes[0], models, strict=True):
+        own = rows[rows["role"] == INDUCTION]
+        draw_bars(ax, own, most)
+        top = own[(own["of"] == "k") & (own["head"] >= 0)].nlargest(1, "share").iloc[0]
+        keys = f"of heads, keys of {own['receiver'].iloc[0]} read {top['sender']} most"
+        ax.set_title(f"{name}:\n{keys} ({top['share']:.0%})", fontsize=11)
     axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
     return figure
 
@@ -317,16 +322,5 @@ def draw_bars(ax: Axes, rows: Any, most: int) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--model", nargs="+", default=["induction-2l", "smollm2-135m"], help="causal models")
-    parser.add_argument("--prompts", type=int, default=8, help="of repeated random tokens")
-    parser.add_argument("--seed", type=int, default=0, help="which heads are the controls")
-    args = parser.parse_args(argv)
-    if args.prompts < 2:
-        parser.error(f"--prompts must be at least 2, for a standard error, got {args.prompts}")
-    return args
-
-
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

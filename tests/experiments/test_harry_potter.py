@@ -156,40 +156,48 @@ def test_verdicts_can_come_out_either_way():
         lost = 1.0 if group == "known" else 3.0
         plain = {"uniform attention": 0.03, "probability": 0.9, "probability without occurrence": 0.1}
         rows += [(group, quantity, "", value) for quantity, value in plain.items()]
-        own = {
-            "attention": 0.5,
-            "lost log-probability": lost,
-            "logits added": 4.0,
-            "rank": 0.0,
-            "probability left": 0.1,
-        }
+        own = {"attention": 0.5, "lost log-probability": lost, "logits added": 4.0, "rank": 0.0,
+               "probability left": 0.1, harry_potter.FIRST: 0.9}  # fmt: skip
         rows += [(group, quantity, "induction", value) for quantity, value in own.items()]
-        rows += [(group, quantity, "random 0", 50.0 if quantity == "rank" else 0.01) for quantity in own]
+        other = dict.fromkeys(own, 0.01) | {"rank": 50.0, "lost log-probability": 0.5 if group == "known" else 0.0}
+        rows += [(group, quantity, "random 0", value) for quantity, value in other.items()]
+    for kind in harry_potter.JUDGED:
+        for heads, value in (("induction", 0.2), ("random 0", 0.01)):
+            rows += [(kind, f"attention gained, {how}", heads, value) for how in ("likened", "repeated")]
+        rows.append((kind, harry_potter.AS_WELL, "", 0.5))
+        rows += [(kind, f"log-probability gained, {how}", "", 2.0) for how in ("likened", "repeated")]
     table = pd.DataFrame(rows, columns=["group", "quantity", "heads", "value"])
-    table = table.assign(standard_error=0.01, median=table["value"], members="L1H1")
-    verdicts = (harry_potter.looks_back, harry_potter.predicts, harry_potter.memory, harry_potter.unembeds)
-    assert [verdict(table).outcome for verdict in verdicts] == ["holds"] * 4
-    exchanged = table.assign(heads=table["heads"].map({"induction": "random 0", "random 0": "induction", "": ""}))
-    assert [verdict(exchanged).outcome for verdict in verdicts] == ["does not hold here"] * 4
+    table = table.assign(model="smollm2-135m", standard_error=0.01, median=table["value"], members="L1H1", names=9)
+    table = pd.concat([table, table.assign(model="gemma3-270m")])
+    verdicts = (harry_potter.looks_back, harry_potter.predicts, harry_potter.memory, harry_potter.unembeds,
+                harry_potter.likens)  # fmt: skip
+    assert [verdict(table).outcome for verdict in verdicts] == ["holds"] * 5
+    exchanged = table.assign(heads=table["heads"].map({"induction": "random 0", "random 0": "induction", "": ""}),
+                             value=table["value"].where(table["quantity"] != harry_potter.AS_WELL, 0.1))  # fmt: skip
+    assert [verdict(exchanged).outcome for verdict in verdicts] == ["does not hold here"] * 5
 
 
 def test_it_writes_table_verdicts_and_pictures(folder, model, tmp_path):
-    harry_potter.main(["--model", str(folder), "--names", "3", "--out", str(tmp_path)])
+    harry_potter.main(["--models", str(folder), "--names", "3", "--out", str(tmp_path)])
     table = pd.read_csv(tmp_path / "harry_potter.csv", keep_default_na=False)
     named = names.name_passages(model, DATA, "made_up", 3)
     logs = names.log_probabilities(model, named, model.hidden(named.passages.tokens))
     row = table[(table["group"] == "made_up") & (table["quantity"] == "log-probability")].iloc[0]
     assert row["value"] == pytest.approx(float(logs.mean()), abs=1e-3) and row["names"] == 3
     assert row["standard_error"] == pytest.approx(float(logs.std()) / 3**0.5, abs=1e-3)
-    assert len(verdicts_of(tmp_path / "harry_potter.json")) == 5
+    found = verdicts_of(tmp_path / "harry_potter.json")
+    assert len(found) == 5
+    harry_potter.main(["--tables", str(tmp_path / "harry_potter.csv"), "--out", str(tmp_path / "again")])
+    again = verdicts_of(tmp_path / "again" / "harry_potter.json")
+    assert [verdict["numbers"] for verdict in again] == [verdict["numbers"] for verdict in found]
     assert len(list(tmp_path.glob("harry_potter*.png"))) == 2
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [(["--names", "2"], "--names must be at least 3"), (["--model", "induction-2l"], "has no tokenizer")],
+    [(["--names", "2"], "--names must be at least 3"), (["--models", "induction-2l"], "has no tokenizer")],
 )
 def test_a_mistake_is_told(given, message, folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        harry_potter.main(["--model", str(folder), "--out", str(tmp_path / "out"), *given])
+        harry_potter.main(["--models", str(folder), "--out", str(tmp_path / "out"), *given])
     assert stopped.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -49,10 +49,11 @@ def test_errors_are_those_of_streams_summed_position_by_position(module, llama):
 def test_another_prompts_stream_makes_a_run_the_others_and_half_of_it_does_not(module, llama):
     prompts = prompts_of(llama)
     stream = capture(llama, prompts, "resid_pre", layers=1)["resid_pre", 1]
-    assert module.swapped(llama, prompts, 1, stream) < 1e-5
+    own = llama.logits(prompts.tokens)
+    assert module.swapped(llama, prompts, 1, stream, own) < 1e-5
     half = torch.cat([stream[..., :24], stream.roll(1, 0)[..., 24:]], -1)
-    assert module.swapped(llama, prompts, 1, half) > 0.1
-    assert module.swapped(llama, prompts, 1, stream.roll(1, 0)) == pytest.approx(1.0, abs=1e-4)
+    assert module.swapped(llama, prompts, 1, half, own) > 0.1
+    assert module.swapped(llama, prompts, 1, stream.roll(1, 0), own) == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bundled"])
@@ -100,13 +101,13 @@ def shared(model, head):
 
 def test_in_the_circuit_by_hand_keys_read_the_previous_token_head_alone(module, circuit):
     one = module.subject(circuit, n_prompts=3)
-    shares = module.shares_of(one, 0).assign(model="circuit")
+    shares = module.shares_of(one, 0).assign(model="circuit", part=module.SHARES)
     own = shares[shares["receiver"] == str(one.induction[0])]
     by = own.pivot(index="sender", columns="of", values="share")
     assert by.loc["L0H0", "score"] > 0.95 and by.loc["L0H0", "k"] > 0.9 and by.loc["L0H0", ["q", "v"]].max() < 0.1
-    assert module.verdict_shares({"circuit": one}, shares).outcome == "holds with a caveat"  # one model
+    assert module.verdict_shares(shares).outcome == "holds with a caveat"  # one model
     exchanged = shares.assign(of=shares["of"].replace({"k": "q", "q": "k"}))
-    assert module.verdict_shares({"circuit": one}, exchanged).outcome == "does not hold here"
+    assert module.verdict_shares(exchanged).outcome == "does not hold here"
 
 
 def test_verdicts_fail_where_the_sum_or_the_stream_is_wrong(module, llama):
@@ -116,21 +117,31 @@ def test_verdicts_fail_where_the_sum_or_the_stream_is_wrong(module, llama):
     assert module.verdict_sum(wrong).outcome == module.verdict_read(wrong).outcome == "does not hold here"
 
 
-def test_residual_stream_writes_tables_verdicts_and_pictures(module, tmp_path):
-    module.main(["--model", "induction-2l", "--prompts", "3", "--out", str(tmp_path)])
+def test_residual_stream_writes_a_table_verdicts_and_pictures(module, tmp_path):
+    module.main(["--models", "induction-2l", "--prompts", "3", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
-        "residual_stream.csv", "residual_stream_shares.csv", "residual_stream.json", "residual_stream.png",
-        "residual_stream_shares.png",
+        "residual_stream.csv", "residual_stream.json", "residual_stream.png", "residual_stream_shares.png",
     }  # fmt: skip
-    shares = pd.read_csv(tmp_path / "residual_stream_shares.csv")
+    table = pd.read_csv(tmp_path / "residual_stream.csv")
+    shares = table[table["part"] == module.SHARES]
     assert shares.groupby(["receiver", "of"])["share"].sum().to_numpy() == pytest.approx(1, abs=1e-3)
-    outcomes = [verdict["outcome"] for verdict in verdicts_of(tmp_path / "residual_stream.json")]
-    assert outcomes[:2] == ["true by construction, checked"] * 2
+    found = verdicts_of(tmp_path / "residual_stream.json")
+    assert [verdict["outcome"] for verdict in found[:2]] == ["true by construction, checked"] * 2
+    module.main(["--tables", str(tmp_path / "residual_stream.csv"), "--out", str(tmp_path / "again")])
+    again = verdicts_of(tmp_path / "again" / "residual_stream.json")
+    assert [verdict["numbers"] for verdict in again] == [verdict["numbers"] for verdict in found]
 
 
-def test_a_users_mistakes_are_told(module, tmp_path):
-    with pytest.raises(SystemExit, match="no file or folder"):
-        module.main(["--model", "./nowhere", "--out", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(["--models", "./nowhere"], "no file or folder"), (["--prompts", "1"], "--prompts must be at least 2")],
+)
+def test_a_users_mistakes_are_told(module, given, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
-        module.main(["--prompts", "1"])
-    assert left.value.code == 2
+        module.main([*given, "--out", str(tmp_path)])
+    assert left.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_model_without_induction_heads_is_refused(module, llama):
+    with pytest.raises(ValueError, match="has no induction head"):
+        module.measured(llama, 2, 0)
