@@ -153,7 +153,7 @@ def test_the_static_embedding_separates_nothing_and_heads_account_for_the_way(mo
     angles = module.angles(read, words)
     assert module.at(angles, 0, "angle to static embedding")[0] < 0.1
     assert module.at(angles, 1, "angle to static embedding")[0] > 5
-    _, parts = module.heads_that_pull(reader, read, words, 2, 0)
+    parts = module.heads_that_pull(reader, read, words, 2, 0)[1].set_index("quantity")["value"]
     whole = [
         float(pulls(read.stream[2, i][None], read.stream[2, i], LABELS)[0])
         / float((read.stream[2, i][:4].mean(0) - read.stream[2, i][4:].mean(0)).norm())
@@ -163,16 +163,35 @@ def test_the_static_embedding_separates_nothing_and_heads_account_for_the_way(mo
     assert parts["heads"] + parts["MLPs"] == pytest.approx(1, abs=1e-3)
 
 
-def test_geometry_writes_tables_verdicts_and_pictures(module, reader, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "load_model", lambda name: reader)
-    module.main(["--data", str(data), "--out", str(tmp_path)])
+def test_geometry_writes_a_table_verdicts_and_pictures(module, reader, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "DATA", data)
+    monkeypatch.setattr(script("essay.of_models"), "reading_model", lambda parser, name: reader)
+    module.main(["--models", "reader", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {
-        "geometry.csv", "geometry_words.csv", "geometry_heads.csv", "geometry.json", "geometry.png",
-        "geometry_paths.png",
+        "geometry.csv", "geometry.json", "geometry.png", "geometry_paths.png",
     }  # fmt: skip
-    assert len(verdicts_of(tmp_path / "geometry.json")) == 3
-    words = pd.read_csv(tmp_path / "geometry_words.csv")
+    found = verdicts_of(tmp_path / "geometry.json")
+    assert len(found) == 3
+    table = pd.read_csv(tmp_path / "geometry.csv")
+    words = table[table["part"] == module.WORDS]
     assert list(words["word"]) == ["w11", "w12", "w13", "w14"] and words["p"].between(0, 1).all()
+    module.main(["--tables", str(tmp_path / "geometry.csv"), "--out", str(tmp_path / "again")])
+    again = verdicts_of(tmp_path / "again" / "geometry.json")
+    assert [verdict["numbers"] for verdict in again] == [verdict["numbers"] for verdict in found]
+
+
+def test_ways_lie_in_the_plane_of_most_variance(module, reader, data):
+    words = module.load_words(data)[:3]
+    read = module.read_words(reader, words)
+    rows = pd.DataFrame(module.ways(read, words))
+    assert len(rows) == 3 * 3 * 8 and set(rows["sense"]) == {"one", "two"}
+    x = module.centred(read.stream, (1, 2))
+    x = (x / x.norm(dim=-1).mean((1, 2))[:, None, None, None])[:, 1].flatten(0, 1)
+    spread = (x - x.mean(0)).square().sum()
+    own = rows[rows["word"] == "w12"]
+    for axis in "xy":
+        variance = float((own[axis] ** 2).sum() / spread)
+        assert variance == pytest.approx(own["variance_1" if axis == "x" else "variance_2"].iloc[0], rel=1e-3)
 
 
 def test_senses_planted_in_the_stream_separate_and_noise_does_not(module, reader, data):
@@ -202,16 +221,21 @@ def test_the_words_of_the_project_end_alike_in_both_senses(module):
     [("x = 1", "no file of words"), (DATA.format(word="a", first='"b a"', second='"c a"'), "even number"),
      (DATA.format(word="a", first='"b"', second='"c a"'), "must end in its word")],
 )  # fmt: skip
-def test_a_users_mistakes_are_told(module, tmp_path, text, message):
+def test_a_file_that_holds_no_words_is_told(module, tmp_path, text, message):
     path = tmp_path / "words.toml"
     path.write_text(text)
-    with pytest.raises(SystemExit, match=message):
-        module.main(["--data", str(path), "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match=message):
+        module.load_words(path)
 
 
-def test_a_model_without_a_tokenizer_is_refused(module, tmp_path):
-    with pytest.raises(SystemExit, match="no tokenizer"):
-        module.main(["--model", "induction-2l", "--out", str(tmp_path)])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(["--models", "induction-2l"], "no tokenizer"), (["--words", "2"], "--words must be at least")],
+)
+def test_a_users_mistakes_are_told(module, given, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        module.main([*given, "--out", str(tmp_path)])
+    assert message in capsys.readouterr().err
 
 
 @torch.no_grad()

@@ -251,15 +251,11 @@ def draw(table: pd.DataFrame) -> Figure:
     for row, kind in zip(axes, KINDS, strict=True):
         for ax, model in zip(row, models, strict=True):
             own: Any = table[(table["model"] == model) & (table["kind"] == kind)]
-            for part, colour, style in (
-                (QUERIES, "#d1495b", "-"), (STREAM, "#2a6f97", "-"), (PLAIN, "#e09f3e", "--"), (CONTROL, "#8d99ae", ":"),
-            ):  # fmt: skip
+            for part, (colour, style) in LINES.items():
                 rows = own[(own["part"] == part) & (own["layer"] >= 0)]
+                low, high = (rows["right"] + sign * rows["error"] for sign in (-2, 2))
                 ax.plot(rows["layer"], rows["right"], style, color=colour, label=part)
-                band = 2 * rows["error"]
-                ax.fill_between(
-                    rows["layer"], rows["right"] - band, rows["right"] + band, color=colour, alpha=0.15, lw=0
-                )
+                ax.fill_between(rows["layer"], low, high, color=colour, alpha=0.15, lw=0)
             answer = effect(values(table, model, kind, ANSWER, HIGH)).value
             ax.axhline(answer, color="0.3", lw=0.8, ls="-.", label=ANSWER)
             deep = effect(values(table, model, kind, QUERIES, HIGH)).value

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.essay.geometry.asked import OFFSETS, line, mean_over_layers, n_layers, of, scores, share
+from experiments.essay.geometry.asked import OFFSETS, line, mean_over_layers, of, scores, share
 from experiments.essay.geometry.senses import Word, read_words
 from experiments.essay.geometry.topics import best_elsewhere
 from experiments.essay.of_models import Least, names, on_models, shown
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> None:
 def measured(model: HookedModel, most: int | None = None) -> list[dict[str, Any]]:
     """A row for each city, kind of key and layer, for the best heads of the middle third, and for every shuffle."""
     cities, found = all_scores(model, read_data(DATA), most)
-    third = model.n_layers // 3
-    middle = {kind: each[third : model.n_layers - third].flatten(0, 1) for kind, each in found.items()}
+    _, third, _ = thirds(model.n_layers)
+    middle = {kind: each[third.start : third.stop].flatten(0, 1) for kind, each in found.items()}
     rows: list[dict[str, Any]] = []
 
     def add(place: str, layer: int, score: Float[Tensor, "part city city"], chosen: Tensor) -> None:
@@ -179,19 +179,11 @@ def asks(table: pd.DataFrame) -> Verdict:
 def in_the_middle(table: pd.DataFrame) -> Verdict:
     effects, numbers, control = {}, {}, []
     for model in names(table):
-        n = depth(table, model)
-        third = n // 3
-        low, middle, high = (
-            mean_over_layers(table, model, LANDMARKS, layers)
-            for layers in (range(max(third, 1)), range(third, n - third), range(n - third, n))
-        )
+        low, middle, high = (mean_over_layers(table, model, LANDMARKS, third) for third in thirds(depth(table, model)))
         effects[model] = effect([a - b for a, b in zip(middle, low, strict=True)])
         numbers[model] = f"middle third right in {share(middle)} of pairs, lowest in {share(low)}, highest in "
         numbers[model] += f"{share(high)}; middle less lowest {told(effects[model])}"
-        countries = [
-            share(mean_over_layers(table, model, COUNTRIES, layers))
-            for layers in (range(max(third, 1)), range(third, n - third), range(n - third, n))
-        ]
+        countries = [share(mean_over_layers(table, model, COUNTRIES, third)) for third in thirds(depth(table, model))]
         control.append(f"{model} lowest {countries[0]}, middle {countries[1]}, highest {countries[2]}")
     return Verdict(
         claim="Middle blocks ask for landmarks, and shallow ones do not",
@@ -228,7 +220,14 @@ def landmarks_alone(table: pd.DataFrame) -> Verdict:
 
 def depth(table: pd.DataFrame, model: str) -> int:
     """How many layers a model has."""
-    return n_layers(table.assign(place="at the word"), model)
+    own: Any = table[(table["model"] == model) & (table["place"] == LANDMARKS)]
+    return 1 + int(own["layer"].max())
+
+
+def thirds(n: int) -> list[range]:
+    """The lowest, the middle and the highest third of the layers; the middle is what is left."""
+    part = max(1, n // 3)
+    return [range(part), range(n // 3, n - n // 3), range(n - part, n)]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -241,7 +240,8 @@ def draw(table: pd.DataFrame) -> Figure:
             line(ax, [of(table, model, kind, layer, "right") for layer in range(n)], kind, colour, "-")
         tries = [effect(of(table, model, SHUFFLED, seed, "right")).value for seed in range(SHUFFLES)]
         ax.axhline(sum(tries) / len(tries), color="#8d99ae", ls=":", label=SHUFFLED)
-        ax.axvspan(n // 3 - 0.5, n - n // 3 - 0.5, color="0.93", zorder=0, label="middle third")
+        _, third, _ = thirds(n)
+        ax.axvspan(third.start - 0.5, third.stop - 0.5, color="0.93", zorder=0, label="middle third")
         best = effect(of(table, model, LANDMARKS, BEST, "right")).value
         ax.set(title=f"{model}: {HEADS} best heads of the middle {best:.2f}", xlabel="layer", ylim=(0.3, 1.02),
                xticks=range(0, n, 5))  # fmt: skip

@@ -1,259 +1,240 @@
-"""What soft_addressing.py concludes from its table, and its figure."""
+"""What soft_addressing.py concludes from its table."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
-from experiments.judging import by_construction
-from experiments.verdicts import Verdict, outcome
-from induction_lab import HookedModel
+from experiments.essay.of_models import names, shown
+from experiments.judging import Effect, by_construction, effect, judge, ratio, told
+from experiments.verdicts import Verdict
 
 EXACT, WRONG = 1e-5, 0.1  # relative error of the formula at most, and of wrong formulas (median of layers) at least
-MORE_THAN, OF_UNIFORM, MOST = 2, 0.5, 0.5  # addresses; of what even attention reads; of all heads
+MORE_THAN, OF_EVEN, MOST = 2, 0.5, 0.5  # addresses; of what even attention reads; of all heads
+CLOSE, FAR = 0.75, 0.25  # weights that are close to 1 and close to 0
 SMALL = 0.25  # of what flattening costs, hardening must cost at most
-MATTERS = 0.5  # nats by which hard addressing everywhere must raise the loss on text
-N, BACK, BELOW, SPARED = 16, 0.5, 0.5, 0.8  # pairs; share that comes back; left without induction heads; without others
-COLOURS = {"induction": "#d1495b", "previous token": "#2a6f97", "random": "#8d99ae", "all": "#222222"}
+MATTERS = 0.5  # nats by which reading from one address each must raise the loss on text
+N, BACK = 16, 0.5  # pairs; share of the keys whose address is found, whose value comes back
+ESSAY = "essay §1"
 
 
-def verdicts(model: HookedModel, table: Any, groups: dict[str, list[Any]]) -> list[Verdict]:
+def verdicts(table: Any) -> list[Verdict]:
     """Every claim of the essay's first section, tested."""
-    size = len(groups["induction"])
-    return [_formula(model, table), _soft(model, table), _close_to_one(model, table, size), _mixture(model, table),
-            _table(model, table, groups)]  # fmt: skip
+    return [
+        formula(table), soft(table), close_to_one(table), close_to_zero(table), one_address(table), mixture(table),
+        found(table), comes_back(table),
+    ]  # fmt: skip
 
 
-def _formula(model: HookedModel, table: Any) -> Verdict:
-    errors: Any = table[table["part"] == "formula"].groupby("what", sort=False)["value"].agg(["max", "median"])
-    own = errors.loc["the formula"]
-    wrong = errors.drop("the formula")["median"]
-    kinds = f"{model.n_heads} query heads on {model.n_kv_heads} key heads"
+def of(table: Any, model: str, part: str, **where: Any) -> Any:
+    """Rows of one part of a model, with these entries."""
+    rows = table[(table["model"] == model) & (table["part"] == part)]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def values(table: Any, model: str, part: str, **where: Any) -> list[float]:
+    """The same rows' values."""
+    return of(table, model, part, **where)["value"].tolist()
+
+
+def at_random(table: Any, model: str, part: str) -> list[str]:
+    """The names of what random sets of heads were read in."""
+    return [name for name in dict.fromkeys(of(table, model, part)["what"]) if "random" in name]
+
+
+def formula(table: Any) -> Verdict:
+    numbers, passed, control = {}, {}, []
+    for model in names(table):
+        rows = of(table, model, "formula")
+        errors = rows.groupby("what", sort=False)["value"].agg(["max", "median"])
+        own, wrong = errors.loc["the formula"], errors.drop("the formula")["median"]
+        kinds = f"{rows['n_heads'].iloc[0]:.0f} query heads on {rows['n_kv_heads'].iloc[0]:.0f} key heads"
+        numbers[model] = f"at most {own['max']:.1e}, median layer {own['median']:.1e}; {kinds}"
+        control.append(f"{model} " + ", ".join(f"{name} {value:.2f}" for name, value in wrong.items()))
+        passed[model] = bool(own["max"] <= EXACT and wrong.min() >= WRONG)
     return Verdict(
         claim="Attention is softmax(Q Kᵀ / √d_k) V: scores by similarity, then a weighted sum of the values",
-        source="essay §1",
-        measured=f"the formula written out in float32 on captured Q, K, V against what each layer's own heads put out "
-        f"({model.name}, {model.n_layers} layers, {kinds}); |difference| / |output| of the worst head",
+        source=ESSAY,
+        measured="the formula written out in float32 on captured Q, K, V against what each layer's own heads put out; "
+        "|difference| / |output| of the worst head",
         criterion=f"at most {EXACT:g} in every layer, and every wrong formula at least {WRONG} in the median layer",
-        numbers={"the formula": f"at most {own['max']:.1e}, median layer {own['median']:.1e}"},
-        control="median layer " + ", ".join(f"{name} {value:.2f}" for name, value in wrong.items()),
-        **by_construction({model.name: bool(own["max"] <= EXACT and wrong.min() >= WRONG)}),
+        numbers=numbers,
+        control="median layer: " + "; ".join(control),
+        **by_construction(passed),
     )
 
 
-def _soft(model: HookedModel, table: Any) -> Verdict:
-    numbers, passed, hard = {}, {}, []
-    spread = table[table["part"] == "spread"]
-    for name, rows in spread.groupby("prompts", sort=False):
-        wide = rows.pivot(index="what", columns="quantity", values="value")
-        addresses = wide["addresses"]
-        uniform = float(rows[rows["quantity"] == "addresses"]["uniform"].iloc[0])
-        within = float(((addresses > MORE_THAN) & (addresses < OF_UNIFORM * uniform)).mean())
+def soft(table: Any) -> Verdict:
+    effects, numbers, control = {}, {}, []
+    for model in names(table):
+        heads = of(table, model, "spread").pivot(index="what", columns="quantity", values="value").dropna()
+        addresses, even = heads["addresses"], heads["even"]
+        effects[model] = effect(((addresses > MORE_THAN) & (addresses < OF_EVEN * even)).astype(float).tolist())
         q = addresses.quantile([0.1, 0.5, 0.9]).tolist()
-        numbers[str(name)] = (
-            f"{within:.0%} of heads; median head {q[1]:.1f} addresses (10 – 90 %: {q[0]:.1f} – {q[2]:.1f}), even "
-            f"attention {uniform:.1f}; {(addresses <= MORE_THAN).mean():.0%} of heads read from at most {MORE_THAN}"
+        numbers[model] = (
+            f"{effects[model].value:.0%} of heads; median head {q[1]:.1f} addresses (10 – 90 %: {q[0]:.1f} – "
+            f"{q[2]:.1f}), even attention {even.median():.1f}; at most {MORE_THAN}: "
+            f"{(addresses <= MORE_THAN).mean():.0%}; on BOS rests {heads['rest'].mean():.0%} in the mean"
         )
-        passed[str(name)] = within > MOST
-        hard.append(f"{name}: largest weight of the median head {wide['largest'].median():.2f}")
+        control.append(f"{model}: the largest share is {heads['largest'].median():.2f} in the median head")
     return Verdict(
         claim="Addressing is soft: a head reads from several addresses, though far from all of them",
-        source="essay §1",
-        measured=f"effective addresses exp(H) of every head of {model.name}, mean over queries and prompts",
+        source=ESSAY,
+        measured="effective addresses exp(H) of every head on text, over keys besides BOS, on which heads rest when "
+        "they read nothing; mean over queries, each counted by what it does not leave there",
         criterion=f"more than {MOST:.0%} of heads read from more than {MORE_THAN} addresses and fewer than "
-        f"{OF_UNIFORM:.0%} of even attention's",
+        f"{OF_EVEN:.0%} of even attention's",
         numbers=numbers,
-        control="hard addressing would read from 1, with weight 1; " + "; ".join(hard),
-        **outcome(passed),
+        control="hard addressing would read from 1, with share 1; " + "; ".join(control),
+        **judge(effects, MOST, unit="of the heads"),
     )
 
 
-def _close_to_one(model: HookedModel, table: Any, size: int) -> Verdict:
-    wide = _rise(table, "repeated")
-    numbers, passed = {}, {}
-    for group in ("induction", "previous token"):
-        flat, hard = wide.loc[group, 0], wide.loc[group, math.inf]
-        numbers[group] = f"flattened {_nats(flat)}, argmax {_nats(hard)}"
-        passed[group] = bool(hard["value"] + 2 * hard["standard_error"] < SMALL * flat["value"])
-    others = [name for name in wide.index.get_level_values(0).unique() if str(name).startswith("random")]
-    control = [f"flattened {_nats(wide.loc[name, 0])}, argmax {_nats(wide.loc[name, math.inf])}" for name in others]
+def weights(table: Any, model: str) -> str:
+    """What induction heads do where a key matches and where none does."""
+    parts = []
+    for kind in ("match", "no match"):
+        own = {each: effect(values(table, model, "match", what=kind, quantity=each)).value
+               for each in ("weight", "margin", "rest")}  # fmt: skip
+        parts.append(
+            f"{kind}: weight {own['weight']:.2f}, score {own['margin']:+.1f} nats ahead, BOS {own['rest']:.2f}"
+        )
+    return "; ".join(parts)
+
+
+def close_to_one(table: Any) -> Verdict:
+    own = {model: values(table, model, "match", what="match", quantity="weight") for model in names(table)}
     return Verdict(
-        claim="Where Q and K match the weight is close to 1, elsewhere close to 0: heads that look for matches could "
-        "as well take the one best address",
-        source="essay §1",
-        measured=f"rise of the second copy's loss when {size} heads of each kind attend evenly (β = 0) or to the "
-        f"largest score alone (β = ∞), {model.name}",
-        criterion=f"argmax costs less than {SMALL:.0%} of what flattening costs, two standard errors included",
+        claim="Where Q and K match, the weight is close to 1",
+        source=ESSAY,
+        measured="heads that look for matches (induction heads, up to 8) on repeated random tokens: the weight on the "
+        "key that follows an earlier occurrence of the last four tokens; and its score less the best other key's",
+        criterion=f"more than {CLOSE} in the mean of the heads",
+        numbers={model: weights(table, model) for model in own},
+        control="the largest weight of any key but BOS where nothing is repeated yet: see the numbers, no match",
+        **judge({model: effect(each) for model, each in own.items()}, CLOSE, unit="of attention"),
+    )
+
+
+def close_to_zero(table: Any) -> Verdict:
+    own = {model: values(table, model, "match", what="no match", quantity="weight") for model in names(table)}
+    return Verdict(
+        claim="Where nothing matches, the weights are close to 0: the rest goes to BOS",
+        source=ESSAY,
+        measured="the same heads where nothing is repeated yet: the largest weight of any key but BOS",
+        criterion=f"at most {FAR} in the mean of the heads",
+        numbers={model: weights(table, model) for model in own},
+        control="the weight where a key matches: see the numbers",
+        **judge({model: effect(each) for model, each in own.items()}, FAR, at_most=True, unit="of attention"),
+    )
+
+
+def one_address(table: Any) -> Verdict:
+    effects, numbers, control = {}, {}, []
+    for model in names(table):
+        costs = {}
+        for group in ("induction", "previous token"):
+            flat, hard = (values(table, model, "temper", what=group, x=beta) for beta in (0, math.inf))
+            costs[group] = ratio(hard, flat)
+            numbers[f"{model}, {group}"] = f"flattened {shown(flat)}, argmax {shown(hard)} nats: {told(costs[group])}"
+        effects[model] = max(costs.values(), key=lambda each: each.value)
+        for name in at_random(table, model, "temper"):
+            flat, hard = (values(table, model, "temper", what=name, x=beta) for beta in (0, math.inf))
+            control.append(f"{model} flattened {shown(flat)}, argmax {shown(hard)} nats")
+    return Verdict(
+        claim="Heads that look for matches could as well take the one best address",
+        source=ESSAY,
+        measured="rise of the second copy's loss on repeated random tokens when induction heads, or previous-token "
+        "heads, attend to the largest score alone (β = ∞), over that when they attend evenly (β = 0); the greater one",
+        criterion=f"at most {SMALL:.0%} of it",
         numbers=numbers,
         control=f"as many random heads: {'; '.join(control) or 'there are not as many'}",
-        **outcome(passed),
+        **judge(effects, SMALL, at_most=True, unit="of what flattening costs"),
     )
 
 
-def _mixture(model: HookedModel, table: Any) -> Verdict:
-    claim = "The weighted sum matters: read from one address each, the heads no longer do their work"
-    where = "text" if "text" in set(table["prompts"].dropna()) else "repeated"
-    wide = _rise(table, where)
-    numbers = {f"all heads, β = {_beta(beta)}": _nats(wide.loc["all", beta]) for beta in wide.loc["all"].index}
-    hard = wide.loc["all", math.inf]
-    others = [wide.loc[name, math.inf] for name in wide.index.get_level_values(0).unique() if "random" in str(name)]
+def mixture(table: Any) -> Verdict:
+    effects, numbers, control = {}, {}, []
+    for model in names(table):
+        kept = of(table, model, "kept")
+        sizes = sorted(set(kept["x"]))
+        rise = {int(x): kept[kept["x"] == x]["value"].tolist() for x in sizes}
+        effects[model] = effect(rise[int(sizes[0])])
+        numbers[model] = "BOS and its best " + "; ".join(f"{x}: {shown(each)}" for x, each in rise.items()) + " nats"
+        tempered = [
+            f"β = {beta:g}: {shown(values(table, model, 'temper', what='all', x=beta))}".replace("inf", "∞")
+            for beta in sorted(set(of(table, model, "temper", what="all")["x"]))
+        ]
+        control.append(f"{model} {', '.join(tempered)} nats")
     return Verdict(
-        claim=claim,
-        source="essay §1",
-        measured=f"rise of the loss on {where} when every head of {model.name} attends with softmax(β · scores)",
-        criterion=f"β = ∞ raises the loss by at least {MATTERS} nats a token, two standard errors taken off",
+        claim="The weighted sum matters: read from one address each, the heads no longer do their work",
+        source=ESSAY,
+        measured="rise of the loss on text when every head reads from BOS and from its one best key besides, by their "
+        "own weights, instead of from all",
+        criterion=f"by more than {MATTERS} nats a token",
         numbers=numbers,
-        control="β = 1 changes nothing; random heads alone at β = ∞: " + (", ".join(map(_nats, others)) or "none"),
-        **outcome({where: bool(hard["value"] - 2 * hard["standard_error"] >= MATTERS)}),
+        control="all heads sharper or flatter, softmax(β · scores): " + "; ".join(control),
+        **judge(effects, MATTERS, unit="nats"),
     )
 
 
-def _table(model: HookedModel, table: Any, groups: dict[str, list[Any]]) -> Verdict:
-    rows = table[table["part"] == "table"].set_index(["what", "x", "quantity"])["value"]
-    sizes = sorted({int(x) for what, x, _ in rows.index if what == "as it is"})
-    n = N if N in sizes else sizes[-1]
-    best, size = groups["induction"][0], len(groups["induction"])
-    numbers = {
-        f"{x} pairs": f"value comes back {rows['as it is', x, 'value']:.0%}, likeliest of the values "
-        f"{rows['as it is', x, 'among']:.0%} (chance {1 / x:.1%}); {best} puts {rows['as it is', x, 'attention']:.2f} "
-        f"on the right address, more than on any other {rows['as it is', x, 'address']:.0%}"
+def pairs(table: Any, model: str) -> tuple[int, dict[int, dict[str, Effect]]]:
+    """The number of pairs that is judged; and by number what comes back, the model as it is."""
+    rows = of(table, model, "table", what="as it is")
+    sizes = sorted(set(rows["x"]))
+    told_of = {
+        int(x): {
+            str(quantity): effect(each["value"].tolist()) for quantity, each in rows[rows["x"] == x].groupby("quantity")
+        }
         for x in sizes
     }
-    back, others = rows["as it is", n, "value"], [what for what in groups if what.startswith("random")]
-    left, spared = rows["without induction", n, "value"], [rows[f"without {what}", n, "value"] for what in others]
-    parts = {
-        "the value coming back": back >= BACK,
-        "the address being found": rows["as it is", n, "address"] >= BACK,
-        "induction heads being needed": left < BELOW * back,
-        "other heads not being needed": all(x > SPARED * back for x in spared),
-    }
-    failed = [part for part, ok in parts.items() if not ok]
-    found = outcome({f"{n} pairs": not failed})
-    if failed:
-        found["caveat"] = f"Fails for {' and '.join(failed)}; not for {', '.join(x for x in parts if x not in failed)}."
-    absent = f"for a key that is not there {best} rests {rows['as it is', n, 'rest_absent']:.2f} on BOS"
-    return Verdict(
-        claim="Keys are addresses by content: given a key again, its value comes back",
-        source="essay §1",
-        measured=f"pairs of random tokens in the context, up to 8 keys of each prompt asked for again; {model.name}",
-        criterion=f"of {N} pairs (or as many as fit) the value is the likeliest token for at least {BACK:.0%} of keys, "
-        f"{best} looks most at the right address as often, less than {BELOW:.0%} of that is left without {size} "
-        f"induction heads and more than {SPARED:.0%} without as many others",
-        numbers=numbers,
-        control=f"{n} pairs: without {size} induction heads {left:.0%}; without {size} random heads "
-        f"{', '.join(f'{x:.0%}' for x in spared) or 'none'}; {absent} "
-        f"(present: {rows['as it is', n, 'rest']:.2f}), at most {rows['as it is', n, 'stray']:.2f} on one address",
-        **found,
-    )
+    return (N if N in told_of else int(sizes[-1])), told_of
 
 
-def _rise(table: Any, prompts: str) -> Any:
-    rows = table[(table["part"] == "temper") & (table["prompts"] == prompts)]
-    return rows.set_index(["what", "x"])[["value", "standard_error"]]
-
-
-def _nats(row: Any) -> str:
-    return f"{row['value']:+.2f} ± {row['standard_error']:.2f} nats"
-
-
-def _beta(beta: float) -> str:
-    return "∞" if beta == math.inf else f"{beta:g}"
-
-
-def draw(model: HookedModel, table: Any) -> Figure:
-    """The formula, the spread, the temperature and the table."""
-    figure, axes = plt.subplots(3, 2, figsize=(10, 11), layout="constrained")
-    _draw_formula(axes[0, 0], table[table["part"] == "formula"])
-    where = "text" if "text" in set(table["prompts"].dropna()) else "repeated"
-    _draw_spread(axes[0, 1], table[(table["prompts"] == where)], where)
-    _draw_reach(axes[1, 0], table[(table["prompts"] == where) & (table["part"] == "spread")], where)
-    _draw_table(axes[1, 1], table[table["part"] == "table"])
-    for ax, name in zip(axes[2], ("repeated", "text"), strict=True):
-        _draw_tempered(ax, _rise(table, name), name)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{model.name}: soft addressing", fontsize=12)
-    return figure
-
-
-def _draw_formula(ax: Any, rows: Any) -> None:
-    colours = ("#2a6f97", "#d1495b", "#e09f3e", "#8d99ae")
-    for colour, (name, own) in zip(colours, rows.groupby("what", sort=False), strict=False):
-        ax.plot(own["x"], own["value"], color=colour, label=name)
-    ax.axhline(EXACT, color="0.8", lw=0.8)
-    ax.set(yscale="log", xlabel="layer", ylabel="relative error, worst head")
-    most = rows[rows["what"] == "the formula"]["value"].max()
-    ax.set_title(f"The formula is what the heads do (error ≤ {most:.0e})", fontsize=10)
-    ax.legend(frameon=False, fontsize=8)
-
-
-def _draw_spread(ax: Any, rows: Any, where: str) -> None:
-    at = rows[rows["part"] == "position"].pivot(index="x", columns="what", values="value")
-    ax.fill_between(at.index, at["10%"], at["90%"], color="#2a6f97", alpha=0.25, lw=0, label="10 – 90 % of heads")
-    ax.plot(at.index, at["50%"], color="#2a6f97", label="median head")
-    ax.plot(at.index, at.index + 1, color="#8d99ae", ls="--", label="even attention")
-    ax.axhline(1, color="#d1495b", lw=1, label="hard addressing")
-    ax.set(yscale="log", xlabel="position of the query", ylabel="effective addresses exp(H)")
-    last = at.iloc[-1]
-    ax.set_title(
-        f"On {where} the median head reads from {last['50%']:.0f} of {int(at.index[-1]) + 1} addresses", fontsize=10
-    )
-    ax.legend(frameon=False, fontsize=8)
-
-
-def _draw_reach(ax: Any, rows: Any, where: str) -> None:
-    wide = rows.pivot(index=["what", "x"], columns="quantity", values="value").reset_index()
-    shown = ax.scatter(wide["distance_past_first"], wide["addresses"], c=wide["x"], cmap="viridis", s=12)
-    ax.figure.colorbar(shown, ax=ax, label="layer")
-    rho = wide["distance_past_first"].corr(wide["addresses"], method="spearman")
-    ax.set(yscale="log", xlabel="mean distance of what is read past BOS, tokens", ylabel="effective addresses exp(H)")
-    ax.set_title(f"How far and how many, a dot a head ({where}): rank correlation {rho:.2f}", fontsize=10)
-
-
-def _draw_table(ax: Any, rows: Any) -> None:
-    lines = {
-        ("as it is", "among"): ("value is the likeliest of the table's", "#3b8b5d", "-"),
-        ("as it is", "value"): ("value is the likeliest token: it comes back", "#222222", "-"),
-        ("as it is", "address"): ("best head looks at its address", "#d1495b", "-"),
-        ("as it is", "attention"): ("its weight there", "#e09f3e", "-"),
-        ("without random 0", "value"): ("comes back without random heads", "#8d99ae", "--"),
-        ("without induction", "value"): ("comes back without induction heads", "#2a6f97", "--"),
-    }
-    for (what, quantity), (label, colour, style) in lines.items():
-        own = rows[(rows["what"] == what) & (rows["quantity"] == quantity)]
-        ax.errorbar(
-            own["x"], own["value"], own["standard_error"], color=colour, ls=style, marker="o", ms=3, lw=1.2, label=label
+def found(table: Any) -> Verdict:
+    effects, numbers, control = {}, {}, []
+    for model in names(table):
+        n, each = pairs(table, model)
+        effects[model], own = each[n]["address"], each[n]
+        best = of(table, model, "heads", what="induction")["members"].iloc[0].split()[0]
+        sizes = ", ".join(f"{x} pairs {found['address'].value:.0%}" for x, found in each.items())
+        numbers[model] = f"{best}: {sizes}; weight there {own['attention'].value:.2f}"
+        control.append(
+            f"{model}, a key that is not there: {own['rest_absent'].value:.2f} rests on BOS (there: "
+            f"{own['rest'].value:.2f}), at most {own['stray'].value:.2f} on one address"
         )
-    own = rows[rows["what"] == "as it is"].pivot(index="x", columns="quantity", values="value")
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(list(own.index), [f"{x:g}" for x in own.index])
-    ax.set(xlabel="pairs of key and value in the context", ylabel="share of keys, or weight", ylim=(-0.03, 1.5))
-    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    last = own.iloc[-1]
-    found = f"address found {last['address']:.0%}, value back {last['value']:.0%}"
-    ax.set_title(f"Of {int(own.index[-1])} pairs: {found}", fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    return Verdict(
+        claim="Keys are addresses by content: given a key again, its address is found",
+        source=ESSAY,
+        measured="pairs of random tokens in the context, up to 8 keys of each prompt asked for again: how often the "
+        "best induction head puts more weight on the right address than on any other key but BOS",
+        criterion=f"of {N} pairs (or as many as fit) for more than {BACK:.0%} of the keys",
+        numbers=numbers,
+        control="; ".join(control),
+        **judge(effects, BACK, unit="of the keys"),
+    )
 
 
-def _draw_tempered(ax: Any, rise: Any, name: str) -> None:
-    if not len(rise):
-        ax.axis("off")
-        return
-    labelled, places = set(), sorted(set(rise.index.get_level_values(1)))
-    ax.set_xticks(range(len(places)), [_beta(beta) for beta in places])
-    for group, rows in rise.groupby(level=0, sort=False):
-        own, kind = rows.droplevel(0), str(group).split(" ")[0] if str(group).startswith("random") else str(group)
-        label = None if kind in labelled else f"{kind} heads"
-        labelled.add(kind)
-        x = [places.index(beta) for beta in own.index]
-        ax.errorbar(x, own["value"], own["standard_error"], color=COLOURS[kind], marker="o", ms=3, lw=1.2, label=label)
-    ax.set_yscale("symlog", linthresh=0.1)
-    ax.axhline(0, color="0.8", lw=0.8)
-    what = "repeated tokens, second copy" if name == "repeated" else "text"
-    hard = rise.loc["all", math.inf]["value"]
-    ax.set(xlabel="β: flat (0) … as it is (1) … argmax (∞)", ylabel="rise of the loss, nats")
-    ax.set_title(f"{what}: all heads at argmax cost {hard:.1f} nats", fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="lower left" if name == "repeated" else "upper center")
+def comes_back(table: Any) -> Verdict:
+    effects, numbers, control = {}, {}, []
+    for model in names(table):
+        n, each = pairs(table, model)
+        effects[model] = each[n]["value"]
+        numbers[model] = "; ".join(
+            f"{x} pairs {found['value'].value:.0%}, likeliest of the values {found['among'].value:.0%}"
+            for x, found in each.items()
+        )
+        without = {what: effect(values(table, model, "table", what=what, x=n, quantity="value")).value
+                   for what in ["without induction", *at_random(table, model, "table")]}  # fmt: skip
+        control.append(f"{model}, {n} pairs " + ", ".join(f"{what} {share:.0%}" for what, share in without.items()))
+    return Verdict(
+        claim="And its value comes back",
+        source=ESSAY,
+        measured="the same prompts: how often the key's value is the likeliest of all tokens",
+        criterion=f"of {N} pairs (or as many as fit) for more than {BACK:.0%} of the keys",
+        numbers=numbers,
+        control="with heads ablated: " + "; ".join(control),
+        **judge(effects, BACK, unit="of the keys"),
+    )

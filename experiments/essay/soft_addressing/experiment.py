@@ -3,85 +3,97 @@
     python -m experiments soft_addressing
 
 The formula: softmax(Q K^T / sqrt(d_k)) V, written out, against what the model's own heads put out. The softness: from
-how many addresses heads read, and what the loss becomes when softmax(beta * scores) is flattened (beta = 0), sharpened
-or made an argmax (beta = inf) in induction heads, previous-token heads, as many random heads, all heads. The table:
-pairs of a key and a value in the context, 2 to 256 of them; when a key is given again, does its value come back?
-Writes to figures/: soft_addressing.csv, soft_addressing.json (verdicts), soft_addressing.png. 4 minutes on 2 CPU cores.
+how many addresses heads read, BOS apart; what is lost when they read from BOS and their k best others alone. Matches:
+what weight induction heads put on a key that matches, what the largest is where none does, against the score's margin;
+and what the loss becomes when softmax(beta * scores) is flattened (beta = 0), sharpened or made an argmax (beta = inf).
+The table: pairs of a key and a value in the context; when a key is given again, is its address found, and does its
+value come back? Writes to figures/: soft_addressing.csv, soft_addressing.json (verdicts), soft_addressing.png. 5
+minutes on one CPU core.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from experiments.essay.of_models import Least, on_models
+from experiments.essay.passages import MODELS
 from experiments.essay.prose import read_prose
-from experiments.essay.soft_addressing.conclusions import draw, verdicts
+from experiments.essay.soft_addressing.conclusions import N, verdicts
+from experiments.essay.soft_addressing.figure import draw
 from experiments.essay.soft_addressing.lookups import fits, looked_up, lookups
-from experiments.harness import begin, common_arguments, show_files
 from experiments.subjects.induction_models import LOOKS, Subject, subject
-from experiments.verdicts import save_verdicts
-from induction_lab import (
-    AttentionOnlyTransformer,
-    Head,
-    HookedModel,
-    Prompts,
-    ablate,
-    attention_spread,
-    capture,
-    load_model,
-    temper,
-    text_prompts,
-)
+from induction_lab import AttentionOnlyTransformer, Head, HookedModel, Prompts, ablate, capture, temper, text_prompts
 from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.attention.grouped import to_query_heads
 from induction_lab.behaviour.losses import token_losses
 from induction_lab.data.occurrences import copyable
 from induction_lab.internals.reading import read_attention
+from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.runtime.progress import progress_bar
-from induction_lab.scores.spread import queries_read, spread_per_query
 
-BETAS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
-PAIRS = (2, 4, 8, 16, 32, 64, 128, 256)
+BETAS = {"induction": (0, 0.5, 2, math.inf), "previous token": (0, math.inf), "all": (0, 0.5, 2, 4, math.inf)}
+KEPT = (1, 2, 4, 8, 16, 32)  # addresses besides BOS
+PAIRS = (2, 8, 16, 64, 128)
 GROUPS = {"induction": "prefix_matching", "previous token": "previous_token"}
-ABLATED_UP_TO = 64  # pairs: beyond, the means that replace heads would cost more than they say
-SETS = 3  # of random heads
-KEPT = ("addresses", "evenness", "largest", "first", "distance_past_first")
+PROMPTS, SETS, FIRST, MATCHED = 8, 3, 8, 3  # sets of random heads; the first query read; tokens matched before one
+BINS = np.arange(-4.0, 14.1, 2.0)  # of the margin, in nats
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    model = load_model(args.model)
+    on_models(
+        argv,
+        __doc__,
+        "soft_addressing",
+        lambda model, n_prompts, seed: measured(model, n_prompts or PROMPTS, seed),
+        verdicts,
+        draw,
+        least=Least("prompts", 2, "errors are taken over prompts"),
+        seed="prompts and random heads",
+        reads=False,
+        models=MODELS,
+    )
+
+
+def measured(model: HookedModel, n_prompts: int, seed: int) -> list[dict[str, Any]]:
+    """A row for each part, what was read or changed, and prompt, head or position.
+
+    Raises:
+        ValueError: If the model attends out of sight, or has no induction or previous-token heads.
+    """
     if not model.anatomy.goes_through_interface:
-        raise SystemExit(f"{model.name} attends out of sight: choose a model of transformers' attention interface.")
-    one = subject(model, n_prompts=args.prompts)
-    groups = head_groups(one, seed=args.seed)
-    prompts = {"repeated": one.prompts}
+        raise ValueError(f"{model.name} attends out of sight: choose a model of transformers' attention interface.")
+    one = subject(model, n_prompts=n_prompts)
+    groups, text = head_groups(one, seed=seed), one.prompts
     if model.tokenizer is not None:
-        texts = [passage.text for passage in read_prose()][: args.prompts]
-        whole = text_prompts(model, texts, length=min(512, model.n_ctx or 512))
-        prompts["text"] = text_prompts_of(whole, args.prompts)
-    parts = [formula(model, one.prompts.tokens[:4])]
-    parts += [spread(model, one_kind, name) for name, one_kind in prompts.items()]
-    parts += [tempered(model, prompts, groups), table_lookups(one, groups, n_prompts=args.prompts + 2, seed=args.seed)]
-    table = pd.concat(parts, ignore_index=True).assign(model=model.name)
-    begin(args.out)
-    table.to_csv(args.out / "soft_addressing.csv", index=False, float_format="%.5g")  # errors are small
-    written = [args.out / "soft_addressing.csv"]
-    written.append(save_verdicts(verdicts(model, table, groups), args.out / "soft_addressing.json"))
-    written.append(args.out / "soft_addressing.png")
-    draw(model, table).savefig(written[-1], dpi=110)
-    show_files(written)
+        texts = [passage.text for passage in read_prose()][:n_prompts]
+        text = beginnings(text_prompts(model, texts, length=min(512, model.n_ctx or 512)), n_prompts)
+    parts = {
+        "formula": formula(model, one.prompts.tokens[:4]),
+        "spread": spread(model, text),
+        "match": matching(one, groups["induction"]),
+        "temper": [*tempered(one, groups), *rises(model, "all", "text", {"all": groups["all"]}, text)],
+        "kept": truncated(model, text),
+        "table": table_lookups(one, groups, n_prompts=n_prompts, seed=seed),
+        "heads": [
+            {"what": name, "members": " ".join(map(str, each))} for name, each in groups.items() if name != "all"
+        ],
+    }
+    where = {"model": model.name, "prompts": text.kind, "n_heads": model.n_heads, "n_kv_heads": model.n_kv_heads}
+    return [{"part": part, **where, **row} for part, rows in parts.items() for row in rows]
 
 
-def text_prompts_of(prompts: Prompts, n_prompts: int, length: int = 97) -> Prompts:
+def beginnings(prompts: Prompts, n_prompts: int, length: int = 97) -> Prompts:
     """The beginnings of texts, all of one length."""
     lengths = prompts.lengths if prompts.lengths is not None else torch.full((len(prompts),), prompts.tokens.shape[1])
     length = min(length, int(lengths.max()))
@@ -93,10 +105,11 @@ def head_groups(one: Subject, *, seed: int) -> dict[str, list[Head]]:
     kinds = {name: one.scores.above(score, LOOKS) for name, score in GROUPS.items()}
     size = min(8, *map(len, kinds.values()))
     if not size:
-        raise SystemExit(f"{one.model.name} lacks induction or previous-token heads (scores above {LOOKS}).")
+        raise ValueError(f"{one.model.name} lacks induction or previous-token heads (scores above {LOOKS}).")
     groups = {name: heads[:size] for name, heads in kinds.items()}
-    for i in range(SETS if len(one.bystanders) >= size else 0):
-        groups[f"random {i}"] = random.Random(seed + i).sample(one.bystanders, size)
+    others = [head for head in one.bystanders if head not in {*groups["induction"], *groups["previous token"]}]
+    for i in range(SETS if len(others) >= size else 0):
+        groups[f"random {i}"] = random.Random(seed + i).sample(others, size)
     return groups | {"all": [Head(i, j) for i in range(one.model.n_layers) for j in range(one.model.n_heads)]}
 
 
@@ -128,7 +141,7 @@ def by_formula(q: Tensor, k: Tensor, v: Tensor, *, scale: float, group: int) -> 
     return (q @ k.mT * scale).masked_fill(future, -torch.inf).softmax(-1) @ v
 
 
-def formula(model: HookedModel, tokens: Tensor) -> pd.DataFrame:
+def formula(model: HookedModel, tokens: Tensor) -> list[dict[str, Any]]:
     """How far the formula is from the model's own heads: the worst head of each layer, relative to its length."""
     own, rows, group = own_outputs(model, tokens), [], model.n_heads // model.n_kv_heads
     turned = model.anatomy.is_rotary
@@ -148,90 +161,197 @@ def formula(model: HookedModel, tokens: Tensor) -> pd.DataFrame:
             tried["without rotation"] = by_formula(q, k, v, scale=scale, group=group)
         for name, z in tried.items():
             error = ((z - own[layer]).square().sum((0, 2, 3)) / own[layer].square().sum((0, 2, 3))).sqrt().max()
-            rows.append({"part": "formula", "what": name, "x": layer, "quantity": "error", "value": float(error)})
+            rows.append({"what": name, "x": layer, "quantity": "error", "value": float(error)})
 
     read_attention(model, tokens.to(model.device), read)
-    return pd.DataFrame(rows)
+    return rows
 
 
-def spread(model: HookedModel, prompts: Prompts, name: str) -> pd.DataFrame:
-    """From how many addresses each head reads, and how that grows with the addresses there are."""
-    table: Any = attention_spread(model, prompts, progress=sys.stderr.isatty())
-    table = table[table["quantity"].isin(KEPT)].rename(columns={"label": "what", "layer": "x"})
-    heads = table[["what", "x", "quantity", "value", "standard_error", "uniform"]].assign(part="spread")
-    read = spread_per_query(model, prompts)["addresses"].mean(1)  # [layer, head, query]
-    rows = [
-        {"what": f"{q:.0%}", "x": t, "quantity": "addresses", "value": float(read[..., t].quantile(q))}
-        for t in queries_read(prompts).all(0).nonzero()[:, 0].tolist()
+def spread(model: HookedModel, prompts: Prompts) -> list[dict[str, Any]]:
+    """From how many addresses each head reads besides BOS, what rests on BOS; and over heads, by position."""
+    rows, by_position = [], []
+
+    def read(attention: AttentionReading) -> None:
+        assert isinstance(attention, Attention)
+        pattern = attention.pattern().float().cpu()
+        addresses, largest, mass = beside_bos(pattern)
+        there = torch.arange(pattern.shape[-1])[FIRST:].float()  # addresses besides BOS, of each query
+        weight = mass / mass.sum(-1, keepdim=True)
+        found = {
+            "addresses": (addresses * weight).sum(-1), "even": (there * weight).sum(-1),
+            "largest": (largest * weight).sum(-1), "rest": 1 - mass.mean(-1),
+        }  # fmt: skip
+        for quantity, values in found.items():
+            rows.extend(
+                {"what": str(Head(attention.layer, head)), "x": attention.layer, "quantity": quantity, "value": value}
+                for head, value in enumerate(values.mean(0).tolist())
+            )
+        by_position.append((addresses * mass).sum(0) / mass.sum(0))
+
+    read_attention(model, prompts.tokens.to(model.device), read)
+    heads = torch.cat(by_position)
+    return rows + [
+        {"what": f"{q:.0%}", "x": FIRST + i, "quantity": "by position", "value": float(heads[:, i].quantile(q))}
+        for i in range(heads.shape[1])
         for q in (0.1, 0.5, 0.9)
     ]
-    return pd.concat([heads, pd.DataFrame(rows).assign(part="position")], ignore_index=True).assign(prompts=name)
 
 
-def tempered(model: HookedModel, prompts: dict[str, Prompts], groups: dict[str, list[Head]]) -> pd.DataFrame:
-    """The rise of the loss (nats) when a group of heads attends with softmax(beta * scores)."""
-    clean, rows = losses(model, prompts), []
-    total = sum(len(betas_of(group)) - 1 for group in groups)
-    with progress_bar(total, "tempering heads", shown=sys.stderr.isatty()) as tick:
-        for group, heads in groups.items():
-            for beta in betas_of(group):
-                with temper(model, heads, beta):
-                    changed = clean if beta == 1 else losses(model, prompts)
-                for name, values in changed.items():
-                    rise = values - clean[name]
-                    where = {"part": "temper", "prompts": name, "what": group, "x": beta, "quantity": "rise of loss"}
-                    rows.append(where | {"value": rise.mean(), "standard_error": rise.std(ddof=1) / len(rise) ** 0.5})
-                tick(int(beta != 1))
-    return pd.DataFrame(rows)
+def beside_bos(
+    pattern: Float[Tensor, "prompt head query key"],
+) -> tuple[Float[Tensor, "prompt head read"], Float[Tensor, "prompt head read"], Float[Tensor, "prompt head read"]]:
+    """Of queries from `FIRST` on: exp of the entropy over keys besides BOS, the largest share there, and their weight.
+
+    A head that rests on BOS seems to read from one address, whatever it would read: so BOS is left out, and queries
+    are later weighted by what they do not leave there.
+    """
+    others = pattern[:, :, FIRST:, 1:]
+    mass = others.sum(-1).clamp(min=1e-12)
+    share = others / mass[..., None]
+    entropy = -(share * share.clamp(min=1e-30).log()).sum(-1)
+    return entropy.exp(), share.amax(-1), mass
 
 
-def betas_of(group: str) -> tuple[float, ...]:
-    """Random heads are a control of the two ends alone."""
-    return (0, 1, math.inf) if group.startswith("random") else BETAS
+def matching(one: Subject, heads: list[Head]) -> list[dict[str, Any]]:
+    """Weights of induction heads where a key matches and where none does, by head; and by the margin of the score.
+
+    A key matches that follows an earlier occurrence of the last `MATCHED` tokens and the query's own: its weight, and
+    its score less the best other one's. Where nothing is repeated yet the largest weight of any key but BOS, and its
+    score less the next one's.
+    """
+    period = one.prompts.period
+    assert period is not None
+    again = torch.arange(period + 1 + MATCHED, 2 * period)
+    target, fresh = again - period + 1, torch.arange(FIRST, period)
+    rows = []
+
+    def read(attention: AttentionReading) -> None:
+        own = [head for head in heads if head.layer == attention.layer]
+        if not own:
+            return
+        assert isinstance(attention, Attention)
+        index = torch.tensor([head.head for head in own])
+        pattern = attention.pattern().float().cpu()[:, index]
+        scores = attention.scores().float().cpu()[:, index, :, 1:]
+        after = torch.arange(scores.shape[-1])[None] + 1 > torch.arange(scores.shape[-2])[:, None]
+        scores = scores.masked_fill(after, -torch.inf)
+        weight = pattern[:, :, again, target]
+        score = scores[:, :, again, target - 1]
+        best = scores[:, :, again].scatter(-1, (target - 1).expand(*scores.shape[:2], -1)[..., None], -torch.inf)
+        none, order = pattern[:, :, fresh, 1:].amax(-1), scores[:, :, fresh].topk(2, -1).values
+        kinds = {
+            "match": (weight, score - best.amax(-1), pattern[:, :, again, 0]),
+            "no match": (none, order[..., 0] - order[..., 1], pattern[:, :, fresh, 0]),
+        }
+        for kind, (weights, margins, rest) in kinds.items():
+            for number, head in enumerate(own):
+                means = {"weight": weights, "margin": margins, "rest": rest}
+                rows.extend(
+                    {"what": kind, "x": attention.layer, "label": str(head), "quantity": quantity,
+                     "value": float(values[:, number].mean())}
+                    for quantity, values in means.items()
+                )  # fmt: skip
+            pairs.setdefault(kind, []).append(torch.stack([margins.flatten(), weights.flatten()]))
+
+    pairs: dict[str, list[Tensor]] = {}
+    read_attention(one.model, one.prompts.tokens.to(one.model.device), read)
+    for kind, each in pairs.items():
+        margin, weight = torch.cat(each, 1).numpy()
+        which = np.digitize(margin.clip(BINS[0], BINS[-1] - 1e-6), BINS) - 1
+        rows += [
+            {"what": kind, "x": float(BINS[i] + 1), "quantity": "by margin", "value": float(weight[which == i].mean()),
+             "n": int((which == i).sum())}
+            for i in range(len(BINS) - 1)
+            if (which == i).any()
+        ]  # fmt: skip
+    return rows
 
 
-def losses(model: HookedModel, prompts: dict[str, Prompts]) -> dict[str, np.ndarray]:
+def tempered(one: Subject, groups: dict[str, list[Head]]) -> list[dict[str, Any]]:
+    """The rise of the second copy's loss when each group but `all` attends with softmax(beta * scores)."""
+    return [
+        row
+        for name, heads in groups.items()
+        if name != "all"
+        for row in rises(one.model, name, "repeated", {name: heads}, one.prompts)
+    ]
+
+
+def rises(
+    model: HookedModel, name: str, where: str, groups: dict[str, list[Head]], prompts: Prompts
+) -> list[dict[str, Any]]:
+    """By prompt, the rise of the loss (nats a token) when a group of heads attends with softmax(beta * scores)."""
+    clean, rows = losses(model, prompts, model.hidden(prompts.tokens)), []
+    for beta in BETAS.get(name, (0, math.inf)):
+        with temper(model, groups[name], beta):
+            changed = losses(model, prompts, model.hidden(prompts.tokens))
+        rows += [
+            {"what": name, "on": where, "x": beta, "quantity": "rise of loss", "item": item, "value": value}
+            for item, value in enumerate((changed - clean).tolist())
+        ]
+    return rows
+
+
+def losses(model: HookedModel, prompts: Prompts, hidden: Tensor) -> Tensor:
     """Loss of each prompt in nats: of the second copy where tokens repeat, of all tokens of text."""
-    found = {}
-    for name, some in prompts.items():
-        each = token_losses(model, some, model.hidden(some.tokens))
-        if name == "repeated":
-            each = each.masked_fill(~copyable(some.tokens)[:, :-1], torch.nan)
-        found[name] = each.nanmean(1).double().numpy()
-    return found
+    start = prompts.period or 0  # of what is predicted: logits are dear
+    each = token_losses(model, Prompts(prompts.tokens[:, start:]), hidden[:, start:])
+    if start:
+        each = each.masked_fill(~copyable(prompts.tokens)[:, start:-1], torch.nan)
+    return each.nanmean(1).double()
 
 
-def table_lookups(one: Subject, groups: dict[str, list[Head]], *, n_prompts: int, seed: int) -> pd.DataFrame:
-    """Does the value come back, by the number of pairs: of the model as it is, and without some of its heads."""
+def truncated(model: HookedModel, prompts: Prompts) -> list[dict[str, Any]]:
+    """By prompt, the rise of the loss when every head reads from BOS and its best addresses alone."""
+    streams = residual_streams(model, prompts.tokens)
+    clean, rows = losses(model, prompts, streams.normalised), []
+    with progress_bar(len(KEPT), "cutting patterns", shown=sys.stderr.isatty()) as tick:
+        for kept in KEPT:
+            changed = losses(model, prompts, streams.run(0, cut_to(kept)))
+            rows += [
+                {"what": "all", "x": kept, "quantity": "rise of loss", "item": item, "value": value}
+                for item, value in enumerate((changed - clean).tolist())
+            ]
+            tick(1)
+    return rows
+
+
+def cut_to(kept: int) -> Callable[[Any], Any]:
+    """An edit: BOS and the keys with the largest weights are read, by their weights, and nothing else."""
+
+    def edit(attention: Any) -> Any:
+        pattern = attention.pattern()
+        others = pattern[..., 1:]
+        if kept < others.shape[-1]:
+            others = others.masked_fill(others < others.topk(kept, -1).values[..., -1:], 0.0)
+        pattern = torch.cat([pattern[..., :1], others], -1)
+        pattern = pattern / pattern.sum(-1, keepdim=True)
+        v = to_query_heads(attention.v, attention.z.shape[1], dim=1)
+        return replace(attention, z=(pattern.to(v) @ v).to(attention.z))
+
+    return edit
+
+
+def table_lookups(one: Subject, groups: dict[str, list[Head]], *, n_prompts: int, seed: int) -> list[dict[str, Any]]:
+    """Does the value come back, by the number of pairs: of the model as it is; of `N` also without some heads."""
     model, best, rows = one.model, groups["induction"][0], []
     without = {name: heads for name, heads in groups.items() if name == "induction" or name.startswith("random")}
     sizes = [n for n in PAIRS if fits(model, n)]
     with progress_bar(len(sizes), "looking up keys", shown=sys.stderr.isatty()) as tick:
         for n in sizes:
             table = lookups(model, n, n_prompts=n_prompts, seed=seed)
-            for name, heads in {"as it is": [], **(without if n <= ABLATED_UP_TO else {})}.items():
+            for name, heads in {"as it is": [], **(without if n == min(N, sizes[-1]) else {})}.items():
                 with ablate(model, heads) if heads else nullcontext():
                     found = looked_up(model, table, best)
                 what = f"without {name}" if heads else name
-                for quantity, values in found.items():
-                    per_prompt = values.mean(1)
-                    error = float(per_prompt.std()) / n_prompts**0.5
-                    numbers = {"value": float(per_prompt.mean()), "standard_error": error}
-                    rows.append({"part": "table", "what": what, "x": n, "quantity": quantity} | numbers)
+                rows += [
+                    {"what": what, "x": n, "quantity": quantity, "item": item, "value": value}
+                    for quantity, values in found.items()
+                    for item, value in enumerate(values.mean(1).tolist())
+                ]
             tick(1)
-    return pd.DataFrame(rows)
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = common_arguments(__doc__)
-    parser.add_argument("--model", default="smollm2-135m", help="any causal model that attends through the interface")
-    parser.add_argument("--prompts", type=int, default=6, help="of each kind, at least 2")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.prompts < 2:
-        parser.error(f"--prompts must be at least 2, got {args.prompts}: errors are taken over prompts")
-    return args
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
