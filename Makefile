@@ -103,6 +103,8 @@ essay: $(READY)
 	$(BIN)/python -m experiments abstraction
 	$(BIN)/python -m experiments layers
 	$(BIN)/python -m experiments queries_by_layer
+	$(BIN)/python -m experiments landmarks
+	$(BIN)/python -m experiments irony_negation
 	$(BIN)/python -m experiments residual_stream
 	$(BIN)/python -m experiments harry_potter
 	$(BIN)/python -m experiments dynamic

@@ -7,7 +7,7 @@ from scripts import script, verdicts_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from induction_lab import attention_spread, load_model, logit_lens
+from induction_lab import attention_spread, load_model
 
 MARKED = """
 [[text]]
@@ -91,11 +91,33 @@ def test_marks_that_do_not_fit_are_refused(prose, body, message, tmp_path):
         prose.read_prose(tmp_path / "bad.toml")
 
 
-def test_a_file_that_is_not_there_and_a_model_that_reads_no_text_are_refused(layers, tmp_path):
+def test_a_file_that_is_not_there_and_a_model_that_reads_no_text_are_refused(layers, prose, tmp_path, capsys):
     with pytest.raises(SystemExit, match="holds no passages"):
-        layers.main(["--texts", str(tmp_path / "none.toml"), "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="no tokenizer that gives offsets"):
-        layers.main(["--model", "induction-2l", "--out", str(tmp_path)])
+        prose.read_prose(tmp_path / "none.toml")
+    with pytest.raises(SystemExit):
+        layers.main(["--models", "induction-2l", "--out", str(tmp_path)])
+    assert "has no tokenizer" in capsys.readouterr().err
+
+
+def test_the_lens_is_ridge_written_out_and_fitted_on_other_passages():
+    lens = script("essay.layers.lens")
+    generator = torch.Generator().manual_seed(0)
+    stream = torch.randn(2, 4, 9, 3, generator=generator)
+    stream[1] = stream[0] + 0.5 * stream[0].roll(1, -1) + 0.1 * torch.randn(4, 9, 3, generator=generator) + 2
+    there = torch.ones(4, 9, dtype=torch.bool)
+    there[:, 0] = False
+    there[3, 7:] = False
+    found = lens.foretold(stream, there)
+    assert torch.equal(found[1], stream[1])
+    x = torch.cat([stream[0, 1, 1:], stream[0, 3, 1:7]])  # what passages 0 and 2 are read by
+    rest = torch.cat([stream[1, 1, 1:], stream[1, 3, 1:7]]) - x
+    rows = ((x - x.mean(0)) / x.std(0)).double()
+    inverse = torch.linalg.inv(rows.T @ rows + lens.PENALTY * 14 * torch.eye(3, dtype=torch.double))
+    weights = (inverse @ rows.T @ (rest - rest.mean(0)).double()).float()
+    slow = stream[0, 2, 4] + ((stream[0, 2, 4] - x.mean(0)) / x.std(0)) @ weights + rest.mean(0)
+    torch.testing.assert_close(found[0, 2, 4], slow, atol=1e-5, rtol=1e-4)
+    before, after = ((each[0] - stream[1])[there].square().mean() for each in (stream, found))
+    assert after < 0.2 * before
 
 
 def test_a_token_settles_where_its_rank_stays_low():
@@ -134,21 +156,57 @@ def test_means_and_differences_are_those_of_the_tokens_themselves():
 
 
 def test_main_writes_what_the_library_says_verdicts_and_a_picture(layers, prose, reader, monkeypatch, tmp_path):
-    monkeypatch.setattr(layers, "load_model", lambda name: reader)
+    monkeypatch.setattr(script("essay.of_models"), "reading_model", lambda parser, name: reader)
     monkeypatch.setattr(script("essay.layers.settling"), "DRAWS", 40)
-    layers.main(["--out", str(tmp_path)])
+    monkeypatch.setattr(layers, "DRAWS", 40)
+    monkeypatch.setattr(layers, "MOST", 12)
+    layers.main(["--models", "reader", "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"layers.csv", "layers.json", "layers.png"}
     table = pd.read_csv(tmp_path / "layers.csv")
     prompts, kinds = prose.as_tokens(reader, prose.read_prose())
     spread = attention_spread(reader, prompts).set_index(["label", "quantity"])
     own = table[(table["layer"] == 1) & (table["head"] == 2) & (table["quantity"] == "first")]
     assert own["value"].iloc[0] == pytest.approx(spread.loc[("L1H2", "first"), "value"], abs=1e-4)
-    lens = table[(table["quantity"] == "log_probability") & (table["layer"] == 1)]
-    log_p = reader.logits(prompts.tokens).log_softmax(-1)[:, :-1].gather(2, prompts.tokens[:, 1:, None])[..., 0]
-    for row in lens.itertuples():
-        here = torch.from_numpy(kinds[:, :-1] == prose.KINDS.index(row.kind))
-        assert row.value == pytest.approx(float(log_p[here].mean()), abs=1e-3) and row.n == int(here.sum())
-    assert logit_lens(reader, prompts)["layer"].max() == 1
+    at = layers.chosen(kinds, 0)
+    assert np.bincount(kinds[at[:, 0], at[:, 1]]).max() == 12 and len({tuple(each) for each in at}) == len(at)
+    log_p = reader.logits(prompts.tokens).log_softmax(-1)
+    last = [float(log_p[i, t, prompts.tokens[i, t + 1]]) for i, t in at]
+    lens = table[(table["part"] == "lens") & (table["layer"] == 1)].set_index("quantity")["value"]
+    assert lens["fitted lens"] == pytest.approx(np.mean(last), abs=1e-3)
+    assert lens["logit lens"] == pytest.approx(np.mean(last[::8]), abs=1e-3)
     found = verdicts_of(tmp_path / "layers.json")
-    assert [verdict["source"] for verdict in found] == ["essay §4"] * 5
-    assert all(verdict["outcome"] != "holds" for verdict in found[:1])  # a random model has no such heads
+    assert [verdict["source"] for verdict in found] == ["essay §4"] * 6
+    assert found[0]["outcome"] == "not tested"  # a random model has no such heads
+    layers.main(["--tables", str(tmp_path / "layers.csv"), "--out", str(tmp_path / "again")])
+    again = verdicts_of(tmp_path / "again" / "layers.json")
+    assert [verdict["numbers"] for verdict in again] == [verdict["numbers"] for verdict in found]
+
+
+def test_verdicts_on_heads_and_on_kinds_can_come_out_either_way(layers, prose):
+    rng = np.random.default_rng(0)
+    at = {"previous_token": 2, "duplicate_token": 3, "prefix_matching": 16, "resting": 10}
+    rows = [
+        {"part": "head", "quantity": name, "layer": layer + int(rng.integers(3)), "head": head, "value": 0.8}
+        for name, layer in at.items()
+        for head in range(4)
+    ]
+    rows += [
+        {"part": "head", "quantity": name, "layer": layer, "head": 0, "value": layer * sign}
+        for name, sign in (("distance_past_first", 1.0), ("first", 0.01))
+        for layer in range(20)
+    ]
+    settle = {prose.INSIDE: 3, prose.PHRASE: 4, prose.FACT: 9, prose.INFERENCE: 14, prose.OTHER: 12}
+    rows += [
+        {"part": "token", "kind": kind, "text": text, "layer": layer + int(rng.integers(2)), "third": i % 3}
+        for kind, layer in settle.items()
+        for text in range(8)
+        for i in range(6)
+    ]
+    rows += [{"part": "lens", "quantity": f"{name} lens", "layer": 0, "value": -5.0} for name in ("fitted", "logit")]
+    one = pd.DataFrame(rows).assign(model="smollm2-135m", n_layers=20, n_texts=8)
+    table = pd.concat([one, one.assign(model="gemma3-270m")], ignore_index=True)
+    tests = (layers.below_induction, layers.are_shallow, layers.reach, layers.form_is_low, layers.phrases_are_shallow,
+             layers.form_facts_logic)  # fmt: skip
+    assert [test(table).outcome for test in tests] == ["holds"] * 6
+    turned = table.assign(layer=19 - table["layer"])
+    assert [test(turned).outcome for test in tests] == ["does not hold here"] * 6

@@ -214,7 +214,8 @@ def tells(table: pd.DataFrame, kind: str) -> Verdict:
         claim=f"Deep blocks ask with the {kind} in view: from their queries it can be told {what}",
         source=ESSAY,
         measured=f"{n} items, {sentences}; at the end of the same words after them, a linear probe on all queries of "
-        f"a layer, fitted on other items: how often it tells that {asked}; mean over the highest third of the layers",
+        f"a layer, fitted on other items: how often it tells that {asked}; mean over the highest third of the layers. "
+        "Queries are a linear map of the layer's input, so that what they tell stands there too: told beside it",
         criterion=f"of more than {OFTEN:.0%} of the sentences (chance, and any list of the words: 50 %)",
         numbers=numbers,
         control=f"the answers of half of the items turned round, {TASKS} times; and a plain feature: "
@@ -261,6 +262,7 @@ def draw(table: pd.DataFrame) -> Figure:
             deep = effect(values(table, model, kind, QUERIES, HIGH)).value
             ax.set(title=f"{kind}, {model}: highest third {deep:.2f}", ylim=(0.3, 1.03))
             ax.title.set_fontsize(11)
+            ax.xaxis.get_major_locator().set_params(integer=True)
             ax.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("sentences told right")
     for ax in axes[-1]:

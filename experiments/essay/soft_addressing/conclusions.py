@@ -69,7 +69,8 @@ def formula(table: Any) -> Verdict:
 def soft(table: Any) -> Verdict:
     effects, numbers, control = {}, {}, []
     for model in names(table):
-        heads = of(table, model, "spread").pivot(index="what", columns="quantity", values="value").dropna()
+        rows = of(table, model, "spread")
+        heads = rows[rows["quantity"] != "by position"].pivot(index="what", columns="quantity", values="value")
         addresses, even = heads["addresses"], heads["even"]
         effects[model] = effect(((addresses > MORE_THAN) & (addresses < OF_EVEN * even)).astype(float).tolist())
         q = addresses.quantile([0.1, 0.5, 0.9]).tolist()
