@@ -13,7 +13,9 @@ from experiments.essay.prose import KINDS
 from experiments.judging import effect
 
 HEADS = {"previous_token": "#2a6f97", "duplicate_token": "#e09f3e", "prefix_matching": "#d1495b", "resting": "#8d99ae"}
-COLOURS = dict(zip(KINDS, ("#2a6f97", "#8d99ae", "#e09f3e", "#3b8b5d", "#222222", "#7b4ea3", "#d1495b"), strict=True))
+COLOURS: dict[str, str] = dict(
+    zip(KINDS, ("#2a6f97", "#8d99ae", "#e09f3e", "#3b8b5d", "#222222", "#7b4ea3", "#d1495b"), strict=True)
+)
 
 
 def draw(table: Any) -> Figure:

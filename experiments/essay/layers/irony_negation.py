@@ -209,7 +209,7 @@ def tells(table: pd.DataFrame, kind: str) -> Verdict:
         numbers[model] = f"queries {share(high[QUERIES])}, the input of these layers {share(high[STREAM])}; the "
         numbers[model] += f"model's own answer {share(high[ANSWER])}"
         control.append(f"{model} control task {share(high[CONTROL])}, {plain} {share(high[PLAIN])}")
-    n = int(table["item"].max()) + 1
+    n = len(values(table, names(table)[0], kind, QUERIES, HIGH))
     return Verdict(
         claim=f"Deep blocks ask with the {kind} in view: from their queries it can be told {what}",
         source=ESSAY,
