@@ -209,8 +209,8 @@ def landmarks_alone(table: pd.DataFrame) -> Verdict:
     return Verdict(
         claim="It is landmarks that are asked for: the city's country is asked for less than half as much",
         source=ESSAY,
-        measured="scores of the same heads for the countries over those for the landmarks, in nats (a country's name is "
-        "one common word, a landmark's often several rare ones, which a small model may know less of)",
+        measured="scores of the same heads for the countries over those for the landmarks, in nats (a country's name "
+        "is one common word, a landmark's often several rare ones, which a small model may know less of)",
         criterion=f"at most {OWN:.0%} of it",
         numbers=numbers,
         control="how often both cities of a pair are scored with their own country: " + "; ".join(control),
