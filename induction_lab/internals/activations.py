@@ -27,7 +27,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike
-from induction_lab.runtime.nearest import did_you_mean
+from induction_lab.runtime.nearest import UnknownNameError, did_you_mean
 
 HEAD_NAMES = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "result")
 STREAM_NAMES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -65,7 +65,12 @@ class Activations(Mapping[Key, Tensor]):
         layers = [k for k in self._tensors if isinstance(k, tuple) and k[0] == key]
         if len(layers) == 1:
             return self._tensors[layers[0]]
-        raise KeyError(f"{key!r} was not captured; there is {', '.join(map(str, self._tensors))}")
+        names = list(dict.fromkeys(_name(each) for each in self._tensors))
+        there = sorted({each[1] for each in self._tensors if isinstance(each, tuple)})
+        of_layers = f" of layer{'s' * (len(there) > 1)} {', '.join(map(str, there))}" if there else ""
+        near = did_you_mean(_name(key), names) if _name(key) not in names else f" Say which layer: acts[{key!r}, 0]."
+        near = "" if isinstance(key, tuple) and key[0] in names else near
+        raise UnknownNameError(f"{key!r} was not captured; there is {', '.join(names)}{of_layers}.{near}")
 
     def __iter__(self) -> Iterator[Key]:
         """Keys in the order of capture."""

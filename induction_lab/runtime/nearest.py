@@ -7,6 +7,14 @@ import textwrap
 from collections.abc import Iterable
 
 
+class UnknownNameError(KeyError, ValueError):
+    """A name that is none, asked of what is looked up like a dictionary: its message reads as it was written."""
+
+    def __str__(self) -> str:
+        """The message, which a `KeyError` would put in quotes."""
+        return str(self.args[0]) if self.args else ""
+
+
 def did_you_mean(given: object, known: Iterable[str]) -> str:
     """A question to end a message with, ` Did you mean smollm2-135m?`; nothing where no name is near.
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens import FactoredMatrix, HookedRootModule
 
+from induction_lab.models.wiring.named_hooks import NamedCache, NamedHooks
 from induction_lab.results.token_labels import token_labels
 
 
-class AsTransformerLens(HookedRootModule):
+class AsTransformerLens(NamedHooks, HookedRootModule):
     """Names of TransformerLens' models, for a network with `cfg`, `embed`, `unembed`, `blocks`, perhaps a tokenizer."""
 
     cfg: Any
@@ -90,7 +91,7 @@ class AsTransformerLens(HookedRootModule):
         """
         found, cache = super().run_with_cache(*args, **kwargs)
         if return_cache_object:
-            cache = ActivationCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
+            cache = NamedCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
         return found, cache
 
     def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from induction_lab.attention.scopes import alone, outside
 from induction_lab.models.on_disk.network import fit_bridge
 from induction_lab.models.store import quiet_libraries
+from induction_lab.models.wiring.named_hooks import NamedHooks
 from induction_lab.models.wiring.watching import evaluating
 
 _LEAST = 1e-4  # by how much rounding may let them differ
@@ -41,11 +43,17 @@ def bridge_of(network: Any, name: str, tokenizer: Any | None, tokens: Int[Tensor
             )
             fit_bridge(network, bridge)
             _compare(network, bridge, tokens)
+            bridge.__class__ = _with_named_hooks(type(bridge))
             return bridge
     except Exception as error:  # whatever its adapter trips over, the user needs to know the same
         raise ValueError(
             f"TransformerLens cannot hook {kind}: {error}. What needs its hooks cannot be had of this model."
         ) from error
+
+
+@cache
+def _with_named_hooks(kind: type) -> type:
+    return type(kind.__name__, (NamedHooks, kind), {})
 
 
 def _compare(network: Any, bridge: Any, tokens: Int[Tensor, "1 2"]) -> None:
