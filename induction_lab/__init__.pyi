@@ -40,6 +40,7 @@ from .development import (
     kinds_over_training as kinds_over_training,
     loss_paths as loss_paths,
     onset as onset,
+    onset_between as onset_between,
     order_of_kinds as order_of_kinds,
     pivot as pivot,
     rise as rise,

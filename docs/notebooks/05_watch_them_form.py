@@ -64,11 +64,11 @@ ax = plot_heads_over_training(followed, "prefix_matching")
 # the other half of the circuit, a head of the lower layer that looks at the token before?
 
 # %%
-from induction_lab import onset, rise
+from induction_lab import onset_between, rise
 
 for metric in ("prefix_matching", "previous_token"):
     best = followed.best(metric)
-    print(f"{metric}: first at 0.4 or above at step {onset(best, 0.4)}; {rise(best)}")
+    print(f"{metric}: first at 0.4 or above between steps {onset_between(best, 0.4)}; {rise(best)}")
 
 # %% [markdown]
 # They come together: neither is of much use without the other.

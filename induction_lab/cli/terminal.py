@@ -16,7 +16,7 @@ from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.search import InductionCircuit
 from induction_lab.circuits.verdicts import VERDICTS
 from induction_lab.cli.lists import table_of
-from induction_lab.development.phase_change import Rise, onset, rise
+from induction_lab.development.phase_change import Rise, onset_between, rise
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.results.heads import LOOKS, Head
 from induction_lab.scores.chance import fewest_prompts
@@ -186,8 +186,7 @@ def _best_head(values: Tensor) -> str:
 def _when(trajectory: Trajectory, score: str, best: pd.Series, band: Rise | None) -> str:
     """Whether the best head's score rose, and if not, whether the model learnt to copy all the same."""
     if band is not None:
-        reached = onset(best, LOOKS)
-        first = f"; {LOOKS} was first reached at step {reached:,}" if reached is not None else ""
+        first = _reached(best)
         between = f"between steps {band.start:,} and {band.end:,}"
         how = f"rise time {band.end - band.start:,} steps, from {best.iloc[0]:.2f} to {best.max():.2f} at most{first}"
         return f"[bold]{score} rose {between}[/bold]: {how}."
@@ -199,6 +198,16 @@ def _when(trajectory: Trajectory, score: str, best: pd.Series, band: Rise | None
                 f" Yet the second copy's loss fell from {loss.iloc[0]:.2f} to {loss.min():.2f}: it copies otherwise."
             )
     return text
+
+
+def _reached(best: pd.Series) -> str:
+    """Between which checkpoints the best head first looks as induction heads do."""
+    if (found := onset_between(best, LOOKS)) is None:
+        return ""
+    after, by = found
+    return f"; {LOOKS} was first reached " + (
+        f"at step {by:,}" if after is None else f"between steps {after:,} and {by:,}"
+    )
 
 
 def _behaviour(scores: HeadScores) -> str:

@@ -12,9 +12,22 @@ import pandas as pd
 
 
 def onset(series: pd.Series, threshold: float) -> int | None:
-    """The first step whose value is at or over `threshold`; None if it never is."""
-    reached = [step for step, value in _evaluations(series) if value >= threshold]
-    return reached[0] if reached else None
+    """The first evaluation at or over `threshold`; None if none is. Since when: `onset_between`."""
+    between = onset_between(series, threshold)
+    return None if between is None else between[1]
+
+
+def onset_between(series: pd.Series, threshold: float) -> tuple[int | None, int] | None:
+    """The evaluations between which `threshold` is first reached: the last one below it and the first one not.
+
+    None if it never is; the former is None if the very first evaluation is there.
+    """
+    before = None
+    for step, value in _evaluations(series):
+        if value >= threshold:
+            return before, step
+        before = step
+    return None
 
 
 def steepest(series: pd.Series) -> tuple[int, int] | None:

@@ -1,11 +1,13 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 from families import random_network
 from hub import publishes
 
-from induction_lab import Trajectory
+from induction_lab import Trajectory, rise
+from induction_lab.cli.terminal import _when
 from induction_lab.training.runs import Run
 
 RECIPE = """# Very small.
@@ -103,6 +105,32 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(lab, tmp_path, mistake):
     code, out, err = lab(*arguments)
     assert code == 2 and message in err and "Traceback" not in err and "written" not in out
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_checkpoints_are_kept_as_often_as_is_asked_in_a_run_of_its_own(lab):
+    assert lab("train", "tiny.toml", "--every", "2", "--device", "cpu")[0] == 0
+    assert Run("runs/tiny-every2").steps == [0, 1, 2, 4, 6] and Run("runs/tiny-every2").recipe.training.every == 2
+    assert lab("train", "tiny.toml", "--seeds", "2", "--steps", "4", "--every", "4", "--device", "cpu")[0] == 0
+    assert Run("runs/tiny-4-every4-seed1").steps == [0, 1, 2, 4]
+    code, _, err = lab("train", "tiny.toml", "--every", "0")
+    assert code == 2 and "`every` must be at least 1, got 0" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.0, 0.1, 0.6, 0.9], "; 0.4 was first reached between steps 10 and 20."),
+        ([0.45, 0.1, 0.6, 0.9], "; 0.4 was first reached at step 0."),
+        ([0.0, 0.1, 0.2, 0.35], "0.35 at most."),
+    ],
+)
+def test_between_which_checkpoints_a_head_appears_is_said(values, said):
+    rows = [("r", 10 * i, "prefix_matching", "repeated", 0, 0, 0, value) for i, value in enumerate(values)]
+    columns = ["run", "step", "metric", "prompts", "layer", "head", "index", "value"]
+    table = pd.DataFrame(rows, columns=columns).assign(standard_error=0.0)
+    trajectory = Trajectory(table)
+    best = trajectory.best("prefix_matching")
+    assert _when(trajectory, "prefix_matching", best, rise(best)).endswith(said)
 
 
 def test_a_run_named_twice_is_refused(lab):

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from induction_lab.development.phase_change import onset, rise_time, steepest
+from induction_lab.development.phase_change import onset, onset_between, rise_time, steepest
 
 
 def series(*values, steps=None):
@@ -17,6 +17,8 @@ def test_onset_is_the_first_step_at_or_over_the_threshold():
     assert onset(RISE, 0.4) == 150 and onset(RISE, 0.41) == 200
     assert onset(RISE, 0.0) == 0  # from the start
     assert onset(RISE, 0.98) is None  # never
+    assert onset_between(RISE, 0.4) == (100, 150)
+    assert onset_between(RISE, 0.0) == (None, 0) and onset_between(RISE, 0.98) is None
 
 
 def test_steepest_is_the_interval_of_the_largest_change_up_or_down():

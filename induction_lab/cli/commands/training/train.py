@@ -16,6 +16,7 @@ commands = typer.Typer()
 @commands.command(
     epilog="Examples:  [bold]induction-lab train[/bold]   ·   [bold]induction-lab train minute[/bold]   ·   "
     "[bold]induction-lab train minute --seeds 5 --workers 2[/bold]   ·   "
+    "[bold]induction-lab train minute --every 10[/bold]   ·   "
     "[bold]induction-lab train my.toml --steps 200 --plot[/bold]"
 )
 def train(
@@ -24,6 +25,10 @@ def train(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Train so many runs, with seeds 0, 1, 2, ….")] = None,
     steps: Annotated[int | None, typer.Option(help="Updates, in place of the recipe's.")] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(help="Steps between checkpoints, after 0, 1, 2, 4, … below it, in place of the recipe's."),
+    ] = None,
     out: Annotated[Path, typer.Option(callback=writable, help="Folder for the runs' folders.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="With --seeds, on a CPU: processes at once.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; a GPU by default if there is one.")] = None,
@@ -51,8 +56,10 @@ def train(
         raise ValueError("--workers goes with --seeds: one run is one process.")
     if seeds is not None and plot:
         raise ValueError("--plot goes with one run; follow several to draw them: induction-lab follow RUN RUN ….")
-    recipe = load_recipe(config, **({} if steps is None else {"steps": steps}))
-    name = stem(Path(config).stem) + ("" if steps is None else f"-{steps}")
+    changes = {name: value for name, value in (("steps", steps), ("every", every)) if value is not None}
+    recipe = load_recipe(config, **changes)
+    own = ("" if steps is None else f"-{steps}", "" if every is None else f"-every{every}")
+    name = stem(Path(config).stem) + "".join(own)
     found = find_device(device)
     say("")
     if seeds is None:
