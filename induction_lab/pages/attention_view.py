@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from induction_lab.pages.html import FOLDER, as_script, check_page
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import Head, HeadLike
 from induction_lab.results.tables import writing
+from induction_lab.results.token_labels import check_labels
 
 MOST_TOKENS = 256
 MOST_HEADS = 24
@@ -39,7 +40,13 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 
 
 @takes_names
-def show_attention(model: HookedModel, text: PromptsLike, heads: HeadLike | Iterable[HeadLike]) -> AttentionView:
+def show_attention(
+    model: HookedModel,
+    text: PromptsLike,
+    heads: HeadLike | Iterable[HeadLike],
+    *,
+    labels: Sequence[str] | None = None,
+) -> AttentionView:
     """Where heads look on a text, as a view that a notebook shows and that is saved as one HTML file.
 
     >>> show_attention(load_model("smollm2-135m"), "one two three one two", ["L18H6", "L4H7"])     # doctest: +SKIP
@@ -51,9 +58,11 @@ def show_attention(model: HookedModel, text: PromptsLike, heads: HeadLike | Iter
         model: Any supported model.
         text: A text; or tokens or `Prompts` of one prompt. At most `MOST_TOKENS` tokens.
         heads: Which, such as `"L1H0"` or `["L1H0", (0, 3)]`; at most `MOST_HEADS`. The first four are shown at first.
+        labels: What the tokens look like, one a token, BOS included; by default as the model's tokenizer writes them.
 
     Raises:
-        ValueError: If the text is longer, or several; or a head is not there, or none or too many are given.
+        ValueError: If the text is longer, or several; a head is not there, or none or too many are given; or there are
+            not as many labels as tokens.
     """
     chosen, prompts = heads_of(model, heads), as_prompts(model, text)
     if not 1 <= len(chosen) <= MOST_HEADS:
@@ -62,13 +71,14 @@ def show_attention(model: HookedModel, text: PromptsLike, heads: HeadLike | Iter
     if len(prompts) != 1 or length > MOST_TOKENS:
         got = f"{length} tokens" if len(prompts) == 1 else f"{len(prompts)} prompts of up to {prompts.tokens.shape[1]}"
         raise ValueError(f"An attention view shows one text of at most {MOST_TOKENS} tokens, got {got}: shorten it.")
+    words = model.token_labels(prompts) if labels is None else check_labels(labels, length)
     acts = capture(model, prompts, "pattern", heads=chosen)
     patterns = {
         head: acts["pattern", layer][0, row, :length, :length].float().cpu()
         for layer, there in acts.heads.items()
         for row, head in enumerate(there)
     }
-    return AttentionView(str(model.name), model.token_labels(prompts), {head: patterns[head] for head in chosen})
+    return AttentionView(str(model.name), words, {head: patterns[head] for head in chosen})
 
 
 class AttentionView:

@@ -19,13 +19,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from induction_lab.attribution.one_text import single_text
+from induction_lab.attribution.predictions import single_text
 from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.activations import capture
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import as_model
 from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, families, new_axes, printable, subplots
 from induction_lab.results.heads import Head, HeadLike, parse_head
+from induction_lab.results.token_labels import check_labels
 from induction_lab.scores.results import HeadScores, compare_scores
 
 FEWEST, MOST = 3, 24  # heads that are framed where none is said
@@ -248,8 +249,8 @@ def plot_pattern(
             f"One head's [query, key] is drawn, got {tuple(pattern.shape)}; e.g. acts['pattern', 5][0, 1]."
         )
     n_queries, n_keys = pattern.shape
-    if labels is not None and len(labels) != n_keys:
-        raise ValueError(f"{n_keys} keys want as many labels, got {len(labels)}.")
+    if labels is not None:
+        labels = check_labels(labels, n_keys)
     side = min(8.0, 2.0 + 0.16 * n_keys)
     ax = ax or new_axes(figsize=(side, side), layout="constrained")
     ax.imshow(pattern.float().cpu().numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")

@@ -90,3 +90,15 @@ def _visible(character: str) -> str:
         return _SIGNS[character]
     shown = character == " " or character.isprintable()
     return character if shown else character.encode("unicode_escape").decode()
+
+
+def check_labels(labels: Sequence[str], n_tokens: int) -> list[str]:
+    """What people give as tokens' labels: as many as there are tokens, each as text on one line.
+
+    Raises:
+        ValueError: If it is one text, or there are more or fewer.
+    """
+    if isinstance(labels, str) or len(labels) != n_tokens:
+        got = repr(labels) if isinstance(labels, str) else str(len(labels))
+        raise ValueError(f"{n_tokens} keys want as many labels, got {got}: a list of one a token, BOS included.")
+    return ["".join(map(_visible, str(label))) for label in labels]

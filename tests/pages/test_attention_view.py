@@ -7,7 +7,7 @@ import torch
 from browsers import ARGUMENTS, CHROMIUM
 from pages import HOSTILE, hostile_model
 
-from induction_lab import capture, repeated_tokens, show_attention
+from induction_lab import capture, plot_pattern, repeated_tokens, show_attention
 
 TEXT = torch.tensor([[0, 5, 9, 17, 33, 21, 5, 9, 17]])
 HEADS = ["L1H0", "L0H3", "L1H2", "L0H0", "L1H1"]
@@ -197,3 +197,14 @@ def test_it_survives_a_notebook_s_export_to_html(opened, view, tmp_path, request
     found = [float(span.get_attribute("title").split()[0]) for span in titles[: at + 1]]
     expected = next(iter(view.patterns.values()))[at, : at + 1].tolist()
     assert found == pytest.approx(expected, abs=6e-5)
+
+
+def test_labels_of_one_s_own_stand_for_the_tokens(bundled):
+    words = [f"w{i}" for i in range(8)] + ["<b>\n"]
+    view = show_attention(bundled, TEXT, "L1H0", labels=words)
+    assert view.tokens == [*words[:8], "<b>⏎"] and "“w5”" in view._repr_html_()
+    for wrong, got in ((words[1:], "8"), ("words", "'words'")):
+        with pytest.raises(ValueError, match=f"9 keys want as many labels, got {got}: a list of one a token"):
+            show_attention(bundled, TEXT, "L1H0", labels=wrong)
+        with pytest.raises(ValueError, match=f"9 keys want as many labels, got {got}"):
+            plot_pattern(torch.eye(9), labels=wrong)
