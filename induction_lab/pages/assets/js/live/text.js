@@ -1,8 +1,9 @@
 // The text, and its tokens: shaded, one of them chosen, arcs to where the chosen head looks from there.
 
 function textPanel(app) {
-  const area = element("textarea", { rows: 2, spellcheck: "false", class: "typed", oninput: () => app.set({ text: area.value }) });
+  const area = element("textarea", { rows: 2, spellcheck: "false", class: "typed", "aria-describedby": "live-range", oninput: () => app.set({ text: area.value }) });
   const label = element("label", {}, element("span", { class: "word", "data-word": "text" }), area);
+  const range = element("p", { class: "quiet range", id: "live-range" });
   const random = element("button", { type: "button", class: "word random", "data-word": "random", onclick: () => { area.value = randomTokens(app.facts, 10); app.set({ text: area.value }); } });
   const hide = element("input", { type: "checkbox", onchange: () => app.set({ hideBos: hide.checked }) });
   const shade = element("select", { onchange: () => app.set({ shade: shade.value }) },
@@ -10,11 +11,17 @@ function textPanel(app) {
   const arcs = arcsFrame();
   const strip = element("div", { class: "tokens", role: "listbox", tabindex: 0, "aria-label": "Tokens", onclick: clicked, onkeydown: moved });
   const says = element("p", { class: "quiet loss" }), copies = element("p", { class: "copies", "aria-live": "polite" });
-  const panel = element("section", { class: "card text-card", "data-panel": "text" }, label,
+  const panel = element("section", { class: "card text-card", "data-panel": "text" }, label, range,
     element("div", { class: "controls" }, random,
       element("label", { class: "check" }, hide, element("span", { class: "word", "data-word": "hideBos" })),
       element("label", {}, element("span", { class: "word", "data-word": "shade" }), shade)),
     element("div", { class: "tokens-frame" }, arcs, strip), copies, says);
+
+  // How much text the model takes, and how much of that this one is.
+  function fillRange() {
+    const { facts, found } = app, n = facts.most_tokens - 1, given = { k: Math.max(0, (found.predict ? app.n : 1) - 1), n, v: facts.d_vocab - 1 };
+    range.textContent = app.say(facts.reads_text ? "range" : "rangeOfNumbers", given);
+  }
 
   function clicked(event) {
     const token = event.target.closest("[data-i]");
@@ -89,6 +96,7 @@ function textPanel(app) {
         hide.checked = app.state.hideBos;
         shade.value = app.shade;
       }
+      if (app.facts && ["facts", "state", "predict"].includes(what)) fillRange();
       if (what === "predict") fillTokens();
       if (what === "head" || (what === "state" && app.found.predict)) { shadeTokens(); mark(); }
     },

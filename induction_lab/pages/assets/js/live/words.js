@@ -3,6 +3,7 @@
 const WORDS = {
   en: {
     model: "Model", text: "Text", typeHere: "Type, or take", random: "random tokens, twice", story: "a story", example: "Example",
+    range: "{k} of at most {n} tokens; a longer text is refused.", rangeOfNumbers: "{k} of at most {n} tokens, each a number from 0 to {v}; a longer text is refused.",
     hideBos: "hide the first token", shade: "Shade tokens by", surprise: "surprise", difference: "what the changes cost",
     after: "After {x}, position {i}", comes: "comes next here", likely: "probability", changedTo: "changed", nats: "nats",
     predictions: "What comes next", mean: "mean loss {a} nats a token", meanBoth: "mean loss {a} → {b} nats a token ({c})",
@@ -34,6 +35,7 @@ const WORDS = {
   },
   zh: {
     model: "模型", text: "文本", typeHere: "输入文本，或使用", random: "重复两次的随机词元", story: "一段故事", example: "示例",
+    range: "{k} 个词元，至多 {n} 个；更长的文本不予接受。", rangeOfNumbers: "{k} 个词元，至多 {n} 个，每个是 0 到 {v} 的数；更长的文本不予接受。",
     hideBos: "隐藏首个词元", shade: "词元底色", surprise: "意外程度", difference: "改动造成的损失",
     after: "位置 {i} 的 {x} 之后", comes: "文中的下一个词元", likely: "概率", changedTo: "改动后", nats: "奈特",
     predictions: "下一个词元", mean: "平均损失 {a} 奈特/词元", meanBoth: "平均损失 {a} → {b} 奈特/词元（{c}）",
