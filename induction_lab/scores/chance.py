@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -99,6 +100,29 @@ def fewest_prompts(n_heads: int, rate: float = 0.05) -> int:
     while n_heads > rate * math.comb(2 * n, n):
         n += 1
     return n
+
+
+def check_testable(n_prompts: int) -> None:
+    """Refuse to test heads on prompts of which there is but one.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    if n_prompts < 2:
+        raise ValueError(
+            f"Heads are tested against chance over prompts: give 2 or more, got {n_prompts}; several texts, or a long "
+            "one in pieces, text_prompts(model, text, length=64). Or do without: chance_test=False, --no-chance."
+        )
+
+
+def of_one_prompt(n_values: Mapping[str, int]) -> dict[str, str]:
+    """Why scores have no standard error and no test against chance, of those that one prompt alone has values of.
+
+    Args:
+        n_values: By score, how many prompts have one.
+    """
+    alone = [name for name, n in n_values.items() if n == 1]
+    return {"errors and chance": f"one prompt alone has values of {', '.join(alone)}: give 2 or more"} if alone else {}
 
 
 def above_chance(

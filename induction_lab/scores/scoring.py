@@ -35,7 +35,7 @@ from induction_lab.models.provenance import provenance
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import Ticker, progress_bar
 from induction_lab.scores.attention_scores import Targets
-from induction_lab.scores.chance import EvenAttention, above_chance, out_of_reach
+from induction_lab.scores.chance import EvenAttention, above_chance, check_testable, of_one_prompt, out_of_reach
 from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
 from induction_lab.scores.registry import EVERY
 from induction_lab.scores.results import HeadScores
@@ -82,9 +82,9 @@ def score_heads(
             attention to a sink that writes nothing disappears (`scores.weighed`). Of attention scores alone; chance
             is then that of values of equal size.
         chance_test: Also run as many prompts of the same length that repeat nothing, and test the scores that look for
-            repeats (`REPEAT_SCORES`) against them. Doubles the time. With fewer prompts than `fewest_prompts` (8 for
-            270 heads) a lone head cannot pass. On text the null is random tokens all the same, so it also holds what
-            is not random about text.
+            repeats (`REPEAT_SCORES`) against them. Doubles the time. Takes 2 prompts or more; with fewer than
+            `fewest_prompts` (8 for 270 heads) a lone head cannot pass. On text the null is random tokens all the same,
+            so it also holds what is not random about text.
         loss: Also the loss per position, and on each copy of a repeated block. Without it the unembedding is not run,
             unless a score needs it.
         progress: A progress bar on standard error.
@@ -93,9 +93,9 @@ def score_heads(
         For each score a `[layer, head]` tensor, its standard error over prompts and its chance level.
 
     Raises:
-        ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts; if the model
-            gives numbers that are not finite, as some do in float16; or if a score of your own gives what is no score,
-            or changes the model.
+        ValueError: If a score is unknown, cannot be had of this model, or reads nothing on these prompts; if chance is
+            to be tested on one prompt; if the model gives numbers that are not finite, as some do in float16; or if a
+            score of your own gives what is no score, or changes the model.
     """
     prompts = repeated_tokens(model, distinct=chance_test) if prompts is None else as_prompts(model, prompts)
     check_weighing(weigh)
@@ -171,7 +171,7 @@ def run_plan(
         loss_by_copy=loss_by_copy,
         loss=loss_by_position,
         words={name: said_of(score, weighed=name in weighed) for name, score in plan.scores.items()},
-        provenance=provenance(model, main.prompts, left_out=plan.left_out)
+        provenance=provenance(model, main.prompts, left_out=plan.left_out | of_one_prompt(n_values))
         | {"out_of_reach": hidden, "n_values": n_values}
         | ({} if weigh is None else {"weigh": weigh}),
     )
@@ -296,6 +296,7 @@ def _null(model: HookedModel, main: Reading) -> Reading | None:
     }
     if not tested:
         return None
+    check_testable(len(main.prompts))
     length, seed = main.prompts.tokens.shape[1] - main.prompts.first, (main.prompts.seed or 0) + 1
     try:
         how = {"bos": main.prompts.bos, "beyond_context": main.prompts.beyond_context}

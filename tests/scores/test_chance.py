@@ -3,6 +3,8 @@ import pytest
 import torch
 from scipy.stats import false_discovery_control, mannwhitneyu
 
+from induction_lab import repeated_tokens, score_heads
+from induction_lab.models.store import is_here
 from induction_lab.scores.chance import above_chance, fewest_prompts
 
 
@@ -71,3 +73,25 @@ def test_ties_of_one_head_change_no_other_heads_p_value():
     observed[:, 0, 2] = null[:, 0, 2] = 0.5
     beside, _ = above_chance(observed, null)
     torch.testing.assert_close(beside[0, :2], alone[0, :2], atol=0, rtol=0)
+
+
+def test_one_prompt_alone_is_said_to_have_no_error_and_is_not_tested(bundled):
+    one, two = (repeated_tokens(bundled, n_prompts=n, period=9) for n in (1, 2))
+    found = score_heads(bundled, one)
+    assert found.provenance["left_out"]["errors and chance"].startswith(
+        "one prompt alone has values of prefix_matching"
+    )
+    assert "copying" not in found.provenance["left_out"]["errors and chance"]  # it has prompts of its own
+    assert "errors and chance" not in score_heads(bundled, two, chance_test=True).provenance["left_out"]
+    with pytest.raises(ValueError, match=r"give 2 or more, got 1; several texts.*chance_test=False, --no-chance"):
+        score_heads(bundled, one, chance_test=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--prompts", "1"], ["smollm2-135m", "--text", "one two one two", "--scores", "resting"]]
+)
+def test_the_command_says_why_there_is_no_error_and_no_test(command, arguments):
+    if "smollm2-135m" in arguments and not is_here("smollm2-135m"):
+        pytest.skip("smollm2-135m is not here: induction-lab get smollm2-135m")
+    code, out, _ = command("score", *arguments, "--no-figures")
+    assert code == 0 and "left out: errors and chance: one prompt alone has values of" in " ".join(out.split())
