@@ -46,7 +46,8 @@ def page(figures: Path) -> str:
         "\n## On a text\n\n`induction-lab activity MODEL --text FILE --html PAGE.html`, or `write_activity` of what "
         "`induction_activity` found, writes a page that stands alone: each token shaded by the share of its "
         "probability that is lost without the heads, and on a tap which heads had a part in it, where they looked and "
-        "what they added.\n\n![Heads on a text](../figures/activity_page.png)\n\n## On two models",
+        "what they added; in words, what as many random heads of the same layers carry.\n\n"
+        "![Heads on a text](../figures/activity_page.png)\n\n## On two models",
         "\nWhat follows was written by `python -m experiments kinds_of_heads`.\n",
     ]
     for model in table["model"].unique():

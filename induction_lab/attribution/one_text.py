@@ -1,15 +1,16 @@
 """One text, token by token: which heads copy there, from where, and how much of each prediction is theirs.
 
 A prediction is from context as far as it is lost when the heads are replaced by their means over random tokens, which
-hold nothing to copy; what stays comes from the weights, that is from memory, or from other heads.
+hold nothing to copy; what stays comes from the weights, that is from memory, or from other heads. What the loss of any
+heads would do is said by as many others of the same layers, drawn at random.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -19,21 +20,23 @@ from torch import Tensor
 
 from induction_lab.attention.exact import AttentionReading
 from induction_lab.attribution.logits_by_component import attribute_logits
+from induction_lab.attribution.predictions import single_text
 from induction_lab.behaviour.losses import losses_on
 from induction_lab.data.occurrences import Recurrences
-from induction_lab.data.prompts import Prompts, PromptsLike, as_prompts
+from induction_lab.data.prompts import Prompts, PromptsLike
 from induction_lab.internals.reading import heads_of, read_attention
 from induction_lab.interventions.ablating import ablate
-from induction_lab.interventions.outputs import random_reference
+from induction_lab.interventions.outputs import mean_outputs, random_reference
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import provenance
-from induction_lab.results.heads import LOOKS, Head, HeadLike
+from induction_lab.results.heads import LOOKS, Head, HeadLike, other_heads
 from induction_lab.results.saved import Saved
-from induction_lab.results.token_labels import token_labels
+from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.scoring import score_heads
 
 FROM_CONTEXT = math.log(2)  # nats lost without the heads: the right token's probability is halved
+PREDICTED = math.log(0.01)  # log-probability from which on a token is predicted at all, and can come from somewhere
 DARKEST = 3.0  # nats from which on a token is shaded no darker
 
 
@@ -44,202 +47,172 @@ class TextActivity(Saved):
     Attributes:
         model: The model's name.
         tokens: One row a token: `position`, `token`, `next_token`; `log_p`, the next token's log-probability in nats,
-            `log_p_without` with the heads replaced by their means, `from_context` the difference; `awake`, the heads
-            that attend `LOOKS` or more to what followed earlier occurrences. The last token has no next one: NaN.
+            `log_p_without` with the heads replaced by their means, `from_context` the difference; `others`, the mean
+            difference over the random sets of `control`, and `others_most` the largest; `awake`, the heads that attend
+            `LOOKS` or more to what followed earlier occurrences. The last token has no next one: NaN.
         heads: One row a token and head: `position`, `label`; `attention` to the tokens that followed earlier
             occurrences, `looks_at` the position of the one attended to most (-1: the token is new), `logit` what the
             head adds to the next token's logit (NaN where that cannot be had).
         provenance: Model, text, versions.
+        control: Chance: one row a random set of other heads in the same layers, as many as there are up to the number
+            of these: `heads`; `n_from_context`, how many next tokens would come from context by them; `nats`, what a
+            token loses without them on average. No row where those layers have no others.
     """
 
     model: str
     tokens: pd.DataFrame
     heads: pd.DataFrame
     provenance: dict[str, Any] = field(default_factory=dict)
+    control: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=pd.Index(CONTROL)))
 
     def __repr__(self) -> str:
-        """How many tokens come from context."""
-        known: Any = self.tokens["from_context"].dropna()
-        n = int((known >= FROM_CONTEXT).sum())
-        return f"TextActivity({self.model!r}: {n} of {len(known)} next tokens from context)"
+        """How many tokens come from context, and how many would by chance."""
+        n, chance = int(self.is_from_context.sum()), ""
+        if len(self.control):
+            chance = f", {spread(self.control['n_from_context'])} by as many random heads"
+        return f"TextActivity({self.model!r}: {n} of {len(self.tokens) - 1} next tokens from context{chance})"
+
+    @property
+    def is_from_context(self) -> pd.Series:
+        """Of every token, whether its next one has 1 % or more with the heads, and at most half of that without."""
+        return from_context(self.tokens["log_p"], self.tokens["from_context"])
+
+    @property
+    def chance(self) -> str:
+        """What these heads carry, and what random sets of others in the same layers do, in two sentences."""
+        heads = len(set(self.heads["label"]))
+        n, nats = int(self.is_from_context.sum()), self.tokens["from_context"].mean()
+        own = f"{_heads(heads, '')}: {n} token{'s' * (n != 1)} from context, {nats:+.3f} nats"
+        if not len(self.control):
+            return f"{own} a token. No others of the same layers were measured beside them."
+        sets, n = len(self.control), len(self.control["heads"].iloc[0].split())
+        counts, nats = (spread(self.control[name], form) for name, form in (("n_from_context", ""), ("nats", "+.3f")))
+        drawn = f"{sets} random set{'s' * (sets > 1)} of {_heads(n, 'other ')} in the same layers"
+        return f"{own} a token. {drawn}: {counts}, {nats} nats."
 
     @property
     def predicted(self) -> pd.DataFrame:
         """Every token beside how it was predicted, with `log_p` and the rest of the token before it."""
-        how: Any = self.tokens[["log_p", "log_p_without", "from_context", "awake"]].shift(1)
+        how: Any = self.tokens.drop(columns=["position", "token", "next_token"]).shift(1)
         return pd.concat([self.tokens[["position", "token"]], how], axis=1)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a token and head, with all that is known of the token."""
         return self.heads.merge(self.tokens, on="position")
 
+    def _facts(self) -> dict[str, Any]:
+        return super()._facts() | {"control": self.control.to_dict("records")}
+
     def _repr_html_(self) -> str:
         """The text, each token shaded by how much of its prediction the heads carry."""
-        spans, rows = [], self.predicted.fillna({"from_context": 0.0, "awake": ""}).to_dict("records")
+        rows = self.predicted.fillna({"from_context": 0.0, "log_p": -math.inf, "awake": ""}).to_dict("records")
+        spans = []
         for row in rows:
             said = f"{row['from_context']:+.2f} nats from context; awake: {row['awake'] or 'none'}"
-            colour = f"rgba(213, 94, 0, {min(1.0, max(0.0, row['from_context']) / DARKEST):.2f})"
+            shade = max(0.0, row["from_context"]) if row["log_p"] >= PREDICTED else 0.0
+            colour = f"rgba(213, 94, 0, {min(1.0, shade / DARKEST):.2f})"
             spans.append(f'<span title="{said}" style="background:{colour}">{html.escape(row["token"])}</span>')
         own = any(token.startswith(" ") for token in self.tokens["token"])  # numbers and words by themselves have none
         return (
             '<div style="font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.8">'
-            f"{('' if own else ' ').join(spans)}</div>"
+            f"{('' if own else ' ').join(spans)}</div><p>{html.escape(self.chance)}</p>"
         )
+
+
+CONTROL = ("heads", "n_from_context", "nats")
+
+
+def from_context(log_p: Any, nats: Any) -> Any:
+    """Whether tokens come from context: predicted, with 1 % or more, and at most half as likely without the heads."""
+    return (log_p >= PREDICTED) & (nats >= FROM_CONTEXT)
+
+
+def _heads(n: int, which: str) -> str:
+    return f"{n} {which}head{'s' * (n != 1)}"
+
+
+def spread(values: Any, form: str = "") -> str:
+    """The range of some numbers: `0 to 2`; of equal ones that one."""
+    low, high = (format(value, form) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 @takes_names
 def induction_activity(
-    model: HookedModel, text: PromptsLike, heads: HeadLike | Iterable[HeadLike] | None = None
+    model: HookedModel,
+    text: PromptsLike,
+    heads: HeadLike | Iterable[HeadLike] | None = None,
+    *,
+    n_random: int = 10,
+    seed: int = 0,
 ) -> TextActivity:
     """For each token of a text: which induction heads are awake, where they look, and what they carry.
 
     >>> induction_activity(load_model("smollm2-135m"), "Mr Dursley met Mrs Dursley and Mr Dursley")  # doctest: +SKIP
-    TextActivity('smollm2-135m': 2 of 12 next tokens from context)
+    TextActivity('smollm2-135m': 2 of 12 next tokens from context, 0 by as many random heads)
 
     Args:
         model: Any supported model.
         text: One text, or one prompt.
         heads: Which; by default all that score above `LOOKS` in prefix matching on random repeated tokens.
+        n_random: Random sets of other heads in the same layers that say what chance gives; each costs one run of the
+            text. Fewer where there are no more different ones.
+        seed: Of their choice.
 
     Raises:
-        ValueError: If there is more than one prompt, or no such head.
+        ValueError: If there is more than one prompt, no such head, or `n_random` is no whole number from 0 on.
     """
+    check_numbers(least=0, n_random=n_random)
     prompt = single_text(model, text)
     chosen = _chosen(model, heads)
     attention, looks_at = _where(model, prompt, chosen)
+    sets = other_heads(chosen, model.n_heads, n_random, seed=seed)
+    means = mean_outputs(model, random_reference(model, prompt), layers={head.layer for head in chosen})
+    without = []
     with torch.no_grad():
         log_p = -losses_on(model, prompt)[0].double()
-        with _replaced(model, prompt, chosen, "mean"):
-            log_p_without = -losses_on(model, prompt)[0].double()
-    added = _added(model, prompt, chosen)
-    n_pos = prompt.tokens.shape[1]
-    words = model.token_labels(prompt)
+        for gone in (chosen, *sets):
+            with ablate(model, gone, reference=means):
+                without.append(-losses_on(model, prompt)[0].double())
+    tokens = _tokens(model, prompt, log_p, torch.stack(without))
     labels = [str(head) for head in chosen]
-    awake = [" ".join(labels[i] for i in (attention[t] >= LOOKS).nonzero()[:, 0].tolist()) for t in range(n_pos)]
-    known = torch.full((2, n_pos), torch.nan, dtype=torch.float64)
-    known[:, :-1] = torch.stack([log_p, log_p_without])
-    tokens = pd.DataFrame(
-        {"position": range(n_pos), "token": words, "next_token": [*words[1:], ""], "log_p": known[0].numpy()}
-        | {"log_p_without": known[1].numpy(), "from_context": (known[0] - known[1]).numpy(), "awake": awake}
-    )
+    tokens["awake"] = [" ".join(labels[i] for i in (row >= LOOKS).nonzero()[:, 0].tolist()) for row in attention]
+    added = _added(model, prompt, chosen)
     rows = [
         (t, label, float(attention[t, i]), int(looks_at[t, i]), float(added[t, i]))
-        for t in range(n_pos)
+        for t in range(len(tokens))
         for i, label in enumerate(labels)
     ]
     columns = pd.Index(["position", "label", "attention", "looks_at", "logit"])
-    return TextActivity(model.name, tokens, pd.DataFrame(rows, columns=columns), provenance(model, prompt))
+    lost = [log_p - each for each in without[1:]]
+    control = [
+        (" ".join(map(str, some)), int(from_context(log_p, nats).sum()), float(nats.mean()))
+        for some, nats in zip(sets, lost, strict=True)
+    ]
+    return TextActivity(
+        model.name,
+        tokens,
+        pd.DataFrame(rows, columns=columns),
+        provenance(model, prompt) | {"seed": seed, "n_random": n_random},
+        pd.DataFrame(control, columns=pd.Index(CONTROL)),
+    )
 
 
-@takes_names
-def compare_predictions(
-    model: HookedModel,
-    text: PromptsLike,
-    heads: HeadLike | Iterable[HeadLike],
-    *,
-    method: str = "mean",
-    position: int = -1,
-    k: int = 5,
+def _tokens(
+    model: HookedModel, prompt: Prompts, log_p: Float[Tensor, " n"], without: Float[Tensor, "set n"]
 ) -> pd.DataFrame:
-    """What comes next at one position, with and without some heads.
-
-    >>> compare_predictions(load_model("smollm2-135m"), "one two three one two", "L18H6", k=2)      # doctest: +SKIP
-
-    Args:
-        model: Any supported model.
-        text: One text, or one prompt.
-        heads: Those to ablate.
-        method: As in `ablate`; means are those over 16 prompts of random tokens of the same length.
-        position: After which token; -1: the last.
-        k: How many of the likeliest tokens, of each of the two.
-
-    Returns:
-        One row a token, the likeliest of the whole model first: `token`, `token_id`, `probability`, `without`, `nats`
-        (the logarithm of their ratio: what the heads add to it).
-
-    Raises:
-        ValueError: If there is more than one prompt, no such position, or `k` is no number of tokens.
-    """
-    prompt = single_text(model, text)
-    n_pos = prompt.tokens.shape[1]
-    if not -n_pos <= position < n_pos:
-        raise ValueError(f"`position` must be in [{-n_pos}, {n_pos}), got {position}.")
-    found: Any = _likeliest(model, prompt, k, heads, method, [position % n_pos])
-    names = {"next_token": "token", "next_id": "token_id"}
-    return found[[*names, "probability", "without", "nats"]].rename(columns=names)
-
-
-@takes_names
-def predict(
-    model: HookedModel,
-    text: PromptsLike,
-    k: int = 5,
-    *,
-    without: HeadLike | Iterable[HeadLike] | None = None,
-    method: str = "mean",
-) -> pd.DataFrame:
-    """The likeliest next tokens behind each token of a text, with and without some heads.
-
-    >>> load_model("smollm2-135m").predict("one two three one two", k=2, without=["L18H6"])        # doctest: +SKIP
-
-    Args:
-        model: Any supported model.
-        text: One text, or one prompt.
-        k: How many next tokens at each position; with `without` as many of each of the two.
-        without: Heads to ablate.
-        method: As in `ablate`; means are those over 16 prompts of random tokens of the same length.
-
-    Returns:
-        One row a position and next token, the likeliest first: `position`, `token`, `next_token`, `next_id`,
-        `probability`; with heads to ablate also `without`, the probability then, and `nats`, the logarithm of their
-        ratio: what the heads add.
-
-    Raises:
-        ValueError: If there is more than one prompt, no such head, or `k` is no number of tokens.
-    """
-    prompt = single_text(model, text)
-    return _likeliest(model, prompt, k, without, method, range(prompt.tokens.shape[1]))
-
-
-def _likeliest(
-    model: HookedModel,
-    prompt: Prompts,
-    k: int,
-    heads: HeadLike | Iterable[HeadLike] | None,
-    method: str,
-    positions: Sequence[int],
-) -> pd.DataFrame:
-    """The table of `predict` for some positions."""
-    if not 1 <= k <= model.d_vocab:
-        raise ValueError(f"`k` must be a number of tokens from 1 to {model.d_vocab}, got {k}.")
-    runs = [model.logits(prompt.tokens)[0].cpu()]
-    if heads is not None:
-        with _replaced(model, prompt, heads_of(model, heads), method):
-            runs.append(model.logits(prompt.tokens)[0].cpu())
-    frames, ids, labels = [], prompt.tokens[0].tolist(), model.token_labels(prompt)
-    for position in positions:
-        chances = [logits[position].double().log_softmax(-1) for logits in runs]
-        best = torch.cat([each.topk(k).indices for each in chances]).unique()
-        best = best[chances[0][best].argsort(descending=True)]
-        behind = ids[: position + 1]
-        words = [token_labels(model.tokenizer, [int(token)], behind=behind)[0] for token in best]
-        rows = {"position": position, "token": labels[position], "next_token": words, "next_id": best.numpy()}
-        rows |= {"probability": chances[0][best].exp().numpy()}
-        if heads is not None:
-            rows |= {"without": chances[1][best].exp().numpy(), "nats": (chances[0] - chances[1])[best].numpy()}
-        frames.append(pd.DataFrame(rows))
-    return pd.concat(frames, ignore_index=True)
-
-
-def single_text(model: HookedModel, text: PromptsLike) -> Prompts:
-    """A text as a prompt without padding; a ValueError where there are several."""
-    prompt = as_prompts(model, text)
-    if len(prompt) != 1:
-        raise ValueError(
-            f"One text is wanted, got {len(prompt)} prompts: give texts one by one, and of a text that is longer than "
-            f"{prompt.tokens.shape[1]} tokens its beginning, text_prompts(model, text, n_prompts=1)."
-        )
-    return replace(prompt, tokens=prompt.tokens[:, : int(prompt.real_lengths[0])], lengths=None)
+    """One row a token, with what it loses without the heads, the first set, and without the others."""
+    words, lost = model.token_labels(prompt), log_p - without
+    others = lost[1:] if len(lost) > 1 else torch.full_like(lost, torch.nan)
+    columns = {
+        "log_p": log_p,
+        "log_p_without": without[0],
+        "from_context": lost[0],
+        "others": others.mean(0),
+        "others_most": others.amax(0),
+    }
+    shown = {"position": range(len(words)), "token": words, "next_token": [*words[1:], ""]}
+    return pd.DataFrame(shown | {name: [*values.tolist(), math.nan] for name, values in columns.items()})
 
 
 def _chosen(model: HookedModel, heads: HeadLike | Iterable[HeadLike] | None) -> list[Head]:
@@ -249,11 +222,6 @@ def _chosen(model: HookedModel, heads: HeadLike | Iterable[HeadLike] | None) -> 
     if not found:
         raise ValueError(f"{model.name} has no induction head (prefix matching above {LOOKS}); say which `heads`.")
     return found
-
-
-def _replaced(model: HookedModel, prompt: Prompts, heads: list[Head], method: str) -> Any:
-    """A context in which the heads put out something else."""
-    return ablate(model, heads, method=method, reference=random_reference(model, prompt))
 
 
 def _where(model: HookedModel, prompt: Prompts, heads: list[Head]) -> tuple[Tensor, Tensor]:

@@ -244,9 +244,10 @@ def kind_names(text: str, *, causal: bool) -> list[str]:
     return [kind.name for kind in find_kinds(None if names == ["all"] else names, causal=causal)]
 
 
-def whole_numbers(text: str, option: str) -> list[int]:
+def whole_numbers(text: str, option: str, *, negative: bool = False) -> list[int]:
     """Numbers separated by commas, in order, each once; or a ValueError."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() for part in parts):
-        raise ValueError(f"{option} wants whole numbers separated by commas, e.g. 0,1000,143000, got {text!r}.")
+    if not all((part.removeprefix("-") if negative else part).isdecimal() for part in parts):
+        like = "0,12,-1" if negative else "0,1000,143000"
+        raise ValueError(f"{option} wants whole numbers separated by commas, e.g. {like}, got {text!r}.")
     return sorted({int(part) for part in parts})

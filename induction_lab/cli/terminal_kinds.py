@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from induction_lab.attribution.one_text import FROM_CONTEXT, TextActivity
+from induction_lab.attribution.one_text import TextActivity
 from induction_lab.circuits.kinds import BY_NAME, RATE, SHARE, HeadKinds
 from induction_lab.development.kinds import order_of_kinds
 from induction_lab.development.trajectory import Trajectory
@@ -90,26 +90,30 @@ def show_activity(found: TextActivity) -> None:
     """The text, tokens that come from context underlined, and a row for each of them."""
     out = Console(highlight=False)
     known: Any = found.predicted
-    copied = known["from_context"] >= FROM_CONTEXT
+    copied: Any = found.is_from_context.shift(1, fill_value=False)
     text = Text()
     for token, here in zip(known["token"], copied, strict=True):
         text.append(token, style="bold underline" if here else "")
     out.print(f"[bold]{escape(found.model)}[/bold]: {int(copied.sum())} of {len(known) - 1} tokens come from context")
-    out.print("[dim](underlined: at most half as likely without the heads)[/dim]\n")
+    out.print("[dim](underlined: 1 % or more with the heads, at most half of that without)[/dim]\n")
     out.print(text)
+    out.print(f"\n[dim]{found.chance}[/dim]")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("position", "token"):
         table.add_column(column, no_wrap=True)
-    for column in ("probability", "without", "nats"):
+    numbers = ("probability", "without", "nats", "others")
+    for column in numbers if len(found.control) else numbers[:3]:
         table.add_column(column, justify="right")
     table.add_column("awake")
     for row in known[copied].to_dict("records"):
         chances = (f"{math.exp(row[name]):.3f}" for name in ("log_p", "log_p_without"))
-        nats = f"{row['from_context']:+.2f}"
-        table.add_row(str(row["position"]), escape(row["token"]), *chances, nats, row["awake"])
+        nats = [f"{row[name]:+.2f}" for name in ("from_context", "others") if not math.isnan(row[name])]
+        table.add_row(str(row["position"]), escape(row["token"]), *chances, *nats, row["awake"])
     if copied.any():
         out.print()
         out.print(table)
+        if len(found.control):
+            out.print("[dim]others: nats lost without as many random heads of the same layers, the mean[/dim]")
 
 
 def show_predictions(model: str, found: pd.DataFrame, heads: str) -> None:

@@ -163,17 +163,18 @@ def length_of(prompts: Prompts) -> int:
 
 
 @takes_names
-def mean_outputs(model: HookedModel, reference: Prompts) -> Outputs:
+def mean_outputs(model: HookedModel, reference: Prompts, *, layers: Iterable[int] | None = None) -> Outputs:
     """What every head puts out on average over prompts, position by position: a `reference` that `ablate` need not run.
 
     Args:
         model: Any supported model, with nothing ablated.
         reference: Prompts, of which at least one must reach every position.
+        layers: Of the heads that are wanted; all layers by default.
     """
-    layers = attention_layers(model)
+    wanted = attention_layers(model) if layers is None else list(layers)
 
     def look(prompts: Prompts) -> Outputs:
-        return Outputs({layer: seen.z for layer, seen in clean_run(model, prompts.tokens, layers).items()})
+        return Outputs({layer: seen.z for layer, seen in clean_run(model, prompts.tokens, wanted).items()})
 
     return sums_over(reference, look).mean()
 

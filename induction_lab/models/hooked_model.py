@@ -195,7 +195,9 @@ class HookedModel:
             )
         return f"{self.name} gives numbers {where} that are not finite: its weights are not finite, or far too large."
 
-    def predict(self, text: Any, k: int = 5, *, without: Any = None, method: str = "mean") -> pd.DataFrame:
+    def predict(
+        self, text: Any, k: int = 5, *, without: Any = None, method: str = "mean", positions: Any = None
+    ) -> pd.DataFrame:
         """The likeliest next tokens behind each token of a text, with and without some heads: `predict`.
 
         Args:
@@ -203,9 +205,11 @@ class HookedModel:
             k: How many next tokens at each position.
             without: Heads to ablate, such as `["L18H6"]`.
             method: As in `ablate`.
+            positions: Behind which tokens; by default each.
         """
         # The one way up: who has a model in hand asks it, and putting heads out of action is a matter of floors above.
-        return import_module("induction_lab").predict(self, text, k, without=without, method=method)
+        how = {"without": without, "method": method, "positions": positions}
+        return import_module("induction_lab").predict(self, text, k, **how)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits from the normalised stream, with the scaling and capping that the architecture adds."""

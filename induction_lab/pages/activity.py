@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from induction_lab.attribution.one_text import FROM_CONTEXT, TextActivity
+from induction_lab.attribution.one_text import PREDICTED, TextActivity
 from induction_lab.pages.html import FOLDER, as_script, check_page
 from induction_lab.results.heads import LOOKS
 from induction_lab.results.saved import check_result
@@ -24,7 +24,8 @@ def write_activity(found: TextActivity, path: str | Path) -> Path:
     PosixPath('activity.html')
 
     A token is shaded by the share of its probability that is lost when the heads are replaced by their means,
-    `1 - p_without / p`, and not at all where nothing is lost.
+    `1 - p_without / p`, and not at all where nothing is lost or the model gave it less than 1 %. Beside it stands what
+    as many random heads of the same layers carry.
 
     Args:
         found: From `induction_activity`.
@@ -47,7 +48,8 @@ def write_activity(found: TextActivity, path: str | Path) -> Path:
         model=found.model,
         tokens=tokens,
         n_known=sum(token["nats"] is not None for token in tokens),
-        n_from_context=sum((token["nats"] or 0.0) >= FROM_CONTEXT for token in tokens),
+        n_from_context=int(found.is_from_context.sum()),
+        chance=found.chance,
         heads=list(dict.fromkeys(found.heads["label"])),
         numbers=all(token["text"].isdecimal() for token in tokens[1:]),  # of a model without a tokenizer
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
@@ -72,7 +74,9 @@ def _tokens(found: TextActivity) -> list[dict[str, Any]]:
         nats, position = _number(row["from_context"]), int(row["position"])
         token = {"text": row["token"], "nats": nats, "log_p": _number(row["log_p"])}
         token |= {"without": _number(row["log_p_without"]), "heads": heads.get(position, [])}
-        token |= {"share": 0.0 if nats is None else round(max(0.0, -math.expm1(-nats)), 4)}
+        token |= {"others": _number(row["others"]), "most": _number(row["others_most"])}
+        carried = 0.0 if nats is None or row["log_p"] < PREDICTED else max(0.0, nats)
+        token |= {"share": round(-math.expm1(-carried), 4) + 0.0}
         tokens.append(token | {"breaks": row["token"].endswith("⏎")})
     return tokens
 

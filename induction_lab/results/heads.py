@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import NamedTuple, TypeVar
@@ -115,3 +119,30 @@ def heads_by_layer(
     for layer, head in sorted(parse_heads(heads, n_layers=n_layers, n_heads=n_heads)):
         chosen.setdefault(layer, []).append(head)
     return chosen
+
+
+def other_heads(heads: Sequence[Head], n_heads: int, n_sets: int, *, seed: int = 0) -> list[list[Head]]:
+    """Different random sets of other heads in the same layers: what these heads' effects are compared with.
+
+    Of each layer as many as there are of these, or all others where those are fewer. There are fewer sets, also none,
+    where there are no more different ones.
+
+    Args:
+        heads: Those that no set holds.
+        n_heads: Heads a layer of the model.
+        n_sets: How many sets.
+        seed: Of the choice.
+    """
+    taken = Counter(head.layer for head in heads)
+    free = {layer: [h for h in (Head(layer, i) for i in range(n_heads)) if h not in heads] for layer in sorted(taken)}
+    sizes = {layer: min(taken[layer], len(others)) for layer, others in free.items()}
+    if not any(sizes.values()):
+        return []
+    if math.prod(math.comb(len(free[layer]), size) for layer, size in sizes.items()) <= n_sets:
+        every = itertools.product(*(itertools.combinations(free[layer], size) for layer, size in sizes.items()))
+        return [list(itertools.chain(*some)) for some in every]
+    generator, drawn = random.Random(seed), dict[tuple[Head, ...], None]()
+    while len(drawn) < n_sets:
+        some = (sorted(generator.sample(free[layer], size)) for layer, size in sizes.items())
+        drawn[tuple(itertools.chain(*some))] = None
+    return [list(some) for some in drawn]

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -53,6 +54,21 @@ def test_one_position_is_what_is_compared(model, prompt):
         assert here["nats"].tolist() == rows["nats"].tolist()
 
 
+def test_some_positions_have_the_rows_that_all_have(model, prompt):
+    everywhere = predict(model, prompt, k=2, without="L1H0")
+    for asked, meant in ((7, [7]), (-1, [12]), ([8, -1, 3, 8], [3, 8, 12]), (range(2), [0, 1])):
+        here = model.predict(prompt, k=2, without="L1H0", positions=asked)
+        wanted = everywhere[everywhere["position"].isin(meant)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(here, wanted)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_positions_that_are_none_are_refused(model, prompt):
+    for wrong, got in ((13, "13"), ([0, -14], "-14"), ([], "none"), ([1.5], "1.5"), ("x", "'x'")):
+        with pytest.raises(ValueError, match=rf"`positions` must be in \[-13, 13\), got {got}: the text has 13 tokens"):
+            predict(model, prompt, positions=wrong)
+
+
 def test_mistakes_are_refused(model, prompt):
     with pytest.raises(ValueError, match="`k` must be a number of tokens from 1 to 64, got 65"):
         predict(model, prompt, k=65)
@@ -68,6 +84,8 @@ def test_the_command_shows_a_block_of_rows_for_each_position(command, smollm2):
     assert [line.split()[:2] for line in out.splitlines() if line[:1].isdigit()] == [
         ["0", "BOS"], ["1", "one"], ["2", "日¹⁄₃"], ["3", "日²⁄₃"], ["4", "日³⁄₃"]
     ]  # fmt: skip
+    code, out, _ = command("predict", "smollm2-135m", "one two three", "--k", "2", "--position", "-1,1")
+    assert code == 0 and [line.split()[0] for line in out.splitlines() if line[:1].isdigit()] == ["1", "3"]
     code, out, _ = command("predict", "smollm2-135m", "one two", "--k", "1")
     assert code == 0 and "without" not in out and len(out.splitlines()) == 5
 
@@ -78,6 +96,8 @@ def test_the_command_shows_a_block_of_rows_for_each_position(command, smollm2):
         (["induction-2l", "a b"], "no tokenizer"),
         (["induction-2l", " "], "A text is wanted"),
         (["smollm2-135m", "a b", "--without", "nothing"], "No head is written 'nothing'"),
+        (["smollm2-135m", "a b", "--position", "x"], "--position wants whole numbers separated by commas, e.g. 0,12"),
+        (["smollm2-135m", "a b", "--position", "7"], "must be in [-3, 3), got 7: the text has 3 tokens"),
     ],
 )
 def test_the_command_refuses_in_one_message(command, arguments, message, smollm2):

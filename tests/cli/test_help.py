@@ -134,7 +134,21 @@ def test_score_lists_heads_above_a_threshold_and_nothing_else(command):
     code, out, _ = command("score", "--above", "0.8", "--scores", "previous_token")
     assert (code, out) == (0, "L0H3 0.894\n")
     code, out, _ = command("score", "--above", "2", "--format", "csv")
-    assert (code, out) == (0, "label,layer,head,value\n")
+    assert code == 0 and out.startswith("label,layer,head,value,score,above,model,") and out.count("\n") == 1
+
+
+def test_each_row_of_a_list_says_where_it_comes_from(command):
+    for more in ((), ("--per-kv",)):
+        code, out, _ = command("score", "--above", "0.9", "--seed", "3", "--prompts", "4", "--format", "json", *more)
+        rows, facts = json.loads(out), score_heads(load_model(), repeated_tokens(load_model(), n_prompts=4, seed=3))
+        assert code == 0 and len(rows) >= 3
+        known = facts.provenance
+        for row in rows:
+            assert row["weights_sha256"] == known["weights_sha256"] and row["dtype"] == "float32"
+            assert row["tokens_sha256"] == known["prompts"]["tokens_sha256"] and row["revision"] is None
+            assert (row["model"], row["score"], row["above"]) == ("induction-2l", "prefix_matching", 0.9)
+            assert (row["seed"], row["prompts"]) == (3, "4 x 101 tokens; repeated, period 50, 2 copies")
+            assert row["induction_lab"] == known["versions"]["induction-lab"]
 
 
 def test_heads_above_are_grouped_by_the_key_value_head_that_they_read(command):

@@ -50,7 +50,8 @@ def test_every_token_holds_how_it_was_predicted(bundled, tmp_path):
         if row["position"] == 0:
             continue
         ratio = math.exp(row["log_p_without"] - row["log_p"])
-        assert token["share"] == pytest.approx(max(0.0, 1 - ratio), abs=1e-3)
+        share = max(0.0, 1 - ratio) if row["log_p"] >= math.log(0.01) else 0.0
+        assert token["share"] == pytest.approx(share, abs=1e-3)
         behind = heads[heads["position"] == row["position"] - 1].set_index("label")
         assert {head["label"] for head in token["heads"]} == set(behind.index)
         for head in token["heads"]:
@@ -121,10 +122,14 @@ def test_how_many_tokens_come_from_context_is_a_sentence(bundled, tmp_path):
     found = induction_activity(bundled, repeated_tokens(bundled, n_prompts=1, period=5), ["L1H3"])
     known = found.tokens["from_context"].notna()
     for lost, said in (
-        ([], "none comes from context: no probability falls to half or less when L1H3 is replaced by its mean"),
-        ([3], "1 comes from context: its probability falls to half or less when L1H3"),
-        ([3, 4], "2 come from context: their probabilities fall to half or less when L1H3"),
+        (
+            [],
+            "none comes from context: no probability falls from 1 % or more to half or less when L1H3 is replaced by",
+        ),
+        ([3], "1 comes from context: its probability falls from 1 % or more to half or less when L1H3"),
+        ([3, 4], "2 come from context: their probabilities fall from 1 % or more to half or less when L1H3"),
     ):
         nats = found.tokens["position"].isin(lost).astype(float).where(known)
-        path = write_activity(replace(found, tokens=found.tokens.assign(from_context=nats)), tmp_path / "text.html")
-        assert f"Of 10 predicted tokens, {said}" in " ".join(path.read_text().split())
+        made = replace(found, tokens=found.tokens.assign(from_context=nats, log_p=math.log(0.01)))
+        shown = " ".join(write_activity(made, tmp_path / "text.html").read_text().replace("&nbsp;", " ").split())
+        assert f"Of 10 predicted tokens, {said}" in shown and made.chance in shown

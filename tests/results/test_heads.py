@@ -1,9 +1,10 @@
+import itertools
 import subprocess
 import sys
 
 import pytest
 
-from induction_lab.results.heads import Head, parse_head, parse_heads
+from induction_lab.results.heads import Head, other_heads, parse_head, parse_heads
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,22 @@ for heads in (3, [3], [0, 1], [None]):
 assert str(parse_heads([(np.int64(5), np.int64(1))])[0]) == "L5H1"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_other_heads_are_as_many_of_the_same_layers_and_every_set_is_another():
+    heads = [Head(0, 1), Head(2, 0), Head(2, 3)]
+    sets = other_heads(heads, 6, 10, seed=1)
+    assert len(sets) == len({tuple(some) for some in sets}) == 10
+    for some in sets:
+        assert [head.layer for head in some] == [0, 2, 2] and not {*some} & {*heads} and len({*some}) == 3
+    assert sets == other_heads(heads, 6, 10, seed=1) != other_heads(heads, 6, 10, seed=2)
+
+
+def test_where_there_are_few_others_all_sets_of_them_are_given():
+    assert other_heads([Head(1, 0)], 3, 10) == [[Head(1, 1)], [Head(1, 2)]]
+    assert other_heads([Head(1, 0), Head(1, 2), Head(0, 0)], 3, 10) == [
+        [Head(0, first), Head(1, 1)] for first in (1, 2)
+    ]
+    pairs = [[Head(4, first), Head(4, second)] for first, second in itertools.combinations([1, 2, 4], 2)]
+    assert other_heads([Head(4, 0), Head(4, 3)], 5, 3) == pairs
+    assert other_heads([Head(1, i) for i in range(3)], 3, 10) == [] == other_heads([Head(1, 0)], 3, 0)

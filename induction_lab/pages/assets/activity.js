@@ -18,7 +18,8 @@ const signed = (value) => value === null ? "–" : `${value < 0 ? "−" : "+"}${
 function how(token) {
   if (token.nats === null) return "The first token: nothing predicts it.";
   const p = per_cent(Math.exp(token.log_p)), without = per_cent(Math.exp(token.without));
-  return `Probability ${p}; without these heads ${without}: ${signed(token.nats)} nats by them.`;
+  const chance = token.others === null ? "" : ` As many random heads: ${signed(token.others)} on average, ${signed(token.most)} at most.`;
+  return `Probability ${p}; without these heads ${without}: ${signed(token.nats)} nats by them.${chance}`;
 }
 
 function row(head) {

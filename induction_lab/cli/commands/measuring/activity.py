@@ -24,6 +24,7 @@ from induction_lab.cli.shared import (
     text_of,
     writable,
 )
+from induction_lab.runtime.whole_numbers import check_numbers
 
 commands = typer.Typer()
 
@@ -37,6 +38,8 @@ def activity(
     model: ModelName = "smollm2-135m",
     text: Text = None,
     heads: Annotated[str, typer.Option(help="Which heads; all induction heads by default.")] = "",
+    random_sets: Annotated[int, typer.Option("--random", help="Random sets of heads to compare them with.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the random sets.")] = 0,
     html: Annotated[
         Path | None, typer.Option(callback=writable, help="Also a page to explore, .html.", show_default=False)
     ] = None,
@@ -50,6 +53,7 @@ def activity(
     given = text_of(text)
     if given is None:
         raise ValueError('A text is wanted: --text "one two three one two", or --text letter.txt.')
+    check_numbers(least=0, **{"--random": random_sets})
     look_for(model)
     say("loading libraries and the model …")
     from induction_lab.attribution.one_text import induction_activity
@@ -60,6 +64,6 @@ def activity(
     page = None if html is None else check_page(html, SAID)
     loaded = load(model, device=device, dtype=dtype, revision=revision)
     say("")
-    found = induction_activity(loaded, given[1], heads or None)
+    found = induction_activity(loaded, given[1], heads or None, n_random=random_sets, seed=seed)
     also = [] if page is None else [write_activity(found, page)]
     deliver(found, out / f"{file_name(model, loaded)}_activity", format, (), show_activity, also=also)

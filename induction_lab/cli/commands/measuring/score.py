@@ -117,7 +117,8 @@ def score(
     how = {"batch_size": batch_size, "chance_test": tested, "progress": True}
     found = score_heads(loaded, chosen, scores=names, weigh=weigh, **how)
     if above is not None:
-        _list(_heads_above(found, found.scores[0], above, per_kv=per_kv), format)
+        heads = _heads_above(found, found.scores[0], above, per_kv=per_kv)
+        _list(heads.assign(**_where_from(found, above)), format)
         return
     about = ("" if content is None else f"_{content[0]}") + ("" if weigh is None else f"_by_{weigh}")
     place = out / (file_name(model, loaded) + about)
@@ -145,6 +146,25 @@ def _heads_above(scores: Any, score: str, threshold: float, *, per_kv: bool) -> 
         0, "label", [f"L{layer}KV{head}" for layer, head in zip(found["layer"], found["kv_head"], strict=True)]
     )
     return found
+
+
+def _where_from(scores: Any, threshold: float) -> dict[str, Any]:
+    """Where a list of heads comes from, which each of its rows says, so that it stays one plain table."""
+    facts = scores.provenance
+    prompts, score = facts["prompts"], scores.scores[0]
+    block = f", period {prompts['period']}, {prompts['n_repeats']} copies" if prompts["period"] else ""
+    return {
+        "score": score,
+        "above": threshold,
+        "model": scores.model,
+        "revision": facts["revision"],
+        "weights_sha256": facts["weights_sha256"],
+        "dtype": facts["dtype"],
+        "prompts": f"{prompts['n_prompts']} x {prompts['n_tokens']} tokens; {prompts['kind']}{block}",
+        "seed": prompts["seed"],
+        "tokens_sha256": prompts["tokens_sha256"],
+        "induction_lab": facts["versions"]["induction-lab"],
+    }
 
 
 def _list(heads: Any, format: Format) -> None:
