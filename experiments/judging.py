@@ -139,8 +139,9 @@ def judge(
         kept = {"undecided": reason, "beside": caveat, "effects": {name: _rounded(each) for name, each in own.items()}}
         classes[kind] = _judged(asked | kept)
     side, other = ("below", "above") if at_most else ("above", "below")
+    mended = "once what leaves it undecided is mended, " * any(each["undecided"] for each in classes.values())
     change = f"an interval {other} {needed:g}{' ' * bool(unit)}{unit}; it holds where the interval lies {side} it"
-    return _together(classes) | {"would_change": change}
+    return _together(classes) | {"would_change": mended + change}
 
 
 def votes(passed: Mapping[str, bool], *, undecided: str = "", caveat: str = "") -> dict[str, Any]:

@@ -199,7 +199,7 @@ def formed_verdict(table: pd.DataFrame) -> Verdict:
 def rising(runs: list[dict[str, Any]]) -> str:
     """Which runs have not come to an end of the rise, if any."""
     late = [each for each in runs if (each["steepest_prefix"] or (0, 0))[0] >= SETTLED * each["steps"]]
-    named = ", ".join(f"seed {each['seed']} (steps {interval(each['steepest_prefix'])})" for each in late)
+    named = ", ".join(f"seed {each['seed']} ({interval(each['steepest_prefix'])})" for each in late)
     return (
         f"Prefix matching still rises after {runs[0]['steps']} steps, fastest late in the training: {named}."
         if late
