@@ -41,6 +41,11 @@ SECTIONS = {
         "explain": "Forward passes that `explain` spends, counted in multiplications (`explain_speed.py`): with every "
         "head on all prompts (`passes_exact`) and by default; and in how many heads the answers agree.",
     },
+    "Computed twice": {
+        "computed_twice": "What each command computes, in thousands of tokens that enter a layer, of tokens that are "
+        "unembedded, and in layers whose weights are folded; and how much of each was there already "
+        "(`computed_twice.py`).",
+    },
     "Ablation": {
         "ablation": "All heads of SmolLM2-135M, each ablated by its mean over the other prompts (`ablation_speed.py`). "
         "The floor is what cannot be left out: on average half the layers, and logits at half the positions.",

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
-from induction_lab.behaviour.losses import copy_masks, losses_on
+from induction_lab.behaviour.losses import copy_masks, token_losses
 from induction_lab.circuits.explanation import EDGES, TESTS, Explanation
 from induction_lab.circuits.verdicts import CIRCUIT, LEAST_EFFECT, verdicts
 from induction_lab.data.prompts import Prompts, PromptsLike, as_repeats, repeated_tokens
@@ -99,12 +100,12 @@ def explain(
     scores = _scores(model, prompts, progress)  # step 1, and where heads look
     left_out: dict[str, str] = {}
     fall = scores.loss_by_copy[0] - scores.loss_by_copy[1]
-    if not _copies(model, prompts):
-        left_out["verdicts"] = f"the loss falls by {fall:.2f} nats on the second copy, which may be chance"
-        fall = 0.0
-    prepared = _prepared(model, prompts, others if reference is None else reference)
+    whole = _prepared(model, prompts, others if reference is None else reference)
     screen = None if exact or fall <= 0 or prompts.period < 3 else LEAST_EFFECT * fall
-    prepared = prepared if screen is None else staged(prepared, screen)
+    prepared = whole if screen is None else staged(whole, screen)
+    if not _copies(prepared):
+        left_out["verdicts"] = f"the loss falls by {fall:.2f} nats on the second copy, which may be chance"
+        prepared, screen, fall = whole, None, 0.0
     how = {"screen": screen, "progress": progress}
     sweep = sweep_prepared(prepared, parse_groups(model, None), path=path, **how)  # step 2
     heads = _evidence(scores, sweep)
@@ -126,11 +127,12 @@ def explain(
     return Explanation(*shape, copies | {"no_heads": no_heads}, heads, edges, tests, known)
 
 
-def _copies(model: HookedModel, prompts: Prompts) -> bool:
+def _copies(prepared: PreparedPrompts) -> bool:
     """Whether the loss falls on the second copy for certain: a t-test over prompts."""
     from scipy.stats import t
 
-    losses = losses_on(model, prompts)
+    prompts = prepared.prompts
+    losses = torch.cat([token_losses(prepared.model, some.prompts, some.streams.normalised) for some in prepared])
     first, second = copy_masks(prompts.period or 0, 2, gap=prompts.gap, has_bos=prompts.has_bos)
     falls = losses[:, first].mean(1) - losses[:, second].mean(1)
     mean, error = number_and_error(falls.double())

@@ -102,7 +102,7 @@ def sweep_prepared(
     facts["heads"] = {name: " ".join(map(str, group)) for name, group in groups.items()}
     if path is not None:  # two functions may share a name, two models a fingerprint: not what they come to
         first = next(iter(prepared))
-        clean = first.measure.clean(first.streams.normalised).tolist()
+        clean = first.clean.tolist()
         facts["clean"] = [None if math.isnan(value) else value for value in clean]
     done = _done(path, facts, int(prepared.measure.defined.sum()))
     left = {name: group for name, group in groups.items() if name not in done}
@@ -142,7 +142,7 @@ def swept_values(
     per_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     clean: list[Tensor] = []
     for batch in prepared:
-        clean.append(batch.measure.clean(batch.streams.normalised))
+        clean.append(batch.clean)
         for name, values in _ablated(batch, groups, None):
             per_group[name].append(values)
             tick(len(values))

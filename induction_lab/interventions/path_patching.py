@@ -140,7 +140,7 @@ def _all_patched(
     clean: list[Tensor] = []
     changed: dict[str, list[Tensor]] = {name: [] for name in names}
     for batch in prepared:
-        clean.append(batch.measure.clean(batch.streams.normalised))
+        clean.append(batch.clean)
         for name, values in run(batch, changed, None):
             changed[name].append(values)
             tick(len(values))

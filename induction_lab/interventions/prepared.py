@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from induction_lab.attention.exact import LayerAttention
@@ -29,7 +30,8 @@ TOKENS_A_RUN = 4096
 class PreparedBatch(NamedTuple):
     """Some prompts: their clean streams, what heads put out instead, and what the effect is measured by.
 
-    `gradients` keeps what `racing.first_order` worked out: by number of parts, then by layer.
+    `gradients` keeps what `racing.first_order` worked out: by number of parts, then by layer. `metric` keeps what
+    `clean` and `clean_parts` did, by number of parts.
     """
 
     prompts: Prompts
@@ -37,12 +39,28 @@ class PreparedBatch(NamedTuple):
     substitute: Substitute
     measure: Measure
     gradients: dict[int, dict[int, Tensor]]
+    metric: dict[int | None, Tensor]
 
     @property
     def outputs(self) -> Outputs:
         """What is put out instead, of the methods that put out something else (`OUTPUT_METHODS`)."""
         assert isinstance(self.substitute, OtherOutputs)
         return self.substitute.outputs
+
+    @property
+    def clean(self) -> Float[Tensor, " prompt"]:
+        """The metric of each prompt with nothing changed; NaN where it has none. Worked out once."""
+        if None not in self.metric:
+            self.metric[None] = self.measure.clean(self.streams.normalised)
+        return self.metric[None]
+
+    def clean_parts(self, n_parts: int) -> Float[Tensor, "prompt part"]:
+        """What consecutive parts of the tokens that are read add to it (`Measure.parts`). Worked out once."""
+        if n_parts not in self.metric:
+            with torch.inference_mode():
+                every = torch.arange(len(self.prompts))
+                self.metric[n_parts] = self.measure.parts(self.streams.normalised, every, n_parts).cpu()
+        return self.metric[n_parts]
 
 
 class PreparedPrompts:
@@ -134,7 +152,7 @@ class PreparedPrompts:
                 continue
             part = self.prompts[rows]
             streams = self._streams = residual_streams(self.model, part.tokens)
-            batch = PreparedBatch(part, streams, self._substitutes.on(rows), self.measure.of(rows), {})
+            batch = PreparedBatch(part, streams, self._substitutes.on(rows), self.measure.of(rows), {}, {})
             if keep:
                 self._kept[rows.start] = batch
             yield batch

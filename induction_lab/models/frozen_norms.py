@@ -118,7 +118,7 @@ def folded_weights(model: HookedModel, layer: int) -> HeadWeights:
     W_O = (W_O if out is None else out.apply(W_O)) * model.anatomy.output_factor
     for norm in stream_norms(model, layer):
         W_O = norm.apply(W_O)
-    W_Q, W_K, W_V, written = (as_wide(model, weights) for weights in (W_Q, W_K, W_V, W_O.mT))
+    W_Q, W_K, W_V, written = as_wide(model, W_Q, W_K, W_V, W_O.mT)
     return HeadWeights(W_Q, W_K, W_V, written.mT)
 
 
@@ -155,10 +155,10 @@ def head_normalised(
     return NormalisedHeads(given.view_as(heads), scale[..., None] if together else scale)
 
 
-def as_wide(model: HookedModel, heads: Float[Tensor, "*place width"]) -> Float[Tensor, "*place d_head"]:
+def as_wide(model: HookedModel, *heads: Float[Tensor, "... _"]) -> list[Float[Tensor, "... _"]]:
     """Vectors of heads as wide as the model's widest, zeros behind them: what is made of all heads has one width."""
-    short = model.anatomy.head_width - heads.shape[-1]
-    return torch.nn.functional.pad(heads, (0, short)) if short else heads
+    width = model.anatomy.head_width
+    return [torch.nn.functional.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in heads]
 
 
 def _fold_head_norm(

@@ -100,9 +100,9 @@ class TransformersAnatomy(Anatomy):
         return self.hidden(tokens[embedded][:_PROBES])
 
     def _layer(self, layer: int) -> LayerParts:
-        if layer not in self._wiring.layers:
+        if layer not in (layers := self._wiring.layers):
             raise ValueError(f"Layer {layer} of {self.name} has no heads of its own.")
-        return self._wiring.layers[layer]
+        return layers[layer]
 
     @property
     def like(self) -> Float[Tensor, " 0"]:
@@ -267,9 +267,9 @@ class TransformersAnatomy(Anatomy):
 
     @property
     def attending(self) -> list[int]:
-        if not self._wiring.layers:
+        if not (layers := self._wiring.layers):
             raise ValueError(f"No layer of {self.name} runs its heads once, so their projections cannot be found.")
-        return sorted(self._wiring.layers)
+        return sorted(layers)
 
     @property
     def representatives(self) -> Sequence[int]:

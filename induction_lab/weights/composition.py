@@ -73,25 +73,26 @@ def composition_scores(
     writers = folded.once("writers", lambda: _writers(folded))
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan, dtype=torch.float32)
     size = -(-n_layers // _LAYER_GROUPS) if later is None else n_layers
-    size = 1 if model.anatomy.renormalises else size
+    size = 1 if folded.renormalises else size
     for first in range(0, n_layers, size):
         group = [Head(layer, head) for layer in range(first, first + size) for head in chosen.get(layer, [])]
         if group:
             layers, heads = torch.tensor(group).T
             earlier = writers[: group[-1].layer]
-            if model.anatomy.renormalises and len(earlier):
+            if folded.renormalises and len(earlier):
                 earlier = torch.stack([_arriving(folded, each, i, len(earlier)) for i, each in enumerate(earlier)])
             ratios = _ratios(earlier.flatten(0, 1), _readers(folded, kind, group))
             scores[:, :, layers, heads] = 0.0
             scores[: len(earlier), :, layers, heads] = ratios.unflatten(0, (-1, n_heads)).cpu().float()
+    attending = model.anatomy.attending
     if subtract_baseline:
-        for layer in model.anatomy.attending[1:]:
+        for layer in attending[1:]:
             for earlier in range(layer):
-                if earlier in model.anatomy.attending:
+                if earlier in attending:
                     scores[earlier, :, layer] -= pair_baseline(model, kind, earlier, layer)[0]
     can_read = torch.arange(n_layers)[:, None] < torch.arange(n_layers)
     scores = torch.where(can_read[:, None, :, None] | scores.isnan(), scores, 0.0)
-    absent = sorted(set(range(n_layers)) - set(model.anatomy.attending))
+    absent = sorted(set(range(n_layers)) - set(attending))
     scores[absent] = torch.nan
     return scores
 
@@ -159,7 +160,7 @@ def _arriving(
     folded: FoldedWeights, writers: Float[Tensor, "*head d_head d_model"], layer: int, end: int
 ) -> Float[Tensor, "*head d_head d_model"]:
     """What heads of a layer write, as a later layer finds it: as it is, but for norms that stand in the stream."""
-    if end == layer + 1 or not folded.model.anatomy.renormalises:
+    if end == layer + 1 or not folded.renormalises:
         return writers
     return _of_norm_one(folded.carried(writers, layer + 1, end))
 

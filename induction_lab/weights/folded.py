@@ -100,9 +100,14 @@ class FoldedWeights:
         return HeadWeights(W_Q, W_K, W_V, self.carried(W_O, layer + 1, end))
 
     @cached_property
+    def renormalises(self) -> bool:
+        """Whether norms stand in the stream itself, so that each layer has a basis of its own."""
+        return self.model.anatomy.renormalises
+
+    @cached_property
     def _stream_norms(self) -> list[list[FrozenNorm]]:
         """The norms that stand in the stream itself, of every layer; none where it goes on as it is."""
-        layers = range(self.model.n_layers) if self.model.anatomy.renormalises else ()
+        layers = range(self.model.n_layers) if self.renormalises else ()
         return [stream_norms(self.model, layer) for layer in layers]
 
     def carried(self, rows: Float[Tensor, "*rows d_model"], start: int, end: int) -> Float[Tensor, "*rows d_model"]:

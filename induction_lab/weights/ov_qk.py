@@ -102,7 +102,7 @@ def qk_circuit(
                 "about vectors that stand in the stream which enters it. Give these, or exact=False."
             )
         all_q, all_k = queries_and_keys(model, layer, *rows)
-        q, k = (as_wide(model, x) for x in (all_q[number], all_k[key_head(number, model.n_heads, len(all_k))]))
+        q, k = as_wide(model, all_q[number], all_k[key_head(number, model.n_heads, len(all_k))])
     else:
         W_Q, W_K = folded.layer(layer, start=starts[0]).W_Q, folded.layer(layer, start=starts[1]).W_K
         q, k = rows[0] @ W_Q[number], rows[1] @ W_K[key_head(number, model.n_heads, len(W_K))]

@@ -120,7 +120,7 @@ def preference_and_parts(
         k = torch.stack([read_from_stream(model, layer, "k", part).mean(1) for part in parts])
         k = to_query_heads(k, model.n_heads, dim=1)
         q, k = (torch.cat([torch.einsum("p,phi->hi", weights, x)[None], x]) for x in (q, k))
-        q, k = as_wide(model, q), as_wide(model, k)
+        q, k = as_wide(model, q, k)
         found.append(torch.stack([torch.einsum("hi,oij,hj->oh", a, R[layer], b) for a, b in zip(q, k, strict=True)]))
     return torch.stack(found, 2).cpu()
 

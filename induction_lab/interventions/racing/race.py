@@ -89,8 +89,7 @@ def race(
     found: dict[str, Raced] = {}
     left = list(range(len(names)))
     for rows, batch in zip(prepared.slices, prepared, strict=True):
-        with torch.inference_mode():
-            before = batch.measure.parts(batch.streams.normalised, torch.arange(len(batch.prompts)), n_parts).cpu()
+        before = batch.clean_parts(n_parts)
         clean.append(before.sum(1))
         place = {names[i]: i for i in left}
         for name, after in run(batch, list(place), n_parts):

@@ -65,8 +65,10 @@ class Wiring:
 
     def stands(self) -> bool:
         """Whether no module was put in the place of one that was found, as adapters are, and no hook on attention."""
-        in_place = all(parent._modules.get(name) is child for parent, name, child in self._slots)
-        return in_place and self._hooks == [_n_hooks(module) for module in self.attending.values()]
+        for parent, name, child in self._slots:
+            if parent._modules.get(name) is not child:
+                return False
+        return self._hooks == [_n_hooks(module) for module in self.attending.values()]
 
 
 def _n_hooks(module: nn.Module) -> int:
