@@ -4,8 +4,9 @@
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts. Brings Gemma 3 270M, under its own terms,
 #             which are printed. Not among them: text_phase_change (an hour and a half on 2 cores)
-# make essay  the experiments that measure the essay's claims, and the same page (about 70 minutes on one core). Brings
-#             Gemma 3 270M, under its own terms, which are printed. Not among them: prose_between, namesakes (20 more)
+# make essay  the experiments that measure the essay's claims, and the same page (about 40 minutes on two cores); one of
+#             them: make essay-layers. Brings Gemma 3 270M, under its own terms, which are printed. Not among them:
+#             prose_between, namesakes (20 minutes more)
 # make check-numbers  every number of README, pages and tables is the one in its file, or what the command prints
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
 # make docs   the documentation site, in build/site: notebooks are run, and a broken link or an unknown name fails
@@ -88,30 +89,21 @@ claims: $(READY)
 	printf '%s\n' $(CLAIMS) | xargs -n 1 -P 2 $(BIN)/python -m experiments
 	$(BIN)/python -m experiments verdicts
 
-# one thread: two are far slower where cores are shared
-essay: export OMP_NUM_THREADS = 1
+# two scripts at a time with one thread each, the longest first
+ESSAY := pronouns distance harry_potter context_fusion kept soft_addressing dynamic subspaces residual_stream \
+	abstraction layers asked towards queries_by_layer geometry detective irony_negation landmarks
+ESSAY_SCRIPTS := $(ESSAY:%=essay-%)
+.PHONY: $(ESSAY_SCRIPTS)
+
 essay: $(READY)
 	$(BIN)/induction-lab get smollm2-135m
 	$(BIN)/induction-lab get gemma3-270m
-	$(BIN)/python -m experiments soft_addressing
-	$(BIN)/python -m experiments distance
-	$(BIN)/python -m experiments context_fusion
-	$(BIN)/python -m experiments pronouns
-	$(BIN)/python -m experiments geometry
-	$(BIN)/python -m experiments asked
-	$(BIN)/python -m experiments towards
-	$(BIN)/python -m experiments subspaces
-	$(BIN)/python -m experiments abstraction
-	$(BIN)/python -m experiments layers
-	$(BIN)/python -m experiments queries_by_layer
-	$(BIN)/python -m experiments landmarks
-	$(BIN)/python -m experiments irony_negation
-	$(BIN)/python -m experiments residual_stream
-	$(BIN)/python -m experiments harry_potter
-	$(BIN)/python -m experiments dynamic
-	$(BIN)/python -m experiments detective
-	$(BIN)/python -m experiments kept
+	$(MAKE) -j2 $(ESSAY_SCRIPTS)
 	$(BIN)/python -m experiments verdicts
+
+$(ESSAY_SCRIPTS): export OMP_NUM_THREADS = 1
+$(ESSAY_SCRIPTS): essay-%: $(READY)
+	$(BIN)/python -m experiments $*
 
 figures: $(READY)
 	$(BIN)/induction-lab get smollm2-135m

@@ -15,9 +15,9 @@ reading, runs = script("essay.distance.reading"), script("essay.distance.network
 def test_the_script_writes_a_table_verdicts_and_a_picture_and_trains_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(runs.os, "cpu_count", lambda: 1)
-    for name, value in {"SMALL_PROMPTS": 2, "TOKENS": 200}.items():
+    for name, value in {"SMALL_PROMPTS": 2, "LARGE_PROMPTS": 2}.items():
         monkeypatch.setattr(reading, name, value)
-    arguments = ["--model", "induction-2l", "--seeds", "2", "--steps", "2", "--period", "10", "--out", str(tmp_path)]
+    arguments = ["--models", "induction-2l", "--seeds", "2", "--steps", "2", "--period", "10", "--out", str(tmp_path)]
     distance.main(arguments)
     table = pd.read_csv(tmp_path / "distance.csv")
     assert set(table["model"]) == {"attention", "GRU", "LSTM", "induction-2l"}
@@ -25,7 +25,10 @@ def test_the_script_writes_a_table_verdicts_and_a_picture_and_trains_once(tmp_pa
     inside, past, recurrent, large = verdicts_of(tmp_path / "distance.json")
     assert [each["outcome"] for each in (inside, past, recurrent)] == ["not tested"] * 3  # nothing is learnt in 2 steps
     assert {each["source"] for each in json.loads((tmp_path / "distance.json").read_text())} == {"essay §2.1"}
-    assert any(name.startswith("gap 1, ") for name in large["numbers"]) and (tmp_path / "distance.png").exists()
+    assert "induction-2l, gap 1" in large["numbers"] and (tmp_path / "distance.png").exists()
+    distance.main(["--tables", str(tmp_path / "distance.csv"), "--out", str(tmp_path / "again")])
+    again = verdicts_of(tmp_path / "again" / "distance.json")
+    assert [each["numbers"] for each in again] == [each["numbers"] for each in (inside, past, recurrent, large)]
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     runs.trained(2, 2, cores=1)
     assert len(written) == 6 and written == {path: path.stat().st_mtime_ns for path in written}
@@ -102,7 +105,7 @@ def test_a_verdict_follows_the_numbers():
         return [
             {**shared, "prompts": prompts, "gap": gap, "length": gap + 13, "accuracy": value,
              "accuracy_error": 0.01, "loss": 1.0, "loss_error": 0.1, "first_loss": 3.4,
-             "induction": 0.5, "induction_error": 0.01}
+             "induction": 0.5, "induction_error": 0.01, "n_prompts": 8, "parameters": 1000}
             for gap in gaps
             for prompts, value in (("copy", accuracy(gap)), ("near", near))
         ]  # fmt: skip
@@ -111,25 +114,32 @@ def test_a_verdict_follows_the_numbers():
         kinds = {"attention": attention, "GRU": recurrent, "LSTM": recurrent}
         return pd.DataFrame([r for kind, f in kinds.items() for seed in range(5) for r in rows(kind, seed, f, near)])
 
-    sizes = dict.fromkeys(runs.KINDS, 1)
     flat, falling = table(lambda gap: 0.95, lambda gap: 0.8 / gap), table(lambda gap: 0.8 / gap, lambda gap: 0.8)
     assert (
         distance.attention_verdict(flat).outcome == distance.past_verdict(flat).outcome == "holds with a caveat"
     )  # one recipe
-    assert distance.recurrent_verdict(flat, sizes).outcome == "holds"
-    full = distance.recurrent_verdict(table(lambda gap: 0.95, lambda gap: 0.8 / gap, near=0.1), sizes)
+    assert distance.recurrent_verdict(flat).outcome == "holds"
+    full = distance.recurrent_verdict(table(lambda gap: 0.95, lambda gap: 0.8 / gap, near=0.1))
     assert full.outcome == "holds with a caveat" and "not the distance alone" in full.caveat
     assert distance.attention_verdict(falling).outcome == "does not hold here"
-    assert distance.recurrent_verdict(falling, sizes).outcome == "does not hold here"
+    assert distance.recurrent_verdict(falling).outcome == "does not hold here"
     unlearnt = table(lambda gap: 0.03, lambda gap: 0.03)
     assert distance.attention_verdict(unlearnt).outcome == "not tested"
+
+    def large(accuracy, near):
+        models = ("smollm2-135m", "gemma3-270m")
+        return pd.DataFrame([row for name in models for row in rows(name, 0, accuracy, near)])
+
+    assert distance.large_verdict(large(lambda gap: 0.5, 0.4)).outcome == "holds"
+    assert distance.large_verdict(large(lambda gap: 0.5 / gap, 0.5)).outcome == "does not hold here"
+    assert distance.large_verdict(large(lambda gap: 0.5, 0.1)).outcome == "not decided"  # no copies, however near
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "no-such-model/at-all"], "no-such-model"),
-        (["--model", "induction-2l", "--period", "500"], "Take a smaller --period"),
+        (["--models", "no-such-model/at-all"], "no-such-model"),
+        (["--models", "induction-2l", "--period", "500"], "Take a smaller --period"),
     ],
 )
 def test_what_cannot_be_measured_is_told_in_a_sentence(arguments, message, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 import torch
+from families import random_network, shake_norms
 from scripts import script, verdicts_of
 from worded import tokenizer_of, worded_folder
 
@@ -9,6 +10,7 @@ from induction_lab.behaviour.next_tokens import NO_ANSWER
 from induction_lab.internals.residual_stream import residual_streams
 from induction_lab.interventions.edits import OtherOutputs
 from induction_lab.interventions.outputs import sums_over
+from induction_lab.models.frozen_norms import unembedding_readers
 
 harry_potter = script("essay.harry_potter.experiment")
 names, passages = script("essay.harry_potter.names"), script("essay.passages")
@@ -110,7 +112,8 @@ def test_logits_added_and_rank_are_those_of_the_head_s_own_output(model, named, 
     gain = model.network.model.norm.weight.detach()
     promoted = model.unembedding @ (gain * written)
     slow = int((promoted > promoted[answer]).sum())
-    assert names.ranks(model, named, streams, [head])[row] == slow
+    at_end = names.written_at_end(model, named, streams)
+    assert names.ranks(model, named, at_end, [head])[row] == slow
     stream = streams.before[-1][row, last]
     scale = (stream.square().mean() + model.network.config.rms_norm_eps).sqrt()
     added = names.logits_added(model, named)
@@ -119,6 +122,23 @@ def test_logits_added_and_rank_are_those_of_the_head_s_own_output(model, named, 
     answers[row, last] = answer
     whole = attribute_logits(model, named.passages.prompts, answers=answers)
     torch.testing.assert_close(added[row, 0, 3], whole.values[whole.labels.index("L0H3"), row, last])
+
+
+@torch.no_grad()
+def test_ranks_are_those_of_what_enters_the_stream_where_a_norm_comes_before(folder, named):
+    """A layer's heads together write what leaves the norm after its attention."""
+    own = HookedModel(shake_norms(random_network("gemma3")))
+    tokens = named.passages.tokens % own.d_vocab
+    other = named._replace(passages=named.passages._replace(tokens=tokens), answers=named.answers % own.d_vocab)
+    seen = []
+    hook = own.anatomy.norm_after(1).register_forward_hook(lambda _, __, output: seen.append(output))
+    streams = residual_streams(own, tokens)
+    hook.remove()
+    at_end = names.written_at_end(own, other, streams)
+    row = 2
+    promoted = unembedding_readers(own).float() @ seen[0][row, int(named.passages.last[row])]
+    slow = int((promoted > promoted[other.answers[row]]).sum())
+    assert names.ranks(own, other, at_end, [Head(1, head) for head in range(own.n_heads)])[row] == slow
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +162,8 @@ def test_the_circuit_by_hand_finds_every_name_and_without_its_head_none(circuit,
     assert found[:, 1].amax(1).min() > 0.99
     induction = [Head(1, int(found[:, 1].mean(0).argmax()))]
     assert names.log_probabilities(model, named, streams.normalised).min() > -0.1
-    assert names.ranks(model, named, streams, induction).max() == 0
+    at_end = names.written_at_end(model, named, streams)
+    assert names.ranks(model, named, at_end, induction).max() == 0
     length = named.passages.tokens.shape[1]
     reference = names.ordinary_passages(model, data, n_prompts=3, length=min(length, 9), seed=0)
     assert len(reference) == 3

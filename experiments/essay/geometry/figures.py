@@ -35,14 +35,14 @@ def _draw_model(axes: Any, table: Any, level: float) -> None:
     })  # fmt: skip
     axes[0].set(ylim=(0, 130))
     more = at(layers, middle, "angle between less within")[0]
-    axes[0].set_title(f"layer {middle}: senses {more:.0f}° further apart than sentences")
+    axes[0].set_title(f"layer {middle}: senses {more:.0f}° further apart than sentences", fontsize=10)
     lines(axes[1], layers, {
         "accuracy": "#d1495b", "accuracy at the token before": "#e09f3e",
         "accuracy, labels shuffled": "#8d99ae", "accuracy, random halves of one sense": "#33415c",
     })  # fmt: skip
     axes[1].set(ylabel="nearest centroid is the own sense's", ylim=(0, 1.02))
     axes[1].legend(frameon=False, fontsize=8, loc="lower right")
-    axes[1].set_title(f"{words['separates'].sum():.0f} of {len(words)} words separate")
+    axes[1].set_title(f"{words['separates'].sum():.0f} of {len(words)} words separate", fontsize=10)
     top = int(heads["best"].iloc[0])
     grid = heads["value"].to_numpy().reshape(top, -1)
     limit = np.abs(grid).max()
@@ -50,7 +50,7 @@ def _draw_model(axes: Any, table: Any, level: float) -> None:
     marked = (heads["q"] < level).to_numpy().reshape(grid.shape).nonzero()
     axes[2].plot(marked[1], marked[0], ".", color="#222222", ms=4)
     axes[2].set(xlabel="head", ylabel="layer")
-    axes[2].set_title(f"{(heads['q'] < level).sum()} of {len(heads)} heads pull to the sense (dots)", fontsize=11)
+    axes[2].set_title(f"{(heads['q'] < level).sum()} of {len(heads)} heads pull to the sense (dots)", fontsize=10)
     axes[2].figure.colorbar(image, ax=axes[2], label="pull, in distances between the senses")
 
 

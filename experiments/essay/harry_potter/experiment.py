@@ -36,6 +36,7 @@ from experiments.essay.harry_potter.names import (
     outputs,
     ranks,
     run_without,
+    written_at_end,
 )
 from experiments.essay.of_models import Least, on_models
 from experiments.essay.passages import group_size, read_data, same_layers
@@ -111,11 +112,11 @@ def recalled(
             rows += [row(group, "probability without occurrence", alone.exp())]
             rows += [row(group, "uniform attention", named.by_name(1.0 / (named.passages.last + 1)))]
             attention = attention_to(named.passages, streams, "first_again", "second")
-            added = named.by_name(logits_added(model, named))
+            added, written = named.by_name(logits_added(model, named)), written_at_end(model, named, streams)
             for name, heads in sets.items():
                 rows.append(row(group, "attention", named.by_name(_mean_of(attention, heads)), name))
                 rows.append(row(group, "logits added", added[:, *_indices(heads)].sum(1), name))
-                rank = ranks(model, named, streams, heads)
+                rank = ranks(model, named, written, heads)
                 rows.append(row(group, "rank", named.by_name(rank), name))
                 rows.append(row(group, FIRST, named.by_name((rank <= RANK).float()), name))
                 left = log_probabilities(model, named, run_without(streams, mean, heads))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from experiments.essay.geometry.experiment import head_outputs
 from experiments.essay.passages import Passages, first_token, read_passages
 from induction_lab import Head, HookedModel, Prompts, attribute_logits, text_prompts
 from induction_lab.behaviour.next_tokens import NO_ANSWER
@@ -18,7 +19,6 @@ from induction_lab.internals.residual_stream import ResidualStreams
 from induction_lab.interventions.edits import Substitute
 from induction_lab.interventions.outputs import Outputs
 from induction_lab.models.frozen_norms import unembedding_readers
-from induction_lab.models.head_weights import head_weights
 
 NAMES = Path(__file__).with_name("names.toml")
 
@@ -123,16 +123,23 @@ def logits_added(model: HookedModel, named: Named) -> Float[Tensor, "prompt laye
     return values.unflatten(1, (model.n_layers, model.n_heads))
 
 
+def written_at_end(
+    model: HookedModel, named: Named, streams: ResidualStreams
+) -> Float[Tensor, "layer head prompt d_model"]:
+    """What each head adds to the stream where a passage ends."""
+    z = [named.passages.at_end(seen.z.transpose(1, 2)) for _, seen in sorted(streams.attention.items())]
+    with torch.inference_mode():
+        return head_outputs(model, torch.stack(z).float().cpu()).unflatten(0, (model.n_layers, model.n_heads))
+
+
 def ranks(
-    model: HookedModel, named: Named, streams: ResidualStreams, heads: Sequence[Head]
+    model: HookedModel, named: Named, written: Float[Tensor, "layer head prompt d_model"], heads: Sequence[Head]
 ) -> Float[Tensor, " prompt"]:
     """The second name's rank among all tokens by what the heads' summed output adds to their logits; 0 is first."""
     with torch.inference_mode():
-        written = torch.zeros(len(named.answers), model.d_model, device=model.device)
-        for head in heads:
-            z = named.passages.at_end(streams.attention[head.layer].z[:, head.head])
-            written += z @ head_weights(model, head.layer).W_O[head.head]
-        promoted = (written @ unembedding_readers(model).to(written).T).cpu()
+        summed = torch.stack([written[head.layer, head.head] for head in heads]).sum(0)
+        readers = unembedding_readers(model)
+        promoted = (summed.to(readers) @ readers.T).cpu()
     own = promoted.gather(1, named.answers[:, None])
     return (promoted > own).sum(1).float()
 

@@ -40,7 +40,8 @@ def _heads(ax: Any, heads: Any, model: str) -> None:
         label = {"prefix_matching": "induction"}.get(name, name.replace("_", " "))
         ax.plot(best.index, best, color=colour, label=label, marker="o", ms=3, lw=0 if name == "resting" else 1.2)
         strongest[label] = int(best.idxmax())
-    title = ", ".join(f"{name} L{layer}" for name, layer in strongest.items() if name != "resting")
+    title = ",\n".join(f"{name} L{layer}" for name, layer in strongest.items() if name != "resting")
+    title = title.replace(",\n", ", ", 1)
     ax.set(xlabel="layer", ylabel=f"{model}\nscore of the layer's best head", ylim=(0, 1.3))
     ax.set_title(f"Strongest: {title}")
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
@@ -70,5 +71,5 @@ def _settled(ax: Any, tokens: Any) -> None:
             color=[COLOURS[str(kind)] for kind in order], ecolor="0.4")  # fmt: skip
     ax.set_yticks(y, [f"{kind} ({found[kind].items})" for kind in order], fontsize=8)
     ax.set(xlabel="settles after so many layers", xlim=(0, int(tokens["n_layers"].iloc[0])))
-    ax.set_title(f"Known first: {order[0]}, last: {order[-1]}")
+    ax.set_title("Where kinds of tokens are known")
     ax.spines["right"].set_visible(False)

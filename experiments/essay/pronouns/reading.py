@@ -25,10 +25,11 @@ class Read(NamedTuple):
 
 
 def read_causal(model: HookedModel, own: Sentences, *marks: str) -> list[Read]:
-    """At each mark, in a model that reads left to right."""
+    """At each mark, in a model that reads left to right: what comes after the last of them is not read."""
     parts: list[list[Read]] = [[] for _ in marks]
     for part in torch.arange(len(own.cell)).split(AT_ONCE):
-        streams, rows = residual_streams(model, own.passages.tokens[part]), torch.arange(len(part))
+        end = 1 + max(int(own.passages.marks[mark][part, 1].max()) for mark in marks)
+        streams, rows = residual_streams(model, own.passages.tokens[part, :end]), torch.arange(len(part))
         nouns = [own.passages.marks[noun][part, 1] for noun in ("one", "two")]
         for mark, found in zip(marks, parts, strict=True):
             at = own.passages.marks[mark][part, 1]
