@@ -14,7 +14,6 @@ minutes on one CPU core.
 from __future__ import annotations
 
 import math
-import random
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -27,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from experiments.essay.of_models import Least, on_models
-from experiments.essay.passages import MODELS
+from experiments.essay.passages import MODELS, same_layers
 from experiments.essay.prose import read_prose
 from experiments.essay.soft_addressing.conclusions import N, verdicts
 from experiments.essay.soft_addressing.figure import draw
@@ -101,15 +100,15 @@ def beginnings(prompts: Prompts, n_prompts: int, length: int = 97) -> Prompts:
 
 
 def head_groups(one: Subject, *, seed: int) -> dict[str, list[Head]]:
-    """Induction heads, previous-token heads and random others, as many of each; and all heads."""
+    """Induction heads, previous-token heads, as many random others in the same layers; and all heads."""
     kinds = {name: one.scores.above(score, LOOKS) for name, score in GROUPS.items()}
     size = min(8, *map(len, kinds.values()))
     if not size:
         raise ValueError(f"{one.model.name} lacks induction or previous-token heads (scores above {LOOKS}).")
     groups = {name: heads[:size] for name, heads in kinds.items()}
-    others = [head for head in one.bystanders if head not in {*groups["induction"], *groups["previous token"]}]
-    for i in range(SETS if len(others) >= size else 0):
-        groups[f"random {i}"] = random.Random(seed + i).sample(others, size)
+    spared = {head for score in GROUPS.values() for head in one.scores.above(score, LOOKS / 2)}
+    sets = same_layers(groups["induction"], one.model, SETS, seed=seed, spared=list(spared))
+    groups |= {f"random {i}": heads for i, heads in enumerate(sets) if len(heads) == size}
     return groups | {"all": [Head(i, j) for i in range(one.model.n_layers) for j in range(one.model.n_heads)]}
 
 
