@@ -129,7 +129,8 @@ def recurrent_verdict(table: pd.DataFrame) -> Verdict:
         seeds = runs(table, kind)
         slope, low, high = interval([fall_per_doubling(rows) for _, rows in seeds])
         near, far = (float(np.mean([at(rows, gap)["accuracy"] for _, rows in seeds])) for gap in (NEAR, FAR))
-        parameters = int(table[table["model"] == kind]["parameters"].iloc[0])
+        own: Any = table[table["model"] == kind]
+        parameters = int(own["parameters"].iloc[0])
         numbers[f"{kind}, {parameters:,} parameters"] = (
             f"accuracy {near:.3f} at a gap of {NEAR}, {far:.3f} at {FAR}; {slope:+.3f} a doubling (95 % interval over "
             f"seeds {low:+.3f} to {high:+.3f})"
