@@ -200,7 +200,7 @@ def scales(lag: int = 3, **changes) -> pd.DataFrame:
         "own_lag": 3.5, "own_lag_error": 0.1, "other_lag": 0.0, "other_lag_error": 0.01,
     }  # fmt: skip
     late = {1.0: {"formed": 600.0} | changes}
-    rows = [(scale, seed, good | late.get(scale, {})) for scale in (0.16, 0.4, 1.0) for seed in range(3)]
+    rows = [(scale, seed, good | late.get(scale, {})) for scale in (0.16, 1.0) for seed in range(3)]
     return pd.DataFrame([{"scale": scale, "seed": seed, **row} for scale, seed, row in rows])
 
 
