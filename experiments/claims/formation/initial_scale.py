@@ -239,7 +239,7 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     every: Any = table
     for i, (_, rows) in enumerate(every.groupby("scale")):
-        x = [i + 0.12 * (seed - 1) for seed in rows["seed"]]
+        x = i + 0.12 * (rows["seed"] - rows["seed"].mean())
         first = i == 0
         axes[0].plot(x, rows["prefix_matching"], "o", color="#8d99ae", label="at lag +1" if first else None)
         axes[0].plot(x, rows["displaced_induction"], "o", color="#d1495b", label="at its own lag" if first else None)

@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.harness import begin, common_arguments, show_files
-from experiments.judging import effect, judge
+from experiments.judging import Effect, effect, judge
 from experiments.subjects.induction_models import NAMED
 from experiments.subjects.small_models import SEEDS, small_models
 from experiments.verdicts import Verdict, save_verdicts
@@ -113,6 +113,19 @@ def verdict(table: pd.DataFrame, without: dict[str, HeadScores]) -> Verdict:
         numbers=numbers,
         control=f"the median over all earlier heads that the same induction heads could read: {medians}",
         **judge(effects, SPREADS, unit="standard deviations of a random pair"),
+        caveat=_another(effects),
+    )
+
+
+def _another(effects: dict[str, Effect]) -> str:
+    """Where it fails, what else may be the reason."""
+    failing = [name for name, found in effects.items() if found.value <= SPREADS]
+    if not failing:
+        return ""
+    return (
+        f"In {', '.join(failing)} these keys do not read the head with the best previous-token score; they may read "
+        "another previous-token head, as the figure of its circuit shows where there is one, or several that share the "
+        "work, which one pair cannot tell."
     )
 
 
