@@ -68,13 +68,27 @@ def _common(
     pass
 
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy which typer brings
+
+
+def _say_error(message: str) -> None:
+    say("")
+    typer.secho(f"error: {message}", err=True, fg="red" if sys.stderr.isatty() else None)
+
+
 def main() -> None:
     """Run the command; a user's mistake is one message and exit code 2, never a traceback."""
     try:
-        app()
+        sys.exit(app(prog_name="induction-lab", standalone_mode=False) or 0)
+    except UsageError as error:  # typer draws a box around these
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            where = error.ctx.command_path if error.ctx else "induction-lab"
+            _say_error(f"{error.format_message().rstrip('.')}. See {where} --help.")
+        sys.exit(2)
     except ValueError as error:
-        say("")
-        typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
+        _say_error(str(error))
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)

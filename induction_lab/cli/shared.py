@@ -53,6 +53,8 @@ def look_for(*names: str, files: Iterable[Path] = ()) -> None:
         if not file.exists():
             raise ValueError(f"There is no file {file}.")
     for name in names:
+        if not name.strip():
+            raise ValueError(f"A model is wanted, got {name!r}: {BUNDLED}, a Hugging Face id, a folder, a .gguf file.")
         if not Path(name).expanduser().is_dir():  # which may be a training run
             locate(name)
 

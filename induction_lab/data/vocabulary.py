@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from induction_lab.runtime.machine import check_default_device
+from induction_lab.runtime.whole_numbers import check_seed
 
 LARGE_VOCABULARY = 2_000  # from here on the rarest and most common ids are left out
 PERIOD = 50  # tokens of a repeated block, where there is room for it
@@ -105,6 +106,7 @@ def draw(model: Vocabulary, n_prompts: int, n_tokens: int, seed: int, front: lis
         raise ValueError(
             f"{n_tokens} distinct tokens are wanted, the vocabulary has {len(ids)} to draw from. Ask for fewer."
         )
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([ids[torch.randperm(len(ids), generator=generator)[:n_tokens]] for _ in range(n_prompts)])
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from induction_lab.attribution.logits_by_component import LogitAttributions
-from induction_lab.plots.style import ACCENT, INK, QUIET, bare, new_axes
+from induction_lab.plots.style import ACCENT, INK, QUIET, bare, broken, new_axes
 
 _COLOURS = {"head": ACCENT, "mlp": QUIET}
 _PLACES = {"copied": ("where copying is right", ACCENT), "elsewhere": ("elsewhere", QUIET)}
@@ -39,7 +39,7 @@ def plot_logit_attribution(attributions: LogitAttributions, *, top: int = 12, ax
     ax.plot(elsewhere, shown["component"], "o", mfc="white", mec=INK, ms=4, lw=0, label="elsewhere")
     ax.axvline(0, color=INK, lw=0.8)
     ax.set(xlabel="logits for the right next token, minus their mean")
-    ax.set_title(f"{attributions.model}: where copying is right", fontsize=10)
+    ax.set_title(broken(f"{attributions.model}: where copying is right", ax, 10), fontsize=10)
     ax.tick_params(axis="y", labelsize=8, length=0)
     if len(other):
         ax.legend(frameon=False, fontsize=8, loc="lower right")
@@ -74,7 +74,8 @@ def plot_logit_lens(table: pd.DataFrame, quantity: str = "log_probability", *, a
         ax.invert_yaxis()
     first, last = drawn["layer"].min(), drawn["layer"].max()
     ax.set(xlabel="after layer (−1: embedding)", ylabel=_UNITS[quantity], xlim=(first - 0.5, last + 0.5))
-    ax.set_title(f"{table['model'].iloc[0]}: the right next token, read off the stream", fontsize=10)
+    said = f"{table['model'].iloc[0]}: the right next token, read off the stream"
+    ax.set_title(broken(said, ax, 10), fontsize=10)
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
     ax.legend(frameon=False, fontsize=8, loc="best")
     bare(ax)

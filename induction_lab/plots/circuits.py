@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from induction_lab.circuits.search import InductionCircuit
-from induction_lab.plots.style import ARROW, EMPTY, INDUCTION, PREVIOUS, bare, new_axes, subplots
+from induction_lab.plots.style import ARROW, EMPTY, INDUCTION, PREVIOUS, bare, broken, new_axes, subplots
 from induction_lab.results.heads import HeadLike, parse_head
 
 _OTHER = "#c5ccd8"  # heads without an edge
@@ -52,7 +52,8 @@ def plot_circuit(circuit: InductionCircuit, *, edges: int = 8, ax: Axes | None =
         xlim=(-0.6, circuit.n_heads - 0.4),
         ylim=(low - 0.6, high + 0.6),
     )
-    ax.set_title(f"{circuit.model}: previous-token heads (blue) → keys of induction heads (red)", fontsize=10)
+    said = f"{circuit.model}: previous-token heads (blue) → keys of induction heads (red)"
+    ax.set_title(broken(said, ax, 10), fontsize=10)
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.set_yticks(range(low, high + 1, max(1, (high - low) // 10)))
     bare(ax)

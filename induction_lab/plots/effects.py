@@ -16,7 +16,19 @@ from matplotlib.ticker import MaxNLocator
 from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.verdicts import CIRCUIT, LEAST_WRITTEN
 from induction_lab.interventions.effects import Effects
-from induction_lab.plots.style import ACCENT, ARROW, EMPTY, INDUCTION, INK, PREVIOUS, QUIET, bare, new_axes, subplots
+from induction_lab.plots.style import (
+    ACCENT,
+    ARROW,
+    EMPTY,
+    INDUCTION,
+    INK,
+    PREVIOUS,
+    QUIET,
+    bare,
+    broken,
+    new_axes,
+    subplots,
+)
 from induction_lab.results.heads import parse_head
 
 _VERDICT_COLOURS = {
@@ -38,7 +50,8 @@ def plot_effects(
     large effect does not hide the rest; heads that were not swept are grey.
     """
     values = effects.matrix(n_layers, n_heads).numpy()
-    ax = ax or new_axes(figsize=(1.9 + 0.32 * max(n_heads, 5), 1.5 + 0.17 * max(n_layers, 8)))
+    size = (1.9 + 0.32 * max(n_heads, 5), 1.5 + 0.17 * max(n_layers, 8))
+    ax = ax or new_axes(figsize=size, layout="constrained")
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = np.sign(values) * np.sqrt(np.abs(values) / limit)
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=EMPTY)
@@ -50,7 +63,8 @@ def plot_effects(
         ax.text(head, layer, f"{values[layer, head]:+.2g}", ha="center", va="center", fontsize=6, color=ink)
     first = effects.table.iloc[0]
     ax.set(xlabel="head", ylabel="layer")
-    ax.set_title(f"{first['model']}: {first['intervention']}\nchange of {first['metric']}", fontsize=9)
+    said = f"{first['model']}: {first['intervention']}\nchange of {first['metric']}"
+    ax.set_title(broken(said, ax, 9), fontsize=9)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(12, integer=True))
     ticks = np.array([-1, -0.5, 0, 0.5, 1])

@@ -24,7 +24,7 @@ from induction_lab.data.prompts import PromptsLike
 from induction_lab.internals.activations import capture
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import as_model
-from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, families, new_axes, printable, subplots
+from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, broken, families, new_axes, printable, subplots
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.token_labels import check_labels
 from induction_lab.scores.results import HeadScores, compare_scores
@@ -75,7 +75,7 @@ def plot_head_scores(
         ink = INK if bright else "white"
         ax.text(head.head, head.layer, f"{value:.2f}", ha="center", va="center", fontsize=6, color=ink)
     ax.set(xlabel="head", ylabel="layer")
-    ax.set_title("\n".join(filter(None, (scores.model, _titled(scores, score)))), fontsize=9, wrap=True)
+    ax.set_title(broken("\n".join(filter(None, (scores.model, _titled(scores, score)))), ax, 9), fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
     bar = ax.figure.colorbar(image, ax=ax, label=scores.about(score).unit)
@@ -133,7 +133,7 @@ def plot_score_by_layer(scores: HeadScores, score: str | None = None, *, ax: Axe
     ax.set(
         xlabel="layer",
         ylabel=score,
-        title=f"{scores.model}: {score} by layer",
+        title=broken(f"{scores.model}: {score} by layer", ax),
         ylim=(low - margin, high + margin),
     )
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
@@ -176,9 +176,9 @@ def plot_score_comparison(
     ax.plot(named["first"], named["second"], "o", ms=5, color=ACCENT, zorder=2)
     _name_dots(ax, list(zip(named["label"], named["first"], named["second"], strict=True)), (low + high) / 2, margin)
     limits = (low - margin, high + margin)
-    ax.set(xlim=limits, ylim=limits, aspect="equal", title=f"{first.about(score).title} of each head")
-    for put, name, each in ((ax.set_xlabel, names[0], first), (ax.set_ylabel, names[1], second)):
-        put(f"{name} ({each.model})")
+    ax.set(xlim=limits, ylim=limits, aspect="equal", title=broken(f"{first.about(score).title} of each head", ax))
+    for put, name, each, up in ((ax.set_xlabel, names[0], first, False), (ax.set_ylabel, names[1], second, True)):
+        put(broken(f"{name} ({each.model})", ax, 10, upright=up))
     bare(ax)
     return ax
 
@@ -204,7 +204,7 @@ def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
         ax.text(start - 0.5 + period / 2, 0.97 * top, label, ha="center", va="top", fontsize=8, color=ACCENT)
     ax.set(
         xlabel="position of the predicted token", ylabel="loss (nats)", ylim=(0, top),
-        xlim=(0.5, len(position) + 0.5), title=f"{scores.model}: loss by position",
+        xlim=(0.5, len(position) + 0.5), title=broken(f"{scores.model}: loss by position", ax),
     )  # fmt: skip
     bare(ax)
     return ax

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from induction_lab.circuits.kinds import BY_NAME, HeadKinds
 from induction_lab.development.kinds import kinds_over_training, order_of_kinds
 from induction_lab.development.trajectory import Trajectory
-from induction_lab.plots.style import ACCENT, INK, PREVIOUS, QUIET, new_axes, subplots
+from induction_lab.plots.style import ACCENT, INK, PREVIOUS, QUIET, broken, new_axes, subplots
 from induction_lab.plots.training_axes import SMALL, step_axis
 
 NOTHING = "#eeeeee"
@@ -39,7 +39,7 @@ def plot_head_kinds(kinds: HeadKinds, *, ax: Axes | None = None) -> Axes:
         ylim=(layers[-1] + 0.6, layers[0] - 0.6),
         xlabel="head",
         ylabel="layer",
-        title=f"{kinds.model}: kinds of heads",
+        title=broken(f"{kinds.model}: kinds of heads", ax),
     )
     ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))

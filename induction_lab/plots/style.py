@@ -5,6 +5,7 @@ Lines take the colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), whic
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ ARROW, EMPTY = "#5c677d", "#e8eaee"  # between heads; cells of a heatmap that ho
 PREVIOUS, INDUCTION = "#2a6f97", ACCENT  # previous-token heads and induction heads
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LINES = (*OKABE_ITO, INK)
+_LETTER = 0.55  # of a letter's width in its height, on average
 _WIDE = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC",
     "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Malgun Gothic", "Arial Unicode MS", "Noto Emoji",
@@ -44,6 +46,21 @@ def subplots(rows: int, columns: int, **how: Any) -> tuple[Sheet, Any]:
 def new_axes(**how: Any) -> Axes:
     """Axes in a new figure of pyplot that a notebook shows once; `how` is what `plt.subplots` takes."""
     return subplots(1, 1, **how)[1]
+
+
+def broken(text: str, ax: Axes, size: float | int = 12, *, upright: bool = False) -> str:
+    """Text in lines that fit beside, or above, axes: names of models may be longer than a figure of few heads is wide.
+
+    Args:
+        text: What is written, perhaps in several lines.
+        ax: The axes, in their place.
+        size: Of the font, in points.
+        upright: Along the height of the axes.
+    """
+    box = ax.get_window_extent()
+    inches = (box.height if upright else box.width) / ax.figure.dpi
+    most = max(12, int(inches * 72 / (_LETTER * size)))
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, most) or [""])
 
 
 def bare(ax: Axes, *more: str) -> None:

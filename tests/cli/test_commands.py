@@ -236,7 +236,7 @@ MISTAKES = {
     "unknown format": (["score", "--format", "xlsx"], "'xlsx' is not one of"),
     "no number": (["score", "--period", "many"], "unable to parse string as an integer"),
     "output folder is a file": (["score", "--prompts", "1", "--out", "text.txt"], "cannot be written"),
-    "zero batch": (["score", "--batch-size", "0"], "`batch_size` must be at least 1"),
+    "zero batch": (["score", "--batch-size", "0"], "--batch-size must be at least 1"),
     "unknown weighing": (["score", "--weigh", "norms"], "Attention is weighed by 'values'"),
     "plot of nothing": (["plot", "none.csv"], "There is no file none.csv"),
     "plot of something else": (["plot", "text.txt"], "kept as .parquet, .csv, .json"),

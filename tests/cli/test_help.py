@@ -222,3 +222,47 @@ def test_of_a_model_all_of_whose_heads_are_the_circuit_no_share_is_a_finding(cap
     said = capsys.readouterr().out
     assert "All 2 heads are the circuit: no head is left to test it against." in said and "keeps" not in said
     assert "1.00 of it" not in said and sys.stdout is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["score", "--prompts", "x"], "'--prompts'"),
+        (["follow", "--n", "x"], "'--n'"),
+        (["score", "--format", "nope"], "'parquet'"),
+        (["predict"], "Missing argument"),
+        (["plot", "a", "b"], "unexpected extra argument"),
+        (["report", "--nope"], "No such option: --nope"),
+        (["nope"], "No such command 'nope'"),
+    ],
+)
+def test_what_cannot_be_read_is_one_message_as_all_mistakes_are(command, arguments, said):
+    code, out, err = command(*arguments)
+    name = arguments[0] if arguments != ["nope"] else ""
+    assert code == 2 and out == "" and err.startswith("error: ") and said in err
+    assert err.strip().endswith(f"See {f'induction-lab {name}'.strip()} --help.")
+
+
+def test_help_and_version_end_well_and_no_command_shows_the_help(command):
+    assert command("--version")[0] == 0 == command("score", "--help")[0]
+    code, out, err = command()
+    assert code in (0, 2) and "Usage" in out + err and "error:" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["score", "--repeats", "1"], "--repeats must be at least 2, got 1"),
+        (["score", "--gap", "-1"], "--gap must not be negative, got -1"),
+        (["score", "--top", "-1"], "--top must not be negative, got -1"),
+        (["score", "--scores", ","], "--scores wants names separated by commas, got ','"),
+        (["circuit", "--top", "0"], "--top must be at least 1, got 0"),
+        (["heads", "--period", "0"], "--period must be at least 1, got 0"),
+        (["explain", "--prompts", "0"], "--prompts must be at least 1, got 0"),
+        (["score", "--seed", str(10**30)], "`seed` must be a whole number from -2**63 to 2**64 - 1, got 1"),
+        (["score", ""], "A model is wanted"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told_by_the_name_of_its_option(command, arguments, said):
+    code, _, err = command(*arguments)
+    assert code == 2 and said in err and not list(Path().iterdir())

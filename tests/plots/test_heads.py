@@ -2,14 +2,17 @@ import math
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from induction_lab import (
+    Effects,
     Head,
     HeadScores,
     capture,
     plot_all_scores,
+    plot_effects,
     plot_head_scores,
     plot_loss,
     plot_pattern,
@@ -197,3 +200,41 @@ def test_a_title_is_whole_on_a_figure_of_few_heads(score, bundled):
     ax.figure.canvas.draw()
     title, sheet = ax.title.get_window_extent(), ax.figure.bbox
     assert sheet.x0 <= title.x0 and title.x1 <= sheet.x1 and title.y1 <= sheet.y1
+
+
+LONG = "some-lab/a-model-of-1.4b-deduped-with-a-name-that-is-long"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 8), (30, 9)])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plot_head_scores,
+        plot_score_by_layer,
+        lambda scores: plot_score_comparison(scores, scores),
+        plot_loss,
+        lambda scores: plot_pattern(torch.eye(5), head="L18H6", labels=["a label"] * 5),
+        lambda scores: plot_effects(effects_of(scores), *scores["induction_stripe"].shape),
+    ],
+)
+def test_words_are_whole_whatever_the_model_is_called(shape, draw):
+    values = {"induction_stripe": torch.rand(shape)}
+    scores = HeadScores(LONG, values, values, {"induction_stripe": 0.0141}, loss=[1.0, 2.0])
+    figure = draw(scores).figure
+    figure.canvas.draw()
+    figure.canvas.draw()  # as savefig does
+    for ax in figure.axes:
+        for said in (ax.title, ax.xaxis.label, ax.yaxis.label):
+            if said.get_text():
+                box, sheet = said.get_window_extent(), figure.bbox
+                assert sheet.x0 <= box.x0 + 1 and box.x1 <= sheet.x1 + 1, said.get_text()
+                assert sheet.y0 <= box.y0 + 1 and box.y1 <= sheet.y1 + 1, said.get_text()
+
+
+def effects_of(scores):
+    n_layers, n_heads = scores["induction_stripe"].shape
+    rows = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    table = pd.DataFrame(rows, columns=["layer", "head"]).assign(model=scores.model, label="", effect=0.5)
+    table["label"] = [f"L{layer}H{head}" for layer, head in rows]
+    about = {"intervention": "mean ablation", "metric": "copy_loss", "n_heads": 1, "n_prompts": 4}
+    return Effects(table.assign(**about, clean=1.0, changed=1.5, standard_error=0.1))

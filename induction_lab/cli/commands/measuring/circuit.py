@@ -54,7 +54,7 @@ def circuit(
     format: Given = Format.table,
 ) -> None:
     """Find MODEL's most likely induction circuit: previous-token heads, through K-composition, to induction heads."""
-    check_numbers(n_prompts=prompts, period=period, n=top)
+    check_numbers(**{"--prompts": prompts, "--period": period, "--top": top})
     content = text_of(text)
     look_for(model)
     say("loading libraries and the model …")

@@ -60,7 +60,7 @@ def explain(
     """
     if random_sets < 0:
         raise ValueError(f"--random must not be negative, got {random_sets}.")
-    check_numbers(n_prompts=prompts, period=period)
+    check_numbers(**{"--prompts": prompts, "--period": period})
     look_for(model)
     say("loading libraries and the model …")
     from induction_lab.circuits.explaining import explain as explain_model

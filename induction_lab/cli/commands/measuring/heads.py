@@ -58,7 +58,7 @@ def heads(
     """Say of every head of MODEL which kinds it is of: induction, previous-token, retrieval, and so on."""
     if prompts < 2:
         raise ValueError(f"--prompts must be at least 2, so that there is a standard error; got {prompts}.")
-    check_numbers(period=period)
+    check_numbers(**{"--period": period})
     if kinds == "all":
         look_for(model)
     say("loading libraries and the model …")

@@ -81,9 +81,9 @@ def score(
     format: Given = Format.table,
 ) -> None:
     """Score every head of MODEL on repeated random tokens, or on a text."""
-    check_numbers(
-        **{"--prompts": prompts}, period=period, n_repeats=repeats, gap=gap, length=length, batch_size=batch_size
-    )
+    numbers = {"--prompts": prompts, "--period": period, "--repeats": repeats, "--gap": gap, "--length": length}
+    check_numbers(**numbers, **{"--batch-size": batch_size})
+    check_numbers(least=0, **{"--top": top})
     if length is not None and text is None:
         raise ValueError("--length goes with --text; for random tokens choose --period and --repeats.")
     content = text_of(text)
@@ -101,6 +101,8 @@ def score(
     from induction_lab.scores.weighed import check_weighing
 
     names = [name.strip() for name in scores.split(",") if name.strip()] or None
+    if scores and names is None:
+        raise ValueError(f"--scores wants names separated by commas, got {scores!r}.")
     asked = find_scores(names)  # before a model is loaded
     if above is not None:
         names = list(asked) if names else ["prefix_matching"]

@@ -89,7 +89,7 @@ def report(
     kinds; the circuit; the training history of run folders; several models side by side; and what was measured, with
     the tables to download.
     """
-    check_numbers(**{"--prompts": prompts}, period=period)
+    check_numbers(**{"--prompts": prompts, "--period": period})
     content = text_of(text)
     asked = whole_numbers(steps, "--steps")
     look_for(*(models or ()), files=[*(explanation or ()), *(training or ())])
