@@ -226,10 +226,7 @@ def text_prompts(
     """
     check_model(model)
     if model.tokenizer is None:
-        raise ValueError(
-            "This model has no tokenizer, so it reads tokens only: give a tensor [prompt, pos]; or give the text to a "
-            "model that has one, such as smollm2-135m."
-        )
+        raise ValueError("This model has no tokenizer, so it reads tokens only: give a tensor [prompt, pos].")
     texts = texts_of(model.tokenizer, text)
     length = min(512, model.n_ctx or 512) if length is None else length
     check_numbers(n_prompts=n_prompts, length=length)
