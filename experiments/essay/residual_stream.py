@@ -7,7 +7,7 @@ it through the layer's own norm and weights, rotation included; and a run on one
 another in one layer, which must go on as the other's. 3. Whose writing the strongest induction head's keys, queries and
 values are made of, and what its attention score at the induction targets is made of. Writes to
 figures/: residual_stream.csv (errors by layer; shares of every component), residual_stream.json (verdicts),
-residual_stream.png, residual_stream_shares.png. About 3 minutes on one CPU core.
+residual_stream.png, residual_stream_shares.png. About 4 minutes on one CPU core.
 """
 
 from __future__ import annotations

@@ -114,13 +114,15 @@ def test_a_verdict_follows_the_numbers():
         kinds = {"attention": attention, "GRU": recurrent, "LSTM": recurrent}
         return pd.DataFrame([r for kind, f in kinds.items() for seed in range(5) for r in rows(kind, seed, f, near)])
 
-    flat, falling = table(lambda gap: 0.95, lambda gap: 0.8 / gap), table(lambda gap: 0.8 / gap, lambda gap: 0.8)
+    flat, falling = table(lambda gap: 0.95, lambda gap: 0.95 / gap), table(lambda gap: 0.8 / gap, lambda gap: 0.95)
     assert (
         distance.attention_verdict(flat).outcome == distance.past_verdict(flat).outcome == "holds with a caveat"
     )  # one recipe
     assert distance.recurrent_verdict(flat).outcome == "holds"
-    full = distance.recurrent_verdict(table(lambda gap: 0.95, lambda gap: 0.8 / gap, near=0.1))
+    full = distance.recurrent_verdict(table(lambda gap: 0.95, lambda gap: 0.95 / gap, near=0.1))
     assert full.outcome == "holds with a caveat" and "not the distance alone" in full.caveat
+    unlearnt = distance.recurrent_verdict(table(lambda gap: 0.95, lambda gap: 0.3 / gap))
+    assert unlearnt.outcome == "not tested" and "never learnt" in unlearnt.caveat
     assert distance.attention_verdict(falling).outcome == "does not hold here"
     assert distance.recurrent_verdict(falling).outcome == "does not hold here"
     unlearnt = table(lambda gap: 0.03, lambda gap: 0.03)

@@ -9,7 +9,7 @@ up to their context's end and past it. And language models: distinct random toke
 long the prompt is: a control moves the same tokens before both copies (`near`), so that only the distance differs.
 (Prompts of one length for all gaps were tried first: the recurrent networks copied nothing in them at any gap, as that
 control shows, so their fall with the gap cannot be read there.)
-Writes to figures/: distance.csv, distance.json (verdicts), distance.png. 8 minutes on one CPU core, 3 the second time.
+Writes to figures/: distance.csv, distance.json (verdicts), distance.png. 12 minutes on one CPU core, 5 later on.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from experiments.verdicts import OUTCOMES, Verdict, outcome, save_verdicts
 from induction_lab import HookedModel, load_model
 
 KEPT = 0.9  # of the accuracy at NEAR: what "however far apart" must leave
+KNOWN = 0.9  # accuracy at NEAR that a recurrent network must have for its fall to say anything
 LEARNT = 5  # times chance at NEAR: below that there is nothing to lose
 SHORTEST = CONTEXT - max(SMALL_GAPS)  # of a small model's prompts, but for the gap
 COLOURS = {"attention": "#d1495b", "GRU": "#2a6f97", "LSTM": "#e09f3e"}
@@ -135,18 +136,19 @@ def recurrent_verdict(table: pd.DataFrame) -> Verdict:
             f"accuracy {near:.3f} at a gap of {NEAR}, {far:.3f} at {FAR}; {slope:+.3f} a doubling (95 % interval over "
             f"seeds {low:+.3f} to {high:+.3f})"
         )
-        if kind != "attention" and near >= LEARNT * float(seeds[0][1]["chance"].iloc[0]) and len(seeds) > 1:
+        if kind != "attention" and near >= KNOWN and len(seeds) > 1:
             passed[kind] = bool(high < 0 and far < near / 2)
             side_by_side = moved(table, kind).get(FAR + SHORTEST, float("nan"))
             if side_by_side < near / 2:
                 fails.append(f"{kind} {side_by_side:.3f}")
     found: Any = outcome(passed)
-    if found["outcome"] == OUTCOMES[0] and fails:
+    if not passed:
+        found["caveat"] = "The recurrent networks never learnt to copy, at any distance: their fall is no test."
+    elif found["outcome"] == OUTCOMES[0] and fails:
         found = {
             "outcome": OUTCOMES[1],
             "caveat": f"It is not the distance alone: with the same tokens before both copies, {NEAR} apart, "
-            f"they copy no better ({', '.join(fails)}); what the state has read, wherever it stood, is in the way. "
-            f"And they learn to copy only in part in so short a training, as their accuracy at a gap of {NEAR} says.",
+            f"they copy no better ({', '.join(fails)}); what the state has read, wherever it stood, is in the way.",
         }
     return Verdict(
         claim="A recurrent network passes information on step by step: the further back, the more of it is lost",
@@ -154,7 +156,7 @@ def recurrent_verdict(table: pd.DataFrame) -> Verdict:
         measured="GRUs and LSTMs with as many parameters, trained on the same rows, batches and steps, on the same "
         f"prompts; least-squares slope of the accuracy over log2 of the gap, {NEAR} to {FAR} tokens, a seed",
         criterion="the slope's 95 % interval over seeds (Student's t) lies below zero and less than half of the "
-        f"accuracy at {NEAR} is left at {FAR}; read where the network copies at {NEAR} ({LEARNT} times chance)",
+        f"accuracy at {NEAR} is left at {FAR}; tested where the network has learnt to copy ({KNOWN:g} at {NEAR})",
         numbers=numbers,
         control="attention, first row; " + control(table, "GRU") + "; " + control(table, "LSTM"),
         **found,

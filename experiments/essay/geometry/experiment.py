@@ -8,7 +8,7 @@ openings of one sense and of two; how well the senses separate (nearest centroid
 shuffled labels); and how far each head's output moves the vector to its own sense's side. Angles and centroids after
 the mean over all words is taken off: what is large for every word says nothing of one. Raw angles are in the table.
 Writes to figures/: geometry.csv (by layer, word and head; ways), geometry.json (verdicts), geometry.png,
-geometry_paths.png (words' ways through the layers). About 2 minutes on one CPU core.
+geometry_paths.png (words' ways through the layers). About 1 minute on one CPU core.
 """
 
 from __future__ import annotations

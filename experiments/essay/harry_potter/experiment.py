@@ -8,7 +8,7 @@ name; what is its probability without them, without random heads of the same lay
 occurrence; what do they add to its logit, and where does it rank among all tokens that their output promotes? And does
 it work where the earlier occurrence is a synonym, another case or another language? Writes to figures/:
 harry_potter.csv, harry_potter.json (verdicts), harry_potter.png, harry_potter_fuzzy.png.
-4 minutes on one CPU core.
+6 minutes on one CPU core.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ token: inside a word, function words, fixed phrases, repeats in the context, fac
 (texts.toml, marked by hand; at most 100 of a kind). A token settles in the first layer from which on it stays among the
 best 11; tokens that never do are left out. (The logit lens was the first choice: below the last layers it reads the
 right token as badly as it reads noise. And a first run counted the function words of a phrase as the phrase.)
-Writes to figures/: layers.csv, layers.json (verdicts), layers.png. 4 minutes on one CPU core.
+Writes to figures/: layers.csv, layers.json (verdicts), layers.png. 2 minutes on one CPU core.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ words, at the last of which the queries of every layer are read, and its input. 
 is the thing good, was the remark ironic? No list of the words says so. Beside it a control task (the answers of half of
 the items, drawn at random, turned round), a plain feature (which half of the sentence denies; whether what happens is
 good), and the model's own answer. Writes to figures/: irony_negation.csv, irony_negation.json (verdicts),
-irony_negation.png. 2 minutes on one CPU core.
+irony_negation.png. 1 minute on one CPU core.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ how many addresses heads read, BOS apart; what is lost when they read from BOS a
 what weight induction heads put on a key that matches, what the largest is where none does, against the score's margin;
 and what the loss becomes when softmax(beta * scores) is flattened (beta = 0), sharpened or made an argmax (beta = inf).
 The table: pairs of a key and a value in the context; when a key is given again, is its address found, and does its
-value come back? Writes to figures/: soft_addressing.csv, soft_addressing.json (verdicts), soft_addressing.png. 5
+value come back? Writes to figures/: soft_addressing.csv, soft_addressing.json (verdicts), soft_addressing.png. 4
 minutes on one CPU core.
 """
 
@@ -108,7 +108,8 @@ def head_groups(one: Subject, *, seed: int) -> dict[str, list[Head]]:
     groups = {name: heads[:size] for name, heads in kinds.items()}
     spared = {head for score in GROUPS.values() for head in one.scores.above(score, LOOKS / 2)}
     sets = same_layers(groups["induction"], one.model, SETS, seed=seed, spared=list(spared))
-    groups |= {f"random {i}": heads for i, heads in enumerate(sets) if len(heads) == size}
+    others = {tuple(sorted(heads)): heads for heads in sets if len(heads) == size}  # full layers leave one set
+    groups |= {f"random {i}": heads for i, heads in enumerate(others.values())}
     return groups | {"all": [Head(i, j) for i in range(one.model.n_layers) for j in range(one.model.n_heads)]}
 
 

@@ -25,7 +25,7 @@ def draw(table: Any) -> Figure:
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.title.set_fontsize(10)
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize=8, loc="upper right" if ax in (axes[2, 0], axes[2, 1]) else "best")
     return figure
 
 
@@ -84,7 +84,7 @@ def _tempered(ax: Any, table: Any, model: str, colour: str) -> None:
     ax.set_xticks(range(len(places)), ["0", "0.5", "1", "2", "4", "∞"])
     ax.set_yscale("symlog", linthresh=0.5)
     ax.axhline(0, color="0.8", lw=0.8)
-    ax.set(xlabel="β: even (0) … as it is (1) … argmax (∞)", ylabel="rise of the loss, nats", ylim=(-1, 200),
+    ax.set(xlabel="β: even (0) … as it is (1) … argmax (∞)", ylabel="rise of the loss, nats", ylim=(-1, 20000),
            title="softmax(β · scores)")  # fmt: skip
 
 
@@ -98,6 +98,6 @@ def _table(ax: Any, table: Any, model: str, colour: str) -> None:
     sizes = sorted(set(rows["x"]))
     ax.set_xscale("log", base=2)
     ax.set_xticks(sizes, [f"{x:g}" for x in sizes])
-    ax.set(xlabel="pairs of key and value in the context", ylabel="share of the keys", ylim=(-0.03, 1.55),
+    ax.set(xlabel="pairs of key and value in the context", ylabel="share of the keys", ylim=(-0.03, 2.1),
            title="Keys given again")  # fmt: skip
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
