@@ -60,6 +60,7 @@ bench: $(READY)
 	$(BIN)/python -m experiments circuit_speed
 	$(BIN)/python -m experiments explain_speed
 	$(BIN)/python -m experiments computed_twice
+	$(BIN)/python -m experiments growth
 	$(BIN)/python -m experiments ablation_speed
 	$(BIN)/python -m experiments training_speed
 	$(BIN)/python -m experiments scaling

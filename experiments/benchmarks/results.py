@@ -46,6 +46,11 @@ SECTIONS = {
         "unembedded, and in layers whose weights are folded; and how much of each was there already "
         "(`computed_twice.py`).",
     },
+    "Growth": {
+        "growth": "How every analysis grows with prompts, context, heads, layers and vocabulary (`growth.py`): "
+        "numbers at three sizes of the axis, the power by which they grow from the second to the third, and `work`, "
+        "that by which the work grows at last.",
+    },
     "Ablation": {
         "ablation": "All heads of SmolLM2-135M, each ablated by its mean over the other prompts (`ablation_speed.py`). "
         "The floor is what cannot be left out: on average half the layers, and logits at half the positions.",

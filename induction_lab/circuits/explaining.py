@@ -41,7 +41,7 @@ from induction_lab.interventions.senders import check_patchable
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.results.heads import Head, parse_head
-from induction_lab.results.statistics import number_and_error
+from induction_lab.results.statistics import number_and_error, t_above
 from induction_lab.results.tables import check_suffix
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.scoring import score_heads
@@ -129,14 +129,12 @@ def explain(
 
 def _copies(prepared: PreparedPrompts) -> bool:
     """Whether the loss falls on the second copy for certain: a t-test over prompts."""
-    from scipy.stats import t
-
     prompts = prepared.prompts
     losses = torch.cat([token_losses(prepared.model, some.prompts, some.streams.normalised) for some in prepared])
     first, second = copy_masks(prompts.period or 0, 2, gap=prompts.gap, has_bos=prompts.has_bos)
     falls = losses[:, first].mean(1) - losses[:, second].mean(1)
     mean, error = number_and_error(falls.double())
-    return mean > 0 and (error == 0 or bool(t.sf(mean / error, len(falls) - 1) <= COPYING))
+    return mean > 0 and (error == 0 or bool(t_above(mean / error, len(falls) - 1) <= COPYING))
 
 
 def _scores(model: HookedModel, prompts: Prompts, progress: bool) -> HeadScores:

@@ -22,6 +22,7 @@ from induction_lab.models.provenance import about_prompts, check_same_model, pro
 from induction_lab.results.cards import html_card
 from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, parse_head
 from induction_lab.results.saved import Loadable, check_result
+from induction_lab.results.statistics import false_discovery_rates, t_above
 from induction_lab.runtime.nearest import did_you_mean, names_in_short
 from induction_lab.scores.planning import plan_scores
 from induction_lab.scores.registry import EVERY, REPEAT_SCORES
@@ -303,11 +304,9 @@ def _table(scores: HeadScores, kind: Kind) -> pd.DataFrame:
 
 def _q_values(table: pd.DataFrame, n_values: int) -> np.ndarray:
     """One-sided t-tests against chance over prompts or tasks, corrected over all heads; 1 where there is one alone."""
-    from scipy.stats import false_discovery_control, t
-
     if n_values < 2:
         return np.ones(len(table))
     excess, error = (table["value"] - table["chance"].fillna(0.0)).to_numpy(), table["standard_error"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
-        p_values = t.sf(np.nan_to_num(excess / error, nan=0.0), n_values - 1)
-    return false_discovery_control(p_values, method="bh")
+        p_values = t_above(np.nan_to_num(excess / error, nan=0.0), n_values - 1)
+    return false_discovery_rates(p_values)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -221,8 +222,8 @@ def _looks(
 
 def _best(order: Float[Tensor, "layer_1 head_1 layer_2 head_2"], n: int) -> list[tuple[Head, Head]]:
     best = order.flatten().topk(min(n, int(order.isfinite().sum()))).indices
-    l1, h1, l2, h2 = (where.tolist() for where in torch.unravel_index(best, order.shape))
-    return list(zip(map(Head, l1, h1), map(Head, l2, h2), strict=True))
+    l1, h1, l2, h2 = np.unravel_index(best.numpy(), order.shape)  # that of torch loads all of sympy
+    return [(Head(int(a), int(b)), Head(int(c), int(d))) for a, b, c, d in zip(l1, h1, l2, h2, strict=True)]
 
 
 def _edges(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from induction_lab.results.heads import LOOKS
-from induction_lab.results.statistics import far_from_zero
+from induction_lab.results.statistics import false_discovery_rates, far_from_zero
 
 LEAST_EFFECT = 0.01  # of the fall of the loss: less is no evidence
 LEAST_WRITTEN = 0.05  # of all that heads write for the right token
@@ -68,8 +68,6 @@ def verdicts(heads: Any, fall: float, n_prompts: int) -> list[str]:
 
 def _beyond_chance(kinds: dict[str, tuple[Any, Any, float]], n_prompts: int) -> dict[str, Any]:
     """Of each kind of evidence, of which heads it counts. What is too small to count has no chance to: its p is 1."""
-    from scipy.stats import false_discovery_control
-
     p_values = {}
     for name, (values, errors, least) in kinds.items():
         values, errors = (torch.tensor(x.tolist(), dtype=torch.float64) for x in (values, errors))
@@ -78,5 +76,5 @@ def _beyond_chance(kinds: dict[str, tuple[Any, Any, float]], n_prompts: int) -> 
     every = torch.cat(list(p_values.values()))
     known = ~every.isnan()
     q_values = torch.ones_like(every)
-    q_values[known] = torch.from_numpy(false_discovery_control(every[known].numpy()))
+    q_values[known] = torch.from_numpy(false_discovery_rates(every[known].numpy()))
     return {name: q <= RATE for name, q in zip(kinds, q_values.chunk(len(kinds)), strict=True)}

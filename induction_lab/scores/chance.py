@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from induction_lab.attention.exact import Attention, AttentionReading
+from induction_lab.results.statistics import false_discovery_rates
 from induction_lab.scores.attention_scores import Targets
 
 _EXACT_UP_TO = 12  # prompts a side; the approximation is coarsest in the far tail, where few prompts must be told
@@ -144,27 +147,42 @@ def above_chance(
     Raises:
         ValueError: If either side has no prompt.
     """
-    from scipy.stats import false_discovery_control
-
     if not len(observed) or not len(null):
         raise ValueError(f"Both sides need prompts, got {len(observed)} and {len(null)}.")
     p_values = torch.from_numpy(_p_values(observed.double().numpy(), null.double().numpy()))
     there = ~observed.isnan().any(0)  # layers without heads are not tested
     p_values, q_values = p_values.where(there, torch.nan), torch.full(p_values.shape, torch.nan, dtype=p_values.dtype)
-    q_values[there] = torch.from_numpy(false_discovery_control(p_values[there].numpy(), method="bh"))
+    q_values[there] = torch.from_numpy(false_discovery_rates(p_values[there].numpy()))
     return p_values.float(), q_values.float()
 
 
-def _p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    from scipy.stats import mannwhitneyu
+def _p_values(
+    observed: Float[np.ndarray, "prompt layer head"], null: Float[np.ndarray, "null_prompt layer head"]
+) -> Float[np.ndarray, "layer head"]:
+    """How likely each head's rank sum is to be so large by chance; 1 where all prompts are tied."""
+    from scipy.special import ndtr
 
-    ordered = np.sort(np.concatenate([observed, null]), axis=0)
-    exact = ~(ordered[1:] == ordered[:-1]).any(0) & (max(len(observed), len(null)) <= _EXACT_UP_TO)
-    p_values = np.ones(observed.shape[1:])
-    # Asked for all at once, scipy would approximate every head where one has ties.
-    for method, heads in (("exact", exact), ("asymptotic", ~exact)):
-        if heads.any():
-            with np.errstate(invalid="ignore", divide="ignore"):
-                test = mannwhitneyu(observed[:, heads], null[:, heads], alternative="greater", axis=0, method=method)
-            p_values[heads] = np.nan_to_num(test.pvalue, nan=1.0)  # all prompts tied: nothing to tell apart
-    return p_values
+    n, m, both = len(observed), len(null), np.concatenate([observed, null])
+    larger: Any = sum((x > null).sum(0) + (x == null).sum(0) / 2 for x in observed)
+    ties = sum((both == x).sum(0) ** 2.0 - 1.0 for x in both)  # of groups of t the sum of t^3 - t
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.sqrt(n * m / 12 * ((n + m + 1) - ties / ((n + m) * (n + m - 1))))
+        p_values = ndtr(-(larger - n * m / 2 - 0.5) / spread)
+    if max(n, m) <= _EXACT_UP_TO:
+        p_values = np.where(ties > 0, p_values, _at_least(n, m)[larger.astype(int)])
+    return np.where(np.isnan(both).any(0), 1.0, np.nan_to_num(p_values, nan=1.0).clip(0.0, 1.0))
+
+
+@cache
+def _at_least(n: int, m: int) -> Float[np.ndarray, " pairs"]:
+    """How likely it is that so many pairs or more, of one of `n` and one of `m`, have the larger number first."""
+    ways = np.zeros(n * m + 1, dtype=np.int64)
+    ways[0] = 1
+    for i in range(1, n + 1):  # Gauss' product of (1 - x^(m + i)) / (1 - x^i): a way for each number of pairs
+        ways[m + i :] -= ways[: -(m + i)].copy() if m + i < len(ways) else 0
+        for place in range(i, len(ways)):
+            ways[place] += ways[place - i]
+    share = ways / math.comb(n + m, n)
+    below = np.cumsum(share)
+    least = np.arange(n * m + 1)
+    return np.where(2 * least < n * m, 1.0 - below + share, below[::-1])

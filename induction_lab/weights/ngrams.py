@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -130,7 +131,7 @@ def skip_trigrams(
     logit, out = _best_outs(model, index, tokens, per_source)
     strength = attention[:, :, None] * logit[:, None] / _stream_scale(model)[tokens][destination][:, :, None]
     best = strength.flatten().topk(min(n, strength.numel()))
-    source, to, follows = torch.unravel_index(best.indices, strength.shape)
+    source, to, follows = np.unravel_index(best.indices.numpy(), strength.shape)  # that of torch loads sympy
     table = pd.DataFrame(
         {
             "source": tokens[source].numpy(),

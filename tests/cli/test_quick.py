@@ -45,6 +45,24 @@ def test_no_library_of_numbers_is_loaded_for(arguments, said, tmp_path):
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
+NOT_FOR_NUMBERS = ("scipy.stats", "sympy", "matplotlib", "plotly", "ray", "torch._dynamo", "torch._inductor")
+MEASURED = {
+    "score": "score_heads(model, prompts, chance_test=True)",
+    "circuit": "find_circuit(model, prompts)",
+    "explain": "explain(model, prompts, n_random=1)",
+}
+
+
+def test_measuring_loads_no_library_that_it_does_not_need():
+    names = "explain, find_circuit, load_model, repeated_tokens, score_heads"
+    lines = ["import sys", f"from induction_lab import {names}"]
+    lines += ["model = load_model()", "prompts = repeated_tokens(model, n_prompts=2, distinct=True)"]
+    for name, call in MEASURED.items():
+        lines += [call, f"print({name!r}, *[each for each in {NOT_FOR_NUMBERS} if each in sys.modules])"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == list(MEASURED)
+
+
 @pytest.mark.parametrize(
     "name", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2", "openai-gpt", "ctrl", "transfo-xl-wt103"]
 )

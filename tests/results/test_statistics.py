@@ -3,10 +3,20 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import false_discovery_control, t
 
-from induction_lab.results.statistics import error_where_known, mean_and_error, number_and_error, over_prompts
+from induction_lab.results.statistics import (
+    error_where_known,
+    false_discovery_rates,
+    mean_and_error,
+    number_and_error,
+    over_prompts,
+    t_above,
+    t_exceeded,
+)
 
 
 @pytest.fixture
@@ -53,3 +63,19 @@ def test_a_prompt_counts_once_whatever_its_number_of_positions():
     mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
     mean, error = over_prompts(values, mask)
     assert (float(mean[0]), float(error[0])) == pytest.approx((5.0, 2.0))  # of 3 and 7; the third has none
+
+
+@pytest.mark.parametrize("freedom", [1, 2.5, 7, 1e6, math.inf])
+def test_tails_of_t_are_those_of_scipy_to_the_last_bit(freedom):
+    values = np.append(np.random.default_rng(0).normal(size=200) * 5, [math.inf, -math.inf, math.nan])
+    np.testing.assert_array_equal(t_above(values, freedom), t.sf(values, freedom))
+    for level in (0.3, 1e-3, 1e-8):
+        assert t_exceeded(level, freedom) == t.isf(level, freedom)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 270])
+def test_rates_of_false_discoveries_are_those_of_scipy_to_the_last_bit(n):
+    p_values = np.random.default_rng(n).uniform(size=n) ** 3
+    p_values[: n // 3] = 0.0
+    p_values[n // 3 : n // 2] = 0.25
+    np.testing.assert_array_equal(false_discovery_rates(p_values), false_discovery_control(p_values))

@@ -5,7 +5,7 @@ from scipy.stats import false_discovery_control, mannwhitneyu
 
 from induction_lab import repeated_tokens, score_heads
 from induction_lab.models.store import is_here
-from induction_lab.scores.chance import above_chance, fewest_prompts
+from induction_lab.scores.chance import _p_values, above_chance, fewest_prompts
 
 
 def test_heads_with_nothing_to_find_are_called_above_chance_no_more_often_than_allowed():
@@ -32,6 +32,24 @@ def test_a_real_head_among_many_is_found_and_agrees_with_one_test_at_a_time():
     )
     np.testing.assert_allclose(p_values.numpy(), slow, rtol=1e-5)
     np.testing.assert_allclose(q_values.numpy().ravel(), false_discovery_control(slow.ravel()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_null", [1, 2, 5, 12, 13, 40])
+@pytest.mark.parametrize("n_observed", [1, 3, 8, 12, 16])
+def test_p_values_are_those_of_scipy_to_the_last_bit_with_ties_and_without(n_observed, n_null):
+    random = np.random.default_rng(0)
+    for shift in (-1, 0, 1, 9):
+        observed, null = random.normal(size=(n_observed, 3, 9)) + shift, random.normal(size=(n_null, 3, 9))
+        observed[:, 1], null[:, 1] = observed[:, 1].round(), null[:, 1].round()
+        observed[:, 2, 0] = null[:, 2, 0] = 0.0
+        found, exact = _p_values(observed, null), max(n_observed, n_null) <= 12
+        for head in np.ndindex(3, 9):
+            one, other = observed[:, *head], null[:, *head]
+            tied = len(np.unique(np.concatenate([one, other]))) < n_observed + n_null
+            how = "exact" if exact and not tied else "asymptotic"
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slow = mannwhitneyu(one, other, alternative="greater", method=how).pvalue
+            assert found[head] == np.nan_to_num(slow, nan=1.0)
 
 
 def test_ties_everywhere_are_no_evidence_and_no_nan():

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from induction_lab.behaviour.metrics import Metric, name_of
 from induction_lab.interventions.prepared import PreparedBatch, PreparedPrompts
-from induction_lab.results.statistics import number_and_error
+from induction_lab.results.statistics import number_and_error, t_exceeded
 from induction_lab.runtime.progress import Ticker
 
 ERROR = 0.05  # probability that any interval of a race misses
@@ -162,13 +162,11 @@ def _estimated(
     level: float,
 ) -> tuple[Float[Tensor, " name"], Float[Tensor, " name"], Float[Tensor, " name"]]:
     """The mean effect over all prompts, its standard error over prompts, and how far off it is at a one-sided level."""
-    from scipy.stats import t
-
     n, n_prompts, n_parts = changes.shape[1], guess.shape[1], missing.shape[1]
     left_over, spread = changes - guess[:, :n], guess.var(1)
     prior = min(PRIOR, n_parts - 1.0)
     variance = prior * (TOGETHER * n_parts * missing.var(1) + CURVED**2 * spread)
     variance = (variance + (left_over.var(1) * (n - 1) if n > 1 else 0.0)) / (prior + n - 1)
     unknown = variance * (1 / n - 1 / n_prompts)
-    bound = float(t.isf(level, prior + n - 1)) * unknown.sqrt()
+    bound = t_exceeded(level, prior + n - 1) * unknown.sqrt()
     return guess.mean(1) + left_over.mean(1), ((spread + variance) / n_prompts + unknown).sqrt(), bound
