@@ -296,7 +296,8 @@ def draw_errors(errors: Any) -> Figure:
             line = rows[rows["measure"] == measure]
             ax.plot(line["layer"], line["error"].clip(lower=1e-9), color=colour, marker=marker, ms=4, lw=1, label=label)
         exact = rows[rows["measure"].isin(["sum", "qkv", "swapped"])]["error"].max()
-        ax.set(yscale="log", ylim=(5e-10, 5), xlabel="layer", title=f"{name}: off by at most {exact:.0e}")
+        ax.set(yscale="log", ylim=(5e-10, 5), xlabel="layer", title=f"{name}: ≤ {exact:.0e}")
+        ax.title.set_fontsize(10)
         ax.axhline(EXACT, color="#222222", lw=0.8, ls=":")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[["top", "right"]].set_visible(False)
@@ -308,13 +309,13 @@ def draw_errors(errors: Any) -> Figure:
 
 def draw_shares(shares: Any, most: int = 8) -> Figure:
     models = list(shares.groupby("model", sort=False))
-    figure, axes = plt.subplots(1, len(models), figsize=(4.6 * len(models), 4.8), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(models), figsize=(4 * len(models), 4.8), squeeze=False, layout="constrained")
     for ax, (name, rows) in zip(axes[0], models, strict=True):
         own = rows[rows["role"] == INDUCTION]
         draw_bars(ax, own, most)
         top = own[(own["of"] == "k") & (own["head"] >= 0)].nlargest(1, "share").iloc[0]
-        keys = f"of heads, keys of {own['receiver'].iloc[0]} read {top['sender']} most"
-        ax.set_title(f"{name}:\n{keys} ({top['share']:.0%})", fontsize=11)
+        keys = f"keys of {own['receiver'].iloc[0]} read {top['sender']} most"
+        ax.set_title(f"{name}:\n{keys} ({top['share']:.0%})", fontsize=10)
     axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
     return figure
 

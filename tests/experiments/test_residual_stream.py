@@ -1,3 +1,5 @@
+import dataclasses
+
 import pandas as pd
 import pytest
 import torch
@@ -102,6 +104,12 @@ def shared(model, head):
 def test_in_the_circuit_by_hand_keys_read_the_previous_token_head_alone(module, circuit):
     one = module.subject(circuit, n_prompts=3)
     shares = module.shares_of(one, 0).assign(model="circuit", part=module.SHARES)
+    assert set(shares["previous"]) == {"L0H0"}  # and of two such heads the one whose writing is read
+    both = dataclasses.replace(
+        one, scores=dataclasses.replace(one.scores, values={**one.scores.values, "previous_token": torch.ones(2, 2)})
+    )
+    keys = pd.DataFrame({"sender": ["L0H0", "L0H1"], "share": [0.1, 0.7]})
+    assert module.previous_token_head(both, one.induction[0], keys) == (0, 1)
     own = shares[shares["receiver"] == str(one.induction[0])]
     by = own.pivot(index="sender", columns="of", values="share")
     assert by.loc["L0H0", "score"] > 0.95 and by.loc["L0H0", "k"] > 0.9 and by.loc["L0H0", ["q", "v"]].max() < 0.1
