@@ -299,7 +299,8 @@ def draw_groups(groups: dict[str, Effects]) -> Figure:
         ax.bar(range(len(labels)), values, yerr=errors, color=colours, width=0.7)
         ax.plot([len(labels)] * len(random_sets), [row["changed"] for row in random_sets], "o", ms=3, color="#222222")
         labels += ["random"] if random_sets else []
-        ax.set_xticks(range(len(labels)), [label.replace("pattern_", "pattern ") for label in labels])
+        short = [label.replace("previous, pattern_preserving", "patterns kept") for label in labels]
+        ax.set_xticks(range(len(labels)), [label.replace("induction ", "") for label in short])
         ax.tick_params(axis="x", rotation=75, labelsize=7)
         ax.set_title(name, fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
