@@ -88,7 +88,7 @@ class Subject:
             begun = kept.with_suffix(f".{os.getpid()}")
             table.to_csv(begun, index=False)
             begun.replace(kept)  # whole or not at all, where two scripts ask at once
-        return pd.read_csv(kept, float_precision="round_trip")
+        return pd.read_csv(kept)
 
     def _cut(self, prompts: Prompts) -> pd.DataFrame:
         """The direct paths cut, one sender and one of keys, queries and values at a time."""
