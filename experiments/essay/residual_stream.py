@@ -316,7 +316,7 @@ def draw_shares(shares: Any, most: int = 8) -> Figure:
         top = own[(own["of"] == "k") & (own["head"] >= 0)].nlargest(1, "share").iloc[0]
         keys = f"keys of {own['receiver'].iloc[0]} read {top['sender']} most"
         ax.set_title(f"{name}:\n{keys} ({top['share']:.0%})", fontsize=10)
-    axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
+    axes[0, -1].legend(frameon=False, fontsize=9, loc="lower right")
     return figure
 
 
