@@ -78,7 +78,7 @@ def section(rows: pd.DataFrame) -> str:
     """The part of the page."""
     found: Any = stability(rows)
     parts = [
-        f"## The same heads at every length of context: {rows['model'].iloc[0]}\n",
+        f"## Which heads stay with longer contexts: {rows['model'].iloc[0]}\n",
         f"Written by `python -m experiments context_lengths`. {int(rows['n_prompts'].iloc[0])} prompts of each "
         "length, a block of random tokens twice. Each cell: rank correlation of all heads with the shortest length "
         f"(Spearman) · how many of the heads above {LOOKS} there still are / how many are now. Key-value heads by the "

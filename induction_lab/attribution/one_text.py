@@ -30,7 +30,7 @@ from induction_lab.interventions.outputs import mean_outputs, random_reference
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import provenance
-from induction_lab.results.heads import LOOKS, Head, HeadLike, other_heads
+from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, other_heads, parse_head
 from induction_lab.results.saved import Saved
 from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.scoring import score_heads
@@ -78,8 +78,18 @@ class TextActivity(Saved):
         return from_context(self.tokens["log_p"], self.tokens["from_context"])
 
     @property
+    def is_beyond_chance(self) -> pd.Series:
+        """Of every token, whether its next one is from context, and loses more than without any of the random sets."""
+        return self.is_from_context & (self.tokens["from_context"] > self.tokens["others_most"])
+
+    @property
+    def measured_heads(self) -> list[Head]:
+        """The heads that were replaced, as `heads=` and `compare_predictions` take them."""
+        return HeadList(map(parse_head, dict.fromkeys(self.heads["label"])))
+
+    @property
     def chance(self) -> str:
-        """What these heads carry, and what random sets of others in the same layers do, in two sentences."""
+        """What these heads carry, and what random sets of others in the same layers do."""
         heads = len(set(self.heads["label"]))
         n, nats = int(self.is_from_context.sum()), self.tokens["from_context"].mean()
         own = f"{_heads(heads, '')}: {n} token{'s' * (n != 1)} from context, {nats:+.3f} nats"
@@ -88,7 +98,9 @@ class TextActivity(Saved):
         sets, n = len(self.control), len(self.control["heads"].iloc[0].split())
         counts, nats = (spread(self.control[name], form) for name, form in (("n_from_context", ""), ("nats", "+.3f")))
         drawn = f"{sets} random set{'s' * (sets > 1)} of {_heads(n, 'other ')} in the same layers"
-        return f"{own} a token. {drawn}: {counts}, {nats} nats."
+        n = int(self.is_beyond_chance.sum())
+        beyond = f"{n} token{'s lose' if n != 1 else ' loses'} more without these heads than without any such set"
+        return f"{own} a token. {drawn}: {counts}, {nats} nats. {beyond}."
 
     @property
     def predicted(self) -> pd.DataFrame:

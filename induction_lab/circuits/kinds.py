@@ -20,7 +20,7 @@ from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import about_prompts, check_same_model, provenance
 from induction_lab.results.cards import html_card
-from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, parse_head
+from induction_lab.results.heads import Head, HeadLike, HeadList, parse_head
 from induction_lab.results.saved import Loadable, check_result
 from induction_lab.results.statistics import false_discovery_rates, t_above
 from induction_lab.runtime.nearest import did_you_mean, names_in_short
@@ -42,12 +42,15 @@ class Kind(NamedTuple):
     Attributes:
         name: What people call it.
         score: By which score it is known.
-        least: From which value on; None: the highest `SHARE` of all heads.
     """
 
     name: str
     score: str
-    least: float | None
+
+    @property
+    def least(self) -> float | None:
+        """From which value of the score on; None: the highest `SHARE` of all heads."""
+        return EVERY[self.score].threshold
 
     @property
     def is_causal(self) -> bool:
@@ -67,18 +70,18 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("induction", "prefix_matching", LOOKS),
-    Kind("previous-token", "previous_token", LOOKS),
-    Kind("duplicate-token", "duplicate_token", LOOKS),
-    Kind("token-matching", "token_matching", None),
-    Kind("concept-matching", "concept_matching", None),
-    Kind("token-copying", "token_copying", None),
-    Kind("concept-copying", "concept_copying", None),
-    Kind("function-vector", "function_vector", None),
-    Kind("retrieval", "retrieval", 0.1),  # Wu et al. (2024), arxiv.org/abs/2404.15574
-    Kind("copy-suppression", "copy_suppression", 0.5),  # of most tokens
-    Kind("successor", "successor", 0.5),  # likewise
-    Kind("context-matching", "context_matching", None),
+    Kind("induction", "prefix_matching"),
+    Kind("previous-token", "previous_token"),
+    Kind("duplicate-token", "duplicate_token"),
+    Kind("token-matching", "token_matching"),
+    Kind("concept-matching", "concept_matching"),
+    Kind("token-copying", "token_copying"),
+    Kind("concept-copying", "concept_copying"),
+    Kind("function-vector", "function_vector"),
+    Kind("retrieval", "retrieval"),
+    Kind("copy-suppression", "copy_suppression"),
+    Kind("successor", "successor"),
+    Kind("context-matching", "context_matching"),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
 

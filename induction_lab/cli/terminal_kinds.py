@@ -89,31 +89,35 @@ def show_order(trajectory: Trajectory) -> None:
 def show_activity(found: TextActivity) -> None:
     """The text, tokens that come from context underlined, and a row for each of them."""
     out = Console(highlight=False)
-    known: Any = found.predicted
-    copied: Any = found.is_from_context.shift(1, fill_value=False)
+    known: Any = found.tokens
+    copied: Any = found.is_from_context
     text = Text()
-    for token, here in zip(known["token"], copied, strict=True):
+    for token, here in zip(known["token"], copied.shift(1, fill_value=False), strict=True):
         text.append(token, style="bold underline" if here else "")
     out.print(f"[bold]{escape(found.model)}[/bold]: {int(copied.sum())} of {len(known) - 1} tokens come from context")
     out.print("[dim](underlined: 1 % or more with the heads, at most half of that without)[/dim]\n")
     out.print(text)
     out.print(f"\n[dim]{found.chance}[/dim]")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("position", "token"):
+    for column in ("position", "token", "next token"):
         table.add_column(column, no_wrap=True)
-    numbers = ("probability", "without", "nats", "others")
+    numbers = ("probability", "without", "nats", "others", "at most")
     for column in numbers if len(found.control) else numbers[:3]:
         table.add_column(column, justify="right")
     table.add_column("awake")
     for row in known[copied].to_dict("records"):
         chances = (f"{math.exp(row[name]):.3f}" for name in ("log_p", "log_p_without"))
-        nats = [f"{row[name]:+.2f}" for name in ("from_context", "others") if not math.isnan(row[name])]
-        table.add_row(str(row["position"]), escape(row["token"]), *chances, *nats, row["awake"])
+        names = ("from_context", "others", "others_most")
+        nats = [f"{row[name]:+.2f}" for name in names if not math.isnan(row[name])]
+        words = (escape(row[name]) for name in ("token", "next_token"))
+        table.add_row(str(row["position"]), *words, *chances, *nats, row["awake"])
     if copied.any():
         out.print()
         out.print(table)
         if len(found.control):
-            out.print("[dim]others: nats lost without as many random heads of the same layers, the mean[/dim]")
+            out.print(
+                "[dim]others, at most: nats lost without as many random heads of the same layers, mean, most[/dim]"
+            )
 
 
 def show_predictions(model: str, found: pd.DataFrame, heads: str) -> None:

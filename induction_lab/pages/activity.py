@@ -70,13 +70,14 @@ def _tokens(found: TextActivity) -> list[dict[str, Any]]:
         head = {"label": row["label"], "attention": _number(row["attention"]), "logit": _number(row["logit"])}
         heads.setdefault(int(row["position"]) + 1, []).append(head | {"at": looks_at if looks_at >= 0 else None})
     tokens = []
-    for row in found.predicted.to_dict("records"):
+    known = found.predicted.assign(counts=found.is_from_context.shift(1, fill_value=False))
+    for row in known.to_dict("records"):
         nats, position = _number(row["from_context"]), int(row["position"])
         token = {"text": row["token"], "nats": nats, "log_p": _number(row["log_p"])}
         token |= {"without": _number(row["log_p_without"]), "heads": heads.get(position, [])}
         token |= {"others": _number(row["others"]), "most": _number(row["others_most"])}
         carried = 0.0 if nats is None or row["log_p"] < PREDICTED else max(0.0, nats)
-        token |= {"share": round(-math.expm1(-carried), 4) + 0.0}
+        token |= {"share": round(-math.expm1(-carried), 4) + 0.0, "counts": bool(row["counts"])}
         tokens.append(token | {"breaks": row["token"].endswith("⏎")})
     return tokens
 

@@ -5,6 +5,7 @@ from .circuits import (
     plot_composition as plot_composition,
     plot_eigenvalues as plot_eigenvalues,
 )
+from .comparison import plot_score_comparison as plot_score_comparison
 from .effects import (
     plot_effects as plot_effects,
     plot_explanation as plot_explanation,
@@ -16,7 +17,6 @@ from .heads import (
     plot_loss as plot_loss,
     plot_pattern as plot_pattern,
     plot_score_by_layer as plot_score_by_layer,
-    plot_score_comparison as plot_score_comparison,
 )
 from .kinds import plot_head_kinds as plot_head_kinds, plot_kinds_over_training as plot_kinds_over_training
 from .training import (

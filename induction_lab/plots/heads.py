@@ -27,7 +27,7 @@ from induction_lab.models.loading import as_model
 from induction_lab.plots.style import ACCENT, INK, QUIET, apart, bare, broken, families, new_axes, printable, subplots
 from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.results.token_labels import check_labels
-from induction_lab.scores.results import HeadScores, compare_scores
+from induction_lab.scores.results import HeadScores
 
 FEWEST, MOST = 3, 24  # heads that are framed where none is said
 
@@ -141,48 +141,6 @@ def plot_score_by_layer(scores: HeadScores, score: str | None = None, *, ax: Axe
     return ax
 
 
-def plot_score_comparison(
-    first: HeadScores,
-    second: HeadScores,
-    score: str | None = None,
-    *,
-    names: tuple[str, str] = ("first", "second"),
-    ax: Axes | None = None,
-    mark: int = 5,
-) -> Axes:
-    """Each head a dot, across its score in one measurement and up in another, with standard errors: `compare_scores`.
-
-    Args:
-        first: Scores of a model, across.
-        second: Scores of a model with as many layers and heads, up.
-        score: By default prefix matching, or the first that `first` has.
-        names: What tells the two apart on the axes, such as the prompts or the steps of training.
-        ax: Where to draw.
-        mark: How many of the heads that differ most are named.
-
-    Raises:
-        ValueError: As `compare_scores`.
-    """
-    table = compare_scores(first, second, score)
-    score = score or first.default_score
-    ax = ax or new_axes(figsize=(4.6, 4.6), layout="constrained")
-    x, y = table["first"].to_numpy(), table["second"].to_numpy()
-    errors = (np.nan_to_num(table[name]) for name in ("second_error", "first_error"))
-    ax.errorbar(x, y, *errors, fmt="o", ms=3, lw=0.8, color=QUIET, zorder=1)
-    low, high = first.about(score).axis(np.concatenate([x, y]))
-    margin = 0.04 * (high - low)
-    ax.plot([low, high], [low, high], color=INK, lw=0.8, zorder=0)
-    named = table.head(mark)[table.head(mark)["difference"].abs() > margin]
-    ax.plot(named["first"], named["second"], "o", ms=5, color=ACCENT, zorder=2)
-    _name_dots(ax, list(zip(named["label"], named["first"], named["second"], strict=True)), (low + high) / 2, margin)
-    limits = (low - margin, high + margin)
-    ax.set(xlim=limits, ylim=limits, aspect="equal", title=broken(f"{first.about(score).title} of each head", ax))
-    for put, name, each, up in ((ax.set_xlabel, names[0], first, False), (ax.set_ylabel, names[1], second, True)):
-        put(broken(f"{name} ({each.model})", ax, 10, upright=up))
-    bare(ax)
-    return ax
-
-
 def plot_loss(scores: HeadScores, *, ax: Axes | None = None) -> Axes:
     """Mean loss at each predicted position; copies of a repeated block shaded in turn, with their mean.
 
@@ -289,18 +247,6 @@ def _heatmap_size(n_layers: int, n_heads: int) -> tuple[float, float]:
 def _titled(scores: HeadScores, score: str) -> str:
     chance = scores.uniform.get(score, np.nan)
     return score if np.isnan(chance) else f"{score} (chance {chance:.3g})"
-
-
-def _name_dots(ax: Axes, dots: list[tuple[str, float, float]], middle: float, margin: float) -> None:
-    """Names beside dots; those of close dots stand below each other, from the edge towards the middle."""
-    for right in (False, True):
-        for upper in (False, True):
-            own = [dot for dot in dots if (dot[1] > middle) == right and (dot[2] > middle) == upper]
-            at = np.inf if upper else -np.inf
-            for label, _, up in sorted(own, key=lambda dot: -abs(dot[2] - middle)):
-                at = min(up, at - 1.2 * margin) if upper else max(up, at + 1.2 * margin)
-                beside = min(dot[1] for dot in own) - margin if right else max(dot[1] for dot in own) + margin
-                ax.text(beside, at, label, fontsize=8, ha="right" if right else "left", va="center")
 
 
 def _as_scores(values: Any, name: str | None) -> tuple[HeadScores, str]:

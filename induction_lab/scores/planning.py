@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -13,6 +13,7 @@ from torch import Tensor
 from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.models.provenance import about_prompts
 from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.registry import find_scores
@@ -69,6 +70,13 @@ class ScorePlan:
     samples: list[Reading]
     weights: list[WeightScore]
     causal: list[CausalScore]
+
+    @property
+    def own_prompts(self) -> dict[str, dict[str, Any]]:
+        """On what those scores are measured that do not read the prompts which were given."""
+        own = {name: about_prompts(sample.prompts) for sample in self.samples for name in sample.scores}
+        elsewhere: list[WeightScore | CausalScore] = [*self.weights, *self.causal]
+        return own | {score.name: {"kind": score.measured_on or "its own"} for score in elsewhere}
 
 
 def plan_scores(

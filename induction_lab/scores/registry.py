@@ -24,6 +24,7 @@ from induction_lab.scores.score import (
 )
 from induction_lab.scores.weight_scores import OVCopying
 
+ALL = "all"  # of `SCORES`, where names are given
 SCORES: dict[str, Score] = {
     **BY_NAME,
     **{score.name: score for score in (Copying(), AnswerLogits(), OVCopying())},
@@ -70,7 +71,8 @@ def find_scores(asked: str | Score | Iterable[str | Score] | None = None) -> dic
     """Scores by name, in the order asked for; by default all of `SCORES`.
 
     Args:
-        asked: Names from `SCORES` and `KINDS`; scores of your own, or where they stand, as `module:name`.
+        asked: Names from `SCORES` and `KINDS`, `all` for all of `SCORES`; scores of your own, or where they stand, as
+            `module:name`.
 
     Raises:
         ValueError: If one is unknown, says too little of itself, or has a name that is taken.
@@ -79,6 +81,7 @@ def find_scores(asked: str | Score | Iterable[str | Score] | None = None) -> dic
         return dict(SCORES)
     found: dict[str, Score] = {}
     every = [asked] if isinstance(asked, str | Score) else list(asked)
+    every = [each for one in every for each in (SCORES.values() if one == ALL else [one])]
     unknown = [each for each in every if isinstance(each, str) and ":" not in each and each not in EVERY]
     if unknown or not every:
         there = names_in_short(EVERY)
@@ -87,7 +90,7 @@ def find_scores(asked: str | Score | Iterable[str | Score] | None = None) -> dic
         score = (EVERY.get(each) or imported(each)) if isinstance(each, str) else each
         score = checked(score)
         if found.setdefault(score.name, score) is not score:
-            raise ValueError(f"Two scores are called {score.name!r}; give one another name.")
+            raise ValueError(f"Two scores are called {score.name!r}; give one another: score.name = '{score.name}_2'.")
     return found
 
 

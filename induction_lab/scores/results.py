@@ -13,7 +13,7 @@ from torch import Tensor
 
 from induction_lab.attention.grouped import by_group
 from induction_lab.results.cards import html_card
-from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, is_head, parse_head
+from induction_lab.results.heads import Head, HeadLike, HeadList, is_head, parse_head
 from induction_lab.results.saved import Loadable
 from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.registry import words
@@ -139,22 +139,23 @@ class HeadScores(Loadable):
 
         Args:
             score: By default `default_score`.
-            threshold: By default 0.4 of scores that are shares of attention, from which on people speak of an induction
-                head.
+            threshold: By default that from which on people speak of such a head: 0.4 of shares of attention, 0.1 of
+                `retrieval`, 0.5 of `copy_suppression` and `successor`.
 
         Raises:
             ValueError: If there is no such score, or it wants a threshold of its own.
         """
-        score = score or self.default_score
+        score = self.default_score if score is None else score
+        values = self._score(score)
         threshold = self.threshold(score) if threshold is None else threshold
         if threshold is None:
-            raise ValueError(f"{score} is no share of attention: say from which value on, above({score!r}, 0.5).")
-        return HeadList(head for head, value in self.top(score, self._score(score).numel()) if value > threshold)
+            raise ValueError(f"Nobody says which {score} is high: say from which value on, above({score!r}, 0.5).")
+        return HeadList(head for head, value in self.top(score, values.numel()) if value > threshold)
 
     def threshold(self, score: str) -> float | None:
-        """From which value on a head is said to do what a score is about: 0.4 of attention, else None."""
-        said = self.about(score)
-        return LOOKS if (said.low, said.high) == (0.0, 1.0) else None
+        """From which value on people say that a head does what a score is about; None where nobody says one."""
+        own = self.about(score).threshold
+        return words(score).threshold if own is None else own  # files of old do not say it
 
     def significant(self, score: str | None = None, *, rate: float = 0.05) -> list[Head]:
         """Heads above chance, best first.
@@ -199,6 +200,8 @@ class HeadScores(Loadable):
 
     def _score(self, score: str | None) -> Float[Tensor, "layer head"]:
         score = self.default_score if score is None else score
+        if not isinstance(score, str):
+            raise ValueError(f"First the name of a score is wanted, {self.default_score!r} or another, got {score!r}.")
         if score not in self.values:
             raise ValueError(
                 f"No score {score!r} here; there are {', '.join(self.values)}.{did_you_mean(score, self.values)}"

@@ -26,6 +26,7 @@ from induction_lab.data.occurrences import Pairs, Recurrences
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.heads import LOOKS
 
 OLSSON = "Olsson et al. (2022), arxiv.org/abs/2209.11895"
 ELHAGE = "Elhage et al. (2021), transformer-circuits.pub/2021/framework"
@@ -43,6 +44,7 @@ class ScoreWords(NamedTuple):
         high: The most it can be; None where nothing bounds it.
         source: Where the definition comes from.
         unit: Where it has one: `nats`.
+        threshold: From which value on people say that a head does this; None where nobody says one.
     """
 
     title: str
@@ -51,6 +53,7 @@ class ScoreWords(NamedTuple):
     high: float | None = None
     source: str = ""
     unit: str = ""
+    threshold: float | None = None
 
     def axis(self, values: np.ndarray) -> tuple[float, float]:
         """The range to draw values on: its own, else from its lower bound to 1 or the largest; around 0 if signed."""
@@ -88,6 +91,7 @@ class Score:
         high: The most it can be; None where nothing bounds it.
         source: Where the definition comes from.
         unit: Where it has one, such as `nats`.
+        threshold: From which value on people say that a head does this (`HeadScores.above`); None: nobody says one.
         chance: What a head scores that prefers nothing; NaN where that is not known.
         measured_on: What the rows of a trajectory call its prompts, where it is not measured on those given.
     """
@@ -99,6 +103,7 @@ class Score:
     high: float | None = None
     source: str = ""
     unit: str = ""
+    threshold: float | None = None
     chance: float = math.nan
     measured_on: str = ""
 
@@ -106,7 +111,7 @@ class Score:
     def words(self) -> ScoreWords:
         """What it says of itself."""
         title = self.title or self.name.replace("_", " ").capitalize()
-        return ScoreWords(title, self.meaning, self.low, self.high, self.source, self.unit)
+        return ScoreWords(title, self.meaning, self.low, self.high, self.source, self.unit, self.threshold)
 
     def missing(self, model: HookedModel, prompts: Prompts) -> str | None:
         """Why it cannot be had of this model on these prompts; None if it can."""
@@ -134,6 +139,7 @@ class AttentionScore(Score):
     """
 
     low, high = 0.0, 1.0
+    threshold: float | None = LOOKS
     finds_repeats: bool = False
     weighed: bool = False
 

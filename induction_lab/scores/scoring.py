@@ -37,7 +37,7 @@ from induction_lab.runtime.progress import Ticker, progress_bar
 from induction_lab.scores.attention_scores import Targets
 from induction_lab.scores.chance import EvenAttention, above_chance, check_testable, of_one_prompt, out_of_reach
 from induction_lab.scores.planning import Reading, ScorePlan, plan_scores
-from induction_lab.scores.registry import EVERY
+from induction_lab.scores.registry import ALL, EVERY
 from induction_lab.scores.results import HeadScores
 from induction_lab.scores.score import (
     AttentionScore,
@@ -75,16 +75,15 @@ def score_heads(
         model: Any causal model.
         prompts: `Prompts`, tokens, text or chat messages, see `as_prompts`; `repeated_tokens(model)` by default.
         scores: Names from `SCORES` and `KINDS`, and scores of your own (`Score`, or `module:name` where one stands); by
-            default all of `SCORES` that the model and the prompts allow, the others being named with the reason in
-            `provenance["left_out"]`.
+            default, or with `all`, all of `SCORES` that the model and the prompts allow. `provenance["left_out"]` says
+            which are not and why; `provenance["own_prompts"]`, of which prompts scores are that have their own.
         batch_size: Prompts at a time; by default as many as make 4,096 tokens.
         weigh: `values`: attention counts by what it moves, `A[t, s] ‖v_s W_O‖` as a share of its sum over keys, so that
             attention to a sink that writes nothing disappears (`scores.weighed`). Of attention scores alone; chance
             is then that of values of equal size.
         chance_test: Also run as many prompts of the same length that repeat nothing, and test the scores that look for
             repeats (`REPEAT_SCORES`) against them. Doubles the time. Takes 2 prompts or more; with fewer than
-            `fewest_prompts` (8 for 270 heads) a lone head cannot pass. On text the null is random tokens all the same,
-            so it also holds what is not random about text.
+            `fewest_prompts` (8 for 270 heads) a lone head cannot pass. Of text, too, the null is random tokens.
         loss: Also the loss per position, and on each copy of a repeated block. Without it the unembedding is not run,
             unless a score needs it.
         progress: A progress bar on standard error.
@@ -103,7 +102,8 @@ def score_heads(
         model.hidden(prompts.tokens[:1])  # says what overflows before anything trips over NaN
     if not model.is_finite:
         raise ValueError(model.why_not_finite(prompts.tokens[:1]))
-    plan = plan_scores(model, prompts, scores, strict=scores is not None, batch_size=batch_size)
+    asked = [scores] if isinstance(scores, str | Score) else None if scores is None else list(scores)
+    plan = plan_scores(model, prompts, asked, strict=asked is not None and ALL not in asked, batch_size=batch_size)
     found = run_plan(model, plan, weigh=weigh, chance_test=chance_test, loss=loss, progress=progress)
     _check_finite(model, plan.main, found)
     return found
@@ -172,7 +172,7 @@ def run_plan(
         loss=loss_by_position,
         words={name: said_of(score, weighed=name in weighed) for name, score in plan.scores.items()},
         provenance=provenance(model, main.prompts, left_out=plan.left_out | of_one_prompt(n_values))
-        | {"out_of_reach": hidden, "n_values": n_values}
+        | {"out_of_reach": hidden, "n_values": n_values, "own_prompts": plan.own_prompts}
         | ({} if weigh is None else {"weigh": weigh}),
     )
 

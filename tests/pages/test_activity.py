@@ -27,7 +27,7 @@ class Spans(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append(tag)
-        self.inside = dict(attrs).get("class") == "token"
+        self.inside = "token" in (dict(attrs).get("class") or "").split()
         if self.inside:
             self.spans.append([dict(attrs), ""])
 
@@ -63,6 +63,8 @@ def test_every_token_holds_how_it_was_predicted(bundled, tmp_path):
     page.feed(path.read_text())
     assert [text for _, text in page.spans] == predicted["token"].tolist()
     assert f"--share: {tokens[-1]['share']}" == page.spans[-1][0]["style"]
+    marked = ["counts" in span["class"].split() for span, _ in page.spans]
+    assert marked[1:] == found.is_from_context.tolist()[:-1] and any(marked) and not all(marked[1:])
     assert "http" not in path.read_text().replace("http-equiv", "")  # it stands alone
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -112,6 +113,30 @@ def test_two_measurements_are_drawn_against_each_other(scores):
     ax = plot_score_comparison(scores, other, names=("before", "after"))
     assert [text.get_text() for text in ax.texts] == ["L2H3"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("before (m)", "after (m)") and ax.get_xlim() == ax.get_ylim()
+
+
+def test_a_comparison_says_what_of_the_prompts_differs_and_names_stand_beside_their_dots(scores):
+    value, spots = torch.full((5, 4), 0.05), {(1, 0): 0.9, (2, 1): 0.88, (3, 2): 0.3}
+    for spot in spots:
+        value[spot] = spots[spot]
+    first, second = (
+        replace(
+            scores, values={"prefix_matching": each}, provenance={"prompts": {"kind": "repeated", "period": period}}
+        )
+        for each, period in ((value, 50), (value / 2, 250))
+    )
+    ax = plot_score_comparison(first, second)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("period 50 (m)", "period 250 (m)")
+    renderer = ax.figure.canvas.get_renderer()
+    ax.figure.draw(renderer)
+    boxes = {text.get_text(): text.get_window_extent(renderer) for text in ax.texts}
+    assert set(boxes) == {"L1H0", "L2H1", "L3H2"}
+    for (layer, head), at in spots.items():
+        x, y = ax.transData.transform((at, at / 2))
+        box = boxes[f"L{layer}H{head}"]
+        assert min(abs(box.x0 - x), abs(box.x1 - x)) < box.width and abs((box.y0 + box.y1) / 2 - y) < 3 * box.height
+    one, other = boxes["L1H0"], boxes["L2H1"]
+    assert one.y0 >= other.y1 or other.y0 >= one.y1 or one.x1 <= other.x0 or other.x1 <= one.x0
 
 
 def test_titles_of_a_sheet_do_not_touch(scores):

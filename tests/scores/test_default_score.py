@@ -1,6 +1,7 @@
 """Scores as people ask for them: by head, without naming the score, and two measurements side by side."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,9 +47,25 @@ def test_prefix_matching_ranks_where_no_score_is_named(scores):
     assert other.top(n=1) == other.top("copying", 1)
 
 
-def test_only_attention_has_a_threshold_that_everybody_knows(scores):
-    with pytest.raises(ValueError, match=r"copying is no share of attention.*above\('copying', 0.5\)"):
+def test_a_score_has_the_threshold_that_people_name_or_none(scores):
+    with pytest.raises(ValueError, match=r"Nobody says which copying is high.*above\('copying', 0.5\)"):
         scores.above("copying")
+    values = [[0.05, 0.2], [0.45, 0.6]]
+    every = made({name: values for name in ("retrieval", "successor", "displaced_induction", "previous_token")}, "m")
+    assert [len(every.above(name)) for name in every.scores] == [3, 1, 2, 2]
+    assert replace(every, words={name: every.about(name)._replace(threshold=None) for name in every.scores}).above(
+        "retrieval"
+    ) == every.above("retrieval")  # a file of old says none
+    for name in ("token_matching", "induction_lag", "context_matching", "copy_suppression_share"):
+        with pytest.raises(ValueError, match=f"Nobody says which {name} is high"):
+            made({name: values}, "m").above(name)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_threshold_without_its_score_is_refused(scores):
+    for ask in (scores.above, scores.top, scores.significant):
+        with pytest.raises(ValueError, match="First the name of a score is wanted, .* got 0.4"):
+            ask(0.4)
     assert scores.above("copying", 0.1) == [Head(1, 0), Head(0, 1)]
 
 

@@ -39,6 +39,7 @@ class CopySuppression(WeightScore):
     """
 
     name, source, low, high, chance = "copy_suppression", MCDOUGALL, 0.0, 1.0, LOWEST
+    threshold = 0.5  # of most tokens
     meaning = (
         "From the weights alone: share of 512 tokens whose own logit is among the lowest 5 % of all logits that the "
         "head would give where it attends to them."

@@ -15,6 +15,7 @@ from induction_lab.data.occurrences import Recurrences
 from induction_lab.data.prompts import Prompts
 from induction_lab.internals.reading import StreamEnd
 from induction_lab.models.hooked_model import HookedModel
+from induction_lab.results.heads import LOOKS
 from induction_lab.scores.score import LayerScore
 
 LAGS = tuple(range(-8, 9))
@@ -29,6 +30,7 @@ class DisplacedInduction(LayerScore):
     """
 
     name, title, source, low, high = "displaced_induction", "Displaced induction", "induction_lab", 0.0, 1.0
+    threshold: float | None = LOOKS
     meaning = (
         "Attention from a token that occurred before to tokens j away from its earlier occurrences, at the j from −8 "
         "to 8 where it is largest. Prefix matching is j = 1."
@@ -58,6 +60,7 @@ class InductionLag(DisplacedInduction):
     """The j of `displaced_induction` that all prompts together choose."""
 
     name, title, low, high, unit = "induction_lag", "Induction lag", float(LAGS[0]), float(LAGS[-1]), "tokens"
+    threshold = None
     meaning = "How many tokens behind earlier occurrences of its token a head attends most; 1: an induction head."
 
     def settled(self, values: Float[Tensor, "prompt layer head lag"]) -> Float[Tensor, "prompt layer head"]:

@@ -124,7 +124,7 @@ class TokenMatching(AttentionScore):
         "Attention, by the size of what it moves, from the end of the second copy of random tokens to the one that "
         "followed the first copy."
     )
-    measured_on = "copied tokens"
+    measured_on, threshold = "copied tokens", None
 
     def __init__(self, *, n_prompts: int = N_PROMPTS) -> None:
         """Say how many prompts."""

@@ -47,7 +47,7 @@ class Retrieval(LayerScore):
         "Share of the tokens of an answer hidden in prose that the head looks at most when the model rightly predicts "
         f"them. Above {RETRIEVES} people speak of a retrieval head."
     )
-    measured_on = "needles"
+    measured_on, threshold = "needles", RETRIEVES
 
     def __init__(self, *, lengths: Sequence[int] = LENGTHS, needles: Sequence[Mapping[str, str]] | None = None) -> None:
         """Say how long, and what is hidden."""

@@ -45,6 +45,7 @@ class Successor(WeightScore):
     """
 
     name, source, low, high = "successor", "Gould et al. (2023), arxiv.org/abs/2312.09230", 0.0, 1.0
+    threshold = 0.5  # of most tokens
     meaning = (
         "From the weights alone: share of ordinal tokens (numbers, days, months, letters) that raise, of their own "
         "list, their successor most, where the head attends to them."

@@ -105,7 +105,9 @@ def score(
         raise ValueError(f"--scores wants names separated by commas, got {scores!r}.")
     asked = find_scores(names)  # before a model is loaded
     if above is not None:
-        names = list(asked) if names else ["prefix_matching"]
+        if names and len(asked) > 1:
+            raise ValueError(f"--above lists the heads of one score: --scores with one name, got {scores}.")
+        names = list(names or ["prefix_matching"])
     check_weighing(weigh)
     loaded = load(model, device=device, dtype=dtype, revision=revision, offload=offload)
     how: dict[str, Any] = {"n_prompts": prompts, "bos": "model" if bos else None, "beyond_context": beyond_context}
@@ -116,8 +118,11 @@ def score(
         chosen = text_prompts(loaded, content[1], length=length, **how)
     tested = chance and len(chosen) > 1 and above is None
     say("")
-    how = {"batch_size": batch_size, "chance_test": tested, "progress": True}
+    how = {"batch_size": batch_size, "chance_test": tested, "loss": above is None, "progress": True}
     found = score_heads(loaded, chosen, scores=names, weigh=weigh, **how)
+    for name in names or ():
+        if (own := found.provenance["own_prompts"].get(name)) is not None:
+            typer.echo(f"{name}: measured on {_in_words(own)}, whatever prompts are given", err=True)
     if above is not None:
         heads = _heads_above(found, found.scores[0], above, per_kv=per_kv)
         _list(heads.assign(**_where_from(found, above)), format)
@@ -153,8 +158,8 @@ def _heads_above(scores: Any, score: str, threshold: float, *, per_kv: bool) -> 
 def _where_from(scores: Any, threshold: float) -> dict[str, Any]:
     """Where a list of heads comes from, which each of its rows says, so that it stays one plain table."""
     facts = scores.provenance
-    prompts, score = facts["prompts"], scores.scores[0]
-    block = f", period {prompts['period']}, {prompts['n_repeats']} copies" if prompts["period"] else ""
+    score = scores.scores[0]
+    prompts = facts["own_prompts"].get(score, facts["prompts"])
     return {
         "score": score,
         "above": threshold,
@@ -162,11 +167,20 @@ def _where_from(scores: Any, threshold: float) -> dict[str, Any]:
         "revision": facts["revision"],
         "weights_sha256": facts["weights_sha256"],
         "dtype": facts["dtype"],
-        "prompts": f"{prompts['n_prompts']} x {prompts['n_tokens']} tokens; {prompts['kind']}{block}",
-        "seed": prompts["seed"],
-        "tokens_sha256": prompts["tokens_sha256"],
+        "prompts": _in_words(prompts),
+        "seed": prompts.get("seed"),
+        "tokens_sha256": prompts.get("tokens_sha256"),
         "induction_lab": facts["versions"]["induction-lab"],
     }
+
+
+def _in_words(prompts: dict[str, Any]) -> str:
+    """Prompts, by what is known of them."""
+    if "n_prompts" not in prompts:
+        return prompts["kind"]
+    block = f", period {prompts['period']}, {prompts['n_repeats']} copies" if prompts["period"] else ""
+    some = "up to " if "lengths_sha256" in prompts else ""
+    return f"{prompts['n_prompts']} x {some}{prompts['n_tokens']} tokens; {prompts['kind']}{block}"
 
 
 def _list(heads: Any, format: Format) -> None:
