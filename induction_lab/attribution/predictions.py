@@ -94,7 +94,7 @@ def predict(
 
 def _places(name: str, given: int | Iterable[int], n_pos: int) -> list[int]:
     """Positions of the text in order, each once, counted from the beginning."""
-    asked = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    asked: list[Any] = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     wrong = [each for each in asked if not isinstance(each, Integral) or not -n_pos <= each < n_pos]
     if wrong or not asked:
         got = f"got {wrong[0]!r}" if wrong else "got none"
