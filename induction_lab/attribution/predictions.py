@@ -95,7 +95,7 @@ def predict(
 def _places(name: str, given: int | Iterable[int], n_pos: int) -> list[int]:
     """Positions of the text in order, each once, counted from the beginning."""
     asked: list[Any] = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
-    wrong = [each for each in asked if not isinstance(each, Integral) or not -n_pos <= each < n_pos]
+    wrong = [each for each in asked if not isinstance(each, Integral) or not -n_pos <= int(each) < n_pos]
     if wrong or not asked:
         got = f"got {wrong[0]!r}" if wrong else "got none"
         raise ValueError(f"`{name}` must be in [{-n_pos}, {n_pos}), {got}: the text has {n_pos} tokens.")
