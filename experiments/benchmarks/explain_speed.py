@@ -13,7 +13,6 @@ explain.csv beside this file, or replaces them. About an hour on two cores, most
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,8 @@ def compared(model: HookedModel, n_prompts: int, seed: int) -> dict[str, Any]:
     _ = model.unembeds_by_parts, model.bridge  # found out once a model
     with FlopCounterMode(display=False) as one, torch.no_grad():
         model.network(prompts.tokens, **({} if model.name == "induction-2l" else {"use_cache": False}))
-    whole, passes, seconds = counted(model, prompts, one.get_total_flops(), exact=True)
-    raced, fewer, less = counted(model, prompts, one.get_total_flops(), exact=False)
+    whole, passes = counted(model, prompts, one.get_total_flops(), exact=True)
+    raced, fewer = counted(model, prompts, one.get_total_flops(), exact=False)
     both: Any = whole.heads.merge(raced.heads, on="label", suffixes=("", "_raced"))
     large: Any = both[["effect", "to_keys"]].abs().max(axis=1) > LARGE
     same: Any = both["verdict"] == both["verdict_raced"]
@@ -55,7 +54,6 @@ def compared(model: HookedModel, n_prompts: int, seed: int) -> dict[str, Any]:
         "heads": len(both),
         "passes_exact": round(passes, 1),
         "passes": round(fewer, 1),
-        "time_ratio": round(less / seconds, 3),
         "bystanders": int((both["verdict"] == "bystander").sum()),
         "same_verdict": int(same.sum()),
         "above_0.1": int(large.sum()),
@@ -64,12 +62,11 @@ def compared(model: HookedModel, n_prompts: int, seed: int) -> dict[str, Any]:
     }
 
 
-def counted(model: HookedModel, prompts: Prompts, one: int, *, exact: bool) -> tuple[Explanation, float, float]:
-    """The answer, the forward passes that it took, and seconds."""
-    begin = time.perf_counter()
+def counted(model: HookedModel, prompts: Prompts, one: int, *, exact: bool) -> tuple[Explanation, float]:
+    """The answer, and the forward passes that it took."""
     with FlopCounterMode(display=False) as counter:
         found = explain(model, prompts, exact=exact)
-    return found, counter.get_total_flops() / one, time.perf_counter() - begin
+    return found, counter.get_total_flops() / one
 
 
 def add(path: Path, row: dict[str, Any]) -> None:
