@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import sys
+import textwrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     models = {name: subject(load_model(name), n_prompts=8) for name in args.models}
     table = pd.concat([profiles(one) for one in models.values()], ignore_index=True)
     table.round(5).to_csv(args.out / "lag_profile.csv", index=False)
-    draw(table).savefig(args.out / "lag_profile.png", dpi=110)
+    draw(table).savefig(args.out / "lag_profile.png", dpi=130)
     names = ("lag_profile.csv", "lag_profile.png")
     written = save_verdicts([verdict(table)], args.out / "lag_profile.json")
     show_files([written, *(args.out / name for name in names)])
@@ -89,20 +90,29 @@ def verdict(table: pd.DataFrame) -> Verdict:
 
 
 def draw(table: pd.DataFrame) -> Figure:
+    """What followed before against the likeliest of the other lags, a row a set of heads that is replaced."""
     names = list(table["model"].unique())
-    figure, axes = plt.subplots(1, len(names), figsize=(5.2 * len(names), 3.8), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(names), figsize=(3.7 * len(names), 2.4), squeeze=False, layout="constrained")
     for ax, name in zip(axes[0], names, strict=True):
-        for label, rows in table[table["model"] == name].groupby("heads", sort=False):
-            others = "other" in str(label)
-            colour = "0.7" if others else "C0" if label == "as it is" else "C3"
-            shown = None if others and not str(label).endswith("set 0") else str(label).split(", set")[0]
-            ax.errorbar(
-                rows["lag"], rows["probability"], rows["standard_error"], color=colour, label=shown, marker="o", ms=3,
-                lw=1.2, zorder=1 if others else 2,
-            )  # fmt: skip
-        ax.set(title=name, xlabel="lag from the earlier occurrence", ylabel="probability of that token")
+        found: Any = table[table["model"] == name]
+        rows = list(dict.fromkeys(label.split(", set")[0] for label in found["heads"]))
+        for label, profile in found.groupby("heads", sort=False):
+            place = len(rows) - 1 - rows.index(str(label).split(", set")[0])
+            next_ = profile.loc[profile["lag"] == 1].iloc[0]
+            other = profile.loc[profile["lag"] != 1, "probability"].max()
+            ax.plot(other, place, "o", ms=7, color="C0", mfc="none")
+            ax.errorbar(next_["probability"], place, xerr=next_["standard_error"], fmt="o", ms=5, color="C3")
+        ax.set(xlabel="probability")
+        ax.set_title(name, fontsize=11)
+        ax.set(yticks=range(len(rows)), yticklabels=[textwrap.fill(each, 18) for each in rows[::-1]])
+        ax.set(xlim=(-0.03, 1.03), ylim=(-0.5, len(rows) - 0.5))
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=8)
+        ax.tick_params(labelsize=8)
+    marks = [
+        plt.Line2D([], [], marker="o", ls="", ms=5, color="C3", label="what followed it before (lag +1)"),
+        plt.Line2D([], [], marker="o", ls="", ms=7, mfc="none", color="C0", label="likeliest of the other lags"),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
