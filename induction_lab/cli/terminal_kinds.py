@@ -99,25 +99,30 @@ def show_activity(found: TextActivity) -> None:
     out.print(text)
     out.print(f"\n[dim]{found.chance}[/dim]")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("position", "token", "next token"):
+    for column in ("position", "token", "next"):
         table.add_column(column, no_wrap=True)
-    numbers = ("probability", "without", "nats", "others", "at most")
+    numbers = ("p", "without", "nats", "others", "most")
     for column in numbers if len(found.control) else numbers[:3]:
-        table.add_column(column, justify="right")
-    table.add_column("awake")
+        table.add_column(column, justify="right", no_wrap=True, min_width=6 if column != "p" else 5)
+    table.add_column("awake", no_wrap=True)
     for row in known[copied].to_dict("records"):
         chances = (f"{math.exp(row[name]):.3f}" for name in ("log_p", "log_p_without"))
         names = ("from_context", "others", "others_most")
         nats = [f"{row[name]:+.2f}" for name in names if not math.isnan(row[name])]
         words = (escape(row[name]) for name in ("token", "next_token"))
-        table.add_row(str(row["position"]), *words, *chances, *nats, row["awake"])
+        table.add_row(str(row["position"]), *words, *chances, *nats, _first(row["awake"].split()))
     if copied.any():
         out.print()
         out.print(table)
         if len(found.control):
             out.print(
-                "[dim]others, at most: nats lost without as many random heads of the same layers, mean, most[/dim]"
+                "[dim]others, most: nats lost without as many random heads of the same layers, mean and highest[/dim]"
             )
+
+
+def _first(heads: list[str], n: int = 2) -> str:
+    """Names of the first heads, and how many more."""
+    return " ".join([*heads[:n], *([f"+{len(heads) - n}"] if len(heads) > n else [])])
 
 
 def show_predictions(model: str, found: pd.DataFrame, heads: str) -> None:
