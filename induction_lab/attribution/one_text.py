@@ -32,6 +32,7 @@ from induction_lab.models.loading import takes_names
 from induction_lab.models.provenance import provenance
 from induction_lab.results.heads import LOOKS, Head, HeadLike, HeadList, other_heads, parse_head
 from induction_lab.results.saved import Saved
+from induction_lab.runtime.progress import progress_bar
 from induction_lab.runtime.whole_numbers import check_numbers
 from induction_lab.scores.scoring import score_heads
 
@@ -157,6 +158,7 @@ def induction_activity(
     *,
     n_random: int = 10,
     seed: int = 0,
+    progress: bool = False,
 ) -> TextActivity:
     """For each token of a text: which induction heads are awake, where they look, and what they carry.
 
@@ -170,6 +172,7 @@ def induction_activity(
         n_random: Random sets of other heads in the same layers that say what chance gives; each costs one run of the
             text. Fewer where there are no more different ones.
         seed: Of their choice.
+        progress: A progress bar on standard error.
 
     Raises:
         ValueError: If there is more than one prompt, no such head, or `n_random` is no whole number from 0 on.
@@ -181,11 +184,12 @@ def induction_activity(
     sets = other_heads(chosen, model.n_heads, n_random, seed=seed)
     means = mean_outputs(model, random_reference(model, prompt), layers={head.layer for head in chosen})
     without = []
-    with torch.no_grad():
+    with torch.no_grad(), progress_bar(1 + len(sets), "sets of heads", shown=progress) as tick:
         log_p = -losses_on(model, prompt)[0].double()
         for gone in (chosen, *sets):
             with ablate(model, gone, reference=means):
                 without.append(-losses_on(model, prompt)[0].double())
+            tick(1)
     tokens = _tokens(model, prompt, log_p, torch.stack(without))
     labels = [str(head) for head in chosen]
     tokens["awake"] = [" ".join(labels[i] for i in (row >= LOOKS).nonzero()[:, 0].tolist()) for row in attention]

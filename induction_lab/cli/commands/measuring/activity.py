@@ -63,7 +63,8 @@ def activity(
 
     page = None if html is None else check_page(html, SAID)
     loaded = load(model, device=device, dtype=dtype, revision=revision)
+    say("looking at the text …")
+    found = induction_activity(loaded, given[1], heads or None, n_random=random_sets, seed=seed, progress=True)
     say("")
-    found = induction_activity(loaded, given[1], heads or None, n_random=random_sets, seed=seed)
     also = [] if page is None else [write_activity(found, page)]
     deliver(found, out / f"{file_name(model, loaded)}_activity", format, (), show_activity, also=also)
