@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.harness import begin, show_files
 from experiments.judging import Effect, judge
@@ -98,10 +99,10 @@ def draw(table: pd.DataFrame) -> Figure:
         rows = list(dict.fromkeys(label.split(", set")[0] for label in found["heads"]))
         for label, profile in found.groupby("heads", sort=False):
             place = len(rows) - 1 - rows.index(str(label).split(", set")[0])
-            next_ = profile.loc[profile["lag"] == 1].iloc[0]
+            followed = profile.loc[profile["lag"] == 1].iloc[0]
             other = profile.loc[profile["lag"] != 1, "probability"].max()
             ax.plot(other, place, "o", ms=7, color="C0", mfc="none")
-            ax.errorbar(next_["probability"], place, xerr=next_["standard_error"], fmt="o", ms=5, color="C3")
+            ax.errorbar(followed["probability"], place, xerr=followed["standard_error"], fmt="o", ms=5, color="C3")
         ax.set(xlabel="probability")
         ax.set_title(name, fontsize=11)
         ax.set(yticks=range(len(rows)), yticklabels=[textwrap.fill(each, 18) for each in rows[::-1]])
@@ -109,8 +110,8 @@ def draw(table: pd.DataFrame) -> Figure:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     marks = [
-        plt.Line2D([], [], marker="o", ls="", ms=5, color="C3", label="what followed it before (lag +1)"),
-        plt.Line2D([], [], marker="o", ls="", ms=7, mfc="none", color="C0", label="likeliest of the other lags"),
+        Line2D([], [], marker="o", ls="", ms=5, color="C3", label="what followed it before (lag +1)"),
+        Line2D([], [], marker="o", ls="", ms=7, mfc="none", color="C0", label="likeliest of the other lags"),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
