@@ -20,6 +20,7 @@ from induction_lab.development.phase_change import Rise, onset_between, rise
 from induction_lab.development.trajectory import Trajectory
 from induction_lab.results.heads import LOOKS, Head
 from induction_lab.scores.chance import fewest_prompts
+from induction_lab.scores.registry import EVERY
 from induction_lab.scores.results import HeadScores
 from induction_lab.training.runs import Run
 
@@ -251,6 +252,7 @@ def _ranking(scores: HeadScores) -> Table:
 
 def _induction_heads(scores: HeadScores, top: int) -> Table:
     beside = [name for name in ("induction_stripe", "logit_attribution", "ov_copying") if name in scores.scores]
+    beside += [name for name in scores.scores if name not in EVERY]  # of a user's own
     tested = "prefix_matching" in scores.q_values
     columns = ["prefix_matching", *beside, *(["q"] if tested else [])]
     table = table_of("head", *columns, right=columns)

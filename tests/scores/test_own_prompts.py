@@ -40,3 +40,10 @@ def test_a_list_of_heads_says_on_what_its_score_was_measured(command):
     assert "copying: measured on 10 x 26 tokens; distinct, whatever prompts are given" in said
     code, _, said = command("score", "--scores", "all", "--above", "0.4")
     assert code == 2 and "--above lists the heads of one score" in said
+
+
+def test_a_score_of_ones_own_stands_beside_those_of_each_induction_head(command):
+    asked = ("--prompts", "2", "--period", "9", "--no-figures", "--no-chance")
+    code, shown, _ = command("score", "--scores", "all,own_scores:TwoBack", *asked)
+    table = shown[shown.rindex("head ") :]
+    assert code == 0 and "two_back" in table.splitlines()[0] and "OV" not in table.splitlines()[0]
