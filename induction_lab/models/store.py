@@ -6,6 +6,7 @@ float32; nothing is downloaded elsewhere.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Iterator
@@ -198,18 +199,23 @@ def find_tokenizer(place: str, **which: Any) -> Any:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Libraries' progress bars and advice are not for our users' terminals."""
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging as hf_logging
 
+    gguf_reader: Any = modeling_gguf_pytorch_utils  # its bar asks nobody whether bars are wanted
+    gguf_bar = gguf_reader.tqdm
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     disabled = logging.root.manager.disable  # the user's own choice
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
+    gguf_reader.tqdm = functools.partial(gguf_bar, disable=True)
     logging.disable(max(disabled, logging.WARNING))
     try:
         yield
     finally:
         logging.disable(disabled)
         hf_logging.set_verbosity(level)
+        gguf_reader.tqdm = gguf_bar
         if bars:
             hf_logging.enable_progress_bar()
 

