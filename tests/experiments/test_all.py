@@ -173,6 +173,17 @@ def test_bystanders_stand_outside_the_circuit_that_path_patching_finds_whatever_
     assert low.bystanders == one.bystanders
 
 
+def test_of_two_previous_token_heads_the_one_is_taken_that_tells_the_induction_head(circuit):
+    module = script("subjects.induction_models")
+    one = module.subject(circuit, n_prompts=3)
+    assert one.previous == Head(0, 0)
+    scores = {**one.scores.values, "previous_token": torch.tensor([[0.5, 0.9], [0.0, 0.0]])}  # L0H1 is read by nobody
+    both = module.Subject(circuit, one.prompts, replace(one.scores, values=scores))
+    assert both.previous == Head(0, 0)
+    scores = {**scores, "previous_token": torch.tensor([[0.1, 0.3], [0.9, 0.9]])}  # none: then the best by score
+    assert module.Subject(circuit, one.prompts, replace(one.scores, values=scores)).previous == Head(0, 1)
+
+
 def test_paths_of_many_heads_are_cut_once_and_kept_by_what_they_lead_to(circuit, tmp_path, monkeypatch):
     module = script("subjects.induction_models")
     direct = module.subject(circuit, n_prompts=3).paths

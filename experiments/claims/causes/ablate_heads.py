@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from experiments.harness import begin, show_files
 from experiments.judging import LANGUAGE, Effect, effect, judge
 from experiments.panels import panels
-from experiments.subjects.induction_models import Subject, arguments, subject, subjects
+from experiments.subjects.induction_models import PREVIOUS, Subject, arguments, subject, subjects
 from experiments.subjects.small_models import SEEDS, STEPS, snapshots
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import (
@@ -164,14 +164,14 @@ def bottleneck(found: dict[str, Subject], groups: dict[str, Effects]) -> Verdict
             effects[name] = Effect(row["effect"], row["standard_error"], row["n_prompts"])
             best = groups[name].of("induction top 1")
             controls.append(f"{name}'s best induction head, {one.induction[0]}, alone: {said(best)}")
-    another = {name: f"{name}'s best previous-token head is another." for name, head in KNOWN.items()
+    another = {name: f"{name}'s previous-token head is another." for name, head in KNOWN.items()
                if name in found and str(found[name].previous) != head}  # fmt: skip
     return Verdict(
         claim="Copying hangs on one previous-token head",
         source="measured for this project beforehand, L16H0 of SmolLM2-135M",
-        criterion="mean-ablating a language model's best previous-token head below its induction heads (SmolLM2's is "
-        f"L16H0) alone raises the loss on the second copy by at least {BOTTLENECK} nats, a line drawn for SmolLM2 and "
-        "kept for Gemma before it was read; the small models are listed beside them",
+        criterion="mean-ablating a language model's previous-token head alone (SmolLM2's is L16H0) raises the loss on "
+        f"the second copy by at least {BOTTLENECK} nats, a line drawn for SmolLM2 and kept for Gemma before it was "
+        f"read. {PREVIOUS}. The small models are listed beside them",
         numbers=numbers,
         control="; ".join(controls) or "no language model was run",
         **judge(effects, BOTTLENECK, unit="nats", undecided=another),

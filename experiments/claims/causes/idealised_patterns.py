@@ -2,7 +2,7 @@
 
     python -m experiments idealised_patterns
 
-The best previous-token head attends to the token before and to nothing else; the induction heads, alone and together,
+The previous-token head attends to the token before and to nothing else; the induction heads, alone and together,
 to what followed each earlier occurrence and to BOS where there is none. Each keeps its values. How much of what
 mean ablation costs does that give back? Patterns that are exactly wrong are the control. Writes to figures/:
 idealised_patterns.csv, idealised_patterns.json (verdicts), idealised_patterns.png. About 1 minute on 2 CPU cores.
@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 
 from experiments.harness import begin, show_files
 from experiments.judging import Effect, judge
-from experiments.subjects.induction_models import Subject, arguments, subjects
+from experiments.subjects.induction_models import PREVIOUS, Subject, arguments, subjects
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import ablation_sweep
 
-PREVIOUS, INDUCTION = 0.9, 0.5  # of the cost of ablation that must be given back
+GIVEN_BACK, INDUCTION = 0.9, 0.5  # of the cost of ablation that must be given back
 LEAST = 0.1  # nats that ablation must cost, or there is nothing to give back
 METHODS = {
     "mean": "mean ablation",
@@ -35,7 +35,7 @@ METHODS = {
 KINDS = {
     "previous": (
         "ideal_previous_token",
-        PREVIOUS,
+        GIVEN_BACK,
         "With an exact pattern for its own, a previous-token head does",
     ),
     "induction": ("ideal_induction", INDUCTION, "With ideal patterns for their own, induction heads do"),
@@ -72,6 +72,7 @@ def substituted(one: Subject) -> pd.DataFrame:
 def verdict(found: dict[str, Subject], table: Any, left_out: dict[str, str], group: str) -> Verdict:
     method, needed, what = KINDS[group]
     numbers, effects, controls = {}, {}, []
+    which = f". {PREVIOUS}" if group == "previous" else ""
     wrong = "ideal_induction" if method == "ideal_previous_token" else "ideal_previous_token"
     for name, one in found.items():
         rows = table[(table["model"] == name) & (table["label"] == group)].set_index("method")
@@ -90,7 +91,7 @@ def verdict(found: dict[str, Subject], table: Any, left_out: dict[str, str], gro
         claim=f"{what} at least {needed:.0%} of what ablation takes away",
         source="Redwood Research's comment in Olsson et al. 2022",
         criterion=f"at least {needed:.0%} of the rise of the second copy's loss under mean ablation is given back; "
-        f"where that rise is below {LEAST} nats nothing is concluded",
+        f"where that rise is below {LEAST} nats nothing is concluded{which}",
         numbers=numbers | left_out,
         control="the other ideal pattern in the same heads gives back " + (", ".join(controls) or "–"),
         **judge(effects, needed, unit="of the cost given back"),
@@ -111,7 +112,7 @@ def draw(table: Any) -> Figure:
             ax.bar(x, values, 0.19, color=colour, label=METHODS.get(method, method))
         names = [re.sub(r"-\d+-seed", " ", name) for name in models]
         ax.set_xticks(range(len(models)), names, rotation=25, ha="right", fontsize=7.5)
-        title = "best previous-token head" if group == "previous" else "induction heads together"
+        title = "previous-token head" if group == "previous" else "induction heads together"
         ax.set(title=title, ylabel="loss on the second copy, nats")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments.harness import begin, show_files
 from experiments.judging import Effect, judge
 from experiments.panels import panels
-from experiments.subjects.induction_models import Subject, arguments, subjects
+from experiments.subjects.induction_models import PREVIOUS, Subject, arguments, subjects
 from experiments.verdicts import Verdict, save_verdicts
 from induction_lab import Effects, Head, input_shares, patch_paths
 from induction_lab.interventions.senders import Component
@@ -90,9 +90,9 @@ def verdict(
         claim="A previous-token head tells the induction heads' keys, not their queries or values, and no other head "
         "tells them as much",
         source="Elhage et al. 2021; for SmolLM2's L16H0 a prediction made before it was looked at",
-        criterion="cutting the direct path from the best previous-token head to the induction heads' keys (those of "
-        "their first two layers) raises the second copy's loss more than cutting that to queries, that to "
-        "values, or that from any other head to the keys: by how much more than the greatest of these",
+        criterion="cutting the direct path from the previous-token head to the induction heads' keys (those of their "
+        "first two layers) raises the second copy's loss more than cutting that to queries, that to values, or that "
+        f"from any other head to the keys: by how much more than the greatest of these. {PREVIOUS}",
         numbers=numbers | left_out,
         control="; ".join(controls),
         **judge(effects, 0.0, unit="nats"),
