@@ -49,26 +49,29 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Sums:
-    """Outputs summed over prompts, padding left out.
+    """Outputs summed over prompts, padding left out; in float32 or wider, where a long sum still grows.
 
     Attributes:
         total: The sums, as outputs of one prompt.
         count: How many prompts reach each position.
+        dtype: Of the outputs, and of means.
     """
 
     total: Outputs
     count: Float[Tensor, "pos 1"]
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, outputs: Outputs, prompts: Prompts) -> Sums:
         """The sums over some prompts, given what was put out on them."""
         real = prompts.real.to(next(itertools.chain(outputs.heads.values(), outputs.streams.values())))
-        total = outputs.map(lambda x: (x * _shaped(real, x)).sum(0, keepdim=True))
-        return cls(total, real.sum(0)[:, None])
+        wide = torch.promote_types(real.dtype, torch.float32)
+        total = outputs.map(lambda x: (x * _shaped(real, x)).sum(0, keepdim=True, dtype=wide))
+        return cls(total, real.sum(0, dtype=wide)[:, None], real.dtype)
 
     def __add__(self, other: Sums) -> Sums:
         """The sums over the prompts of both."""
-        return Sums(self.total.map(operator.add, other.total), self.count + other.count)
+        return Sums(self.total.map(operator.add, other.total), self.count + other.count, self.dtype)
 
     def mean(self) -> Outputs:
         """The mean over the prompts that reach each position.
@@ -77,7 +80,7 @@ class Sums:
             ValueError: If there is none somewhere.
         """
         self._check_count(1)
-        return self.total.map(lambda total: total / self.count)
+        return self.total.map(lambda total: (total / self.count).to(self.dtype))
 
     def mean_of_others(self, own: Outputs, prompts: Prompts) -> Outputs:
         """For each of some prompts that were summed, the mean over all others.
@@ -90,7 +93,7 @@ class Sums:
 
         def others(x: Tensor, total: Tensor) -> Tensor:
             here = _shaped(real, x)
-            return (total - x * here) / (self.count - here)
+            return ((total - x * here) / (self.count - here)).to(self.dtype)
 
         return own.map(others, self.total)
 
@@ -121,7 +124,7 @@ def means_over_positions(model: HookedModel, reference: Prompts) -> Mapping[int,
 
     sums = sums_over(reference, look)
     n = sums.count[1:].sum()
-    return {layer: total[0, :, 1:].sum(1) / n for layer, total in sums.total.heads.items()}
+    return {layer: (total[0, :, 1:].sum(1) / n).to(sums.dtype) for layer, total in sums.total.heads.items()}
 
 
 def cut_to(reference: Prompts, prompts: Prompts) -> Prompts:

@@ -1,3 +1,6 @@
+import functools
+import operator
+
 import pytest
 import torch
 from by_hand import (
@@ -196,6 +199,24 @@ def test_totals_are_the_same_however_many_prompts_are_run_at_a_time():
     for layer, outputs in looked(prompts).heads.items():
         torch.testing.assert_close(sums.total.heads[layer], outputs.sum(0, keepdim=True))
     assert sums.count.unique().tolist() == [5.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_means_of_many_narrow_outputs_are_rounded_once(dtype):
+    outputs = 40 + torch.rand(600, 2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outputs = outputs.to(dtype)
+    prompts = Prompts(torch.arange(600)[:, None].expand(-1, 5))
+    parts = [(Outputs({0: outputs[i : i + 1]}), prompts[i : i + 1]) for i in range(600)]  # prompts of a long context
+    sums = functools.reduce(operator.add, (Sums.of(own, part) for own, part in parts))
+    mean, others = sums.mean().heads[0], sums.mean_of_others(*parts[7]).heads[0]
+    assert mean.dtype == others.dtype == dtype and sums.count.unique().tolist() == [600.0]
+    exact = outputs.double()
+    torch.testing.assert_close(mean[0], exact.mean(0).to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+    left_out = torch.cat([exact[:7], exact[8:]]).mean(0).to(dtype)
+    torch.testing.assert_close(others[0], left_out, rtol=torch.finfo(dtype).eps, atol=0)
+    narrow = functools.reduce(operator.add, outputs)  # control: in their own precision such a sum stops growing
+    count = functools.reduce(operator.add, torch.ones(600, dtype=dtype))
+    assert not ((narrow / count).double() - exact.mean(0)).abs().max() < 0.1
 
 
 def test_a_mean_that_nobody_can_be_asked_for_is_refused():
