@@ -62,6 +62,7 @@ bench: $(READY)
 	$(BIN)/python -m experiments computed_twice
 	$(BIN)/python -m experiments growth
 	$(BIN)/python -m experiments ablation_speed
+	$(BIN)/python -m experiments below_the_floor
 	$(BIN)/python -m experiments training_speed
 	$(BIN)/python -m experiments scaling
 	$(BIN)/python -m experiments report_speed --model smollm2-135m

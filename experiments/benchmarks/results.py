@@ -54,6 +54,15 @@ SECTIONS = {
     "Ablation": {
         "ablation": "All heads of SmolLM2-135M, each ablated by its mean over the other prompts (`ablation_speed.py`). "
         "The floor is what cannot be left out: on average half the layers, and logits at half the positions.",
+        "below_the_floor": "Below the floor, where numbers are no longer those of the exact sweep (float32, eager, the "
+        "whole second copy), in time (`below_the_floor.py`): ratios to that sweep; `seconds_once` is CPU time for "
+        "compiling, which pays for itself after so many sweeps. Of `compiled` the sweep runs the network's own code, "
+        "so that its row shows how noisy these ratios are.",
+        "below_the_floor_error": "The same in error, in nats, over the heads of every fourth layer. `median_error` and "
+        "`beyond_error` speak of the exact effects' standard errors over prompts, `above_0.1` and `change_sides` of "
+        "heads whose effect is above 0.1 nats and of those that cross that line, `beyond_2_errors` and "
+        "`verdicts_change` of signs that are certain by two standard errors. `error_ratio` is the standard error over "
+        "the exact one, `error_same_time` the same with as many more prompts as the time allows.",
     },
     "Training": {
         "training": "The same rotary model in float32, paired rounds (`training_speed.py`); `speed_up` is that of ours "
