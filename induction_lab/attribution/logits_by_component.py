@@ -8,13 +8,12 @@ of a part is counted as theirs. Source: Elhage et al. (2021), https://transforme
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import ActivationCache
 
 from induction_lab.attention.scopes import Scope
 from induction_lab.behaviour.next_tokens import NO_ANSWER, check_answers, next_tokens, places
@@ -34,6 +33,9 @@ from induction_lab.results.saved import Saved
 from induction_lab.results.statistics import over_prompts
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.results import HeadScores
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
 
 _SHOWN = 12  # components in a notebook
 _WHERE = {"copied": "where copying is right", "elsewhere": "over all answers, none of which is copied"}
@@ -203,6 +205,8 @@ def _attribute(
 
 def _run(model: HookedModel, tokens: Int[Tensor, "batch pos"]) -> ActivationCache:
     """What the components write, and as few logits as can be: none, or the last position's."""
+    from transformer_lens import ActivationCache
+
     hooked, last = model.hooked, model.n_layers - 1
     short: dict[str, Any] = {"return_type": "hidden"} if model.bridge is None else {}
     kept = ["attn.hook_z"] + ["hook_mlp_out"] * (model.anatomy.has_mlps)

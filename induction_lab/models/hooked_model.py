@@ -133,7 +133,7 @@ class HookedModel:
     def bridge(self) -> Any | None:
         """The surface where it is another network than `network`; None where it is the same, or there is none."""
         with suppress(ValueError):
-            return None if self.hooked is self.network else self.hooked
+            return None if isinstance(self.network, AttentionOnlyTransformer) else self.hooked
 
     @property
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:

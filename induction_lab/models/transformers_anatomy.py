@@ -1,7 +1,6 @@
 """Where a causal language model of transformers keeps its parts. What each name means is said in `Anatomy`.
 
-Module names differ between architectures, so blocks, norms and projections are found by what flows through them
-(`models.wiring`). The TransformerLens bridge is built when its hooks are first needed.
+Module names differ between architectures: parts are found by what flows through them (`models.wiring`).
 """
 # ruff: noqa: D102
 
@@ -21,7 +20,6 @@ from induction_lab.attention.scopes import alone, outside
 from induction_lab.models.anatomy import Anatomy, Component
 from induction_lab.models.on_disk.offloading import compute_dtype, in_memory
 from induction_lab.models.wiring.block_by_block import BlockByBlock, block_by_block
-from induction_lab.models.wiring.bridge import bridge_of
 from induction_lab.models.wiring.latents import Latents
 from induction_lab.models.wiring.linear_maps import LinearMap, linear_map
 from induction_lab.models.wiring.network import Wiring
@@ -68,11 +66,13 @@ class TransformersAnatomy(Anatomy):
 
     @cached_property
     def hooked(self) -> Any:
-        """The TransformerLens bridge.
+        """The TransformerLens bridge, built, and that library loaded, when it is first asked for.
 
         Raises:
             ValueError: If TransformerLens has none for this architecture.
         """
+        from induction_lab.models.wiring.bridge import bridge_of
+
         return bridge_of(self.network, self.name, self.tokenizer, self._two_tokens)
 
     @property

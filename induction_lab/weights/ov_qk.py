@@ -14,11 +14,10 @@ Source: Elhage et al. (2021), https://transformer-circuits.pub/2021/framework.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.FactoredMatrix import FactoredMatrix
 
 from induction_lab.attention.grouped import key_head
 from induction_lab.models.frozen_norms import as_wide
@@ -28,6 +27,9 @@ from induction_lab.results.heads import Head, HeadLike, parse_head
 from induction_lab.weights.folded import FoldedWeights, Offset
 from induction_lab.weights.queries_keys import queries_and_keys
 from induction_lab.weights.stream_sources import Source
+
+if TYPE_CHECKING:
+    from transformer_lens import FactoredMatrix
 
 Side = Source | HeadLike | Float[Tensor, "_ d_model"]
 
@@ -56,6 +58,8 @@ def ov_circuit(
     folded = FoldedWeights.of(model, folded)
     _, _, W_V, W_O = folded.layer(layer, start=standing(folded, source), end=model.n_layers)
     into = W_V[key_head(number, model.n_heads, len(W_V))]
+    from transformer_lens import FactoredMatrix
+
     return FactoredMatrix(side_rows(folded, source) @ into, W_O[number] @ folded.readers.mT)
 
 
@@ -106,6 +110,8 @@ def qk_circuit(
     else:
         W_Q, W_K = folded.layer(layer, start=starts[0]).W_Q, folded.layer(layer, start=starts[1]).W_K
         q, k = rows[0] @ W_Q[number], rows[1] @ W_K[key_head(number, model.n_heads, len(W_K))]
+    from transformer_lens import FactoredMatrix
+
     return FactoredMatrix(q @ R, k.mT)
 
 

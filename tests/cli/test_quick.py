@@ -46,6 +46,7 @@ def test_no_library_of_numbers_is_loaded_for(arguments, said, tmp_path):
 
 
 NOT_FOR_NUMBERS = ("scipy.stats", "sympy", "matplotlib", "plotly", "ray", "torch._dynamo", "torch._inductor")
+NOT_FOR_NUMBERS += ("transformers", "transformer_lens", "datasets")
 MEASURED = {
     "score": "score_heads(model, prompts, chance_test=True)",
     "circuit": "find_circuit(model, prompts)",

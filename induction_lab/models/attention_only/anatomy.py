@@ -30,7 +30,7 @@ class OwnAnatomy(Anatomy):
         heads = (config.n_layers, config.n_heads, config.n_heads)
         widths = (config.d_model, config.d_head, config.d_vocab, config.n_ctx)
         self.shape = Shape(*heads, *widths, config.bos_token_id)
-        self.hooked = self.body = network
+        self.body = network
         self.blocks, self.embedding, self.final_norm = list(network.blocks), network.embed, network.ln_final
         self.attention_modules = [block.get_submodule("attn") for block in network.blocks]
         self.is_rotary = config.positions == "rotary"
@@ -38,6 +38,13 @@ class OwnAnatomy(Anatomy):
         self.has_mlps = config.d_mlp is not None and config.n_layers > 0
         self.smeared_keys, self.positions_beside_stream = config.smeared_keys, config.is_shortformer
         self.positions_after_norm = config.positions == "shortformer_after_norm"
+
+    @property
+    def hooked(self) -> AttentionOnlyTransformer:
+        from induction_lab.models.attention_only.hooked import become_hooked
+
+        become_hooked(self.network)
+        return self.network
 
     @property
     def unembedding(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -105,6 +112,9 @@ class OwnAnatomy(Anatomy):
 
     def copy_without_hooks(self) -> nn.Module:
         network: Any = super().copy_without_hooks()
-        network.reset_hooks(including_permanent=True)
+        for module in network.modules():
+            if "fwd_hooks" in vars(module):
+                module.remove_hooks("both", including_permanent=True)
+                module.clear_context()
         clamp_for_good(network, getattr(network, "clamps", {}))  # what it was trained with is part of it
         return network

@@ -1,4 +1,4 @@
-"""What TransformerLens' models answer beside their hooks: stacked weights, texts as tokens, a cache of a run.
+"""What TransformerLens' models answer: stacked weights, texts as tokens; and hooks, with which that library is loaded.
 
 `AttentionOnlyTransformer` answers as they do, so exercises and tools written for them run on it.
 """
@@ -6,18 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from transformer_lens import FactoredMatrix, HookedRootModule
+from torch import Tensor, nn
 
-from induction_lab.models.wiring.named_hooks import NamedCache, NamedHooks
 from induction_lab.results.token_labels import token_labels
 
+if TYPE_CHECKING:
+    from transformer_lens import FactoredMatrix
 
-class AsTransformerLens(NamedHooks, HookedRootModule):
+OF_HOOKS = frozenset(
+    """add_caching_hooks add_hook add_perma_hook cache_all cache_some check_and_add_hook check_hooks_to_add
+    clear_contexts context_level get_caching_hooks hook_dict hook_points hooks is_caching list_hooks mod_dict
+    remove_all_hook_fns reset_hooks run_with_cache run_with_hooks setup""".split()
+)  # what TransformerLens' `HookedRootModule` has
+
+
+class AsTransformerLens(nn.Module):
     """Names of TransformerLens' models, for a network with `cfg`, `embed`, `unembed`, `blocks`, perhaps a tokenizer."""
 
     cfg: Any
@@ -25,6 +32,15 @@ class AsTransformerLens(NamedHooks, HookedRootModule):
     unembed: Any
     blocks: Any
     tokenizer: Any
+
+    def __getattr__(self, name: str) -> Any:
+        """What `HookedRootModule` has of that name: the network becomes one when its hooks are first used."""
+        if name not in OF_HOOKS:
+            return super().__getattr__(name)
+        from induction_lab.models.attention_only.hooked import become_hooked
+
+        become_hooked(self)
+        return getattr(self, name)
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -71,28 +87,19 @@ class AsTransformerLens(NamedHooks, HookedRootModule):
     @property
     def OV(self) -> FactoredMatrix:
         """`W_V W_O` of all heads."""
+        from transformer_lens import FactoredMatrix
+
         return FactoredMatrix(self.W_V, self.W_O)
 
     @property
     def QK(self) -> FactoredMatrix:
         """`W_Q W_K^T` of all heads, positions left out."""
+        from transformer_lens import FactoredMatrix
+
         return FactoredMatrix(self.W_Q, self.W_K.mT)
 
     def _stacked(self, name: str) -> Tensor:
         return torch.stack([getattr(block.attn, name) for block in self.blocks])
-
-    def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> tuple[Any, Any]:
-        """Run, and keep what passes the hooks: an `ActivationCache`, `cache["pattern", 1]`.
-
-        Args:
-            *args: Tokens, or text where there is a tokenizer.
-            return_cache_object: An `ActivationCache`; else a dictionary.
-            **kwargs: `names_filter`, `remove_batch_dim`, `return_type` and so on, as TransformerLens takes them.
-        """
-        found, cache = super().run_with_cache(*args, **kwargs)
-        if return_cache_object:
-            cache = NamedCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
-        return found, cache
 
     def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[Tensor, "batch pos"]:
         """Texts as token ids, BOS in front, padded on the right with BOS.

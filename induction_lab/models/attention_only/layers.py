@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
+from induction_lab.models.attention_only.hook_points import HookPoint
 
 
 class Embed(nn.Module):

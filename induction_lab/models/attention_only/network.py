@@ -26,12 +26,12 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
 from induction_lab.attention.exact import MaterialisedAttention
 from induction_lab.attention.hooks import attend, edited, pass_on
 from induction_lab.models.attention_only.as_transformer_lens import AsTransformerLens
 from induction_lab.models.attention_only.config import MODEL_TYPE, AttentionOnlyConfig
+from induction_lab.models.attention_only.hook_points import HookPoint
 from induction_lab.models.attention_only.layers import MLP, Embed, PosEmbed, Unembed, make_norm, rotate
 from induction_lab.models.names_in_files import misfits, plain_names
 from induction_lab.results.tables import writing
@@ -182,7 +182,9 @@ class AttentionOnlyTransformer(AsTransformerLens):
             self.blocks = nn.ModuleList(Block(config, layer, scale) for layer in range(config.n_layers))
             self.ln_final = make_norm(config, final=True)
             self.unembed = Unembed(config.d_model, config.d_vocab, bias=config.biases)
-        self.setup()
+        for name, module in self.named_modules():
+            if name:
+                vars(module)["name"] = name  # as TransformerLens calls it
 
     def forward(
         self,
