@@ -169,6 +169,10 @@ def save_figure(figure: Any, path: Path) -> Path:
 
     from induction_lab.results.tables import writing
 
+    figure.set_dpi(150)
+    if (engine := figure.get_layout_engine()) is not None:  # matplotlib would draw twice, the first time to lay out
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     with writing(path) as part:
         figure.savefig(part, dpi=150)
     plt.close(figure)

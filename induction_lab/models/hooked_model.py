@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -28,6 +27,9 @@ from induction_lab.models.wiring.watching import evaluating
 from induction_lab.results.cards import html_card
 from induction_lab.results.token_labels import token_labels
 from induction_lab.runtime.machine import check_default_device
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class HookedModel:
@@ -78,11 +80,9 @@ class HookedModel:
         self.anatomy: Anatomy = OwnAnatomy(network, name) if own else TransformersAnatomy(network, name, tokenizer)
         self.name, shape = self.anatomy.name, self.anatomy.shape
         self.n_layers, self.n_heads, self.n_kv_heads = shape.n_layers, shape.n_heads, shape.n_kv_heads
-        self.d_model, self.d_head, self.d_vocab = shape.d_model, shape.d_head, shape.d_vocab
-        self.n_ctx, self.bos_token_id, self.bos_is = shape.n_ctx, shape.bos_token_id, shape.bos_is
-        self.pad_token_id = shape.pad_token_id
-        self._offloading = offloading_of(network)
-        self.is_finite = True
+        self.d_model, self.d_head, self.d_vocab, self.n_ctx = shape.d_model, shape.d_head, shape.d_vocab, shape.n_ctx
+        self.bos_token_id, self.bos_is, self.pad_token_id = shape.bos_token_id, shape.bos_is, shape.pad_token_id
+        self._offloading, self.is_finite = offloading_of(network), True
         if self._offloading is None:  # else with the first run through all weights
             try:
                 hidden = self.hidden(_causal_prompts(self))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from induction_lab.results.cards import html_card
 from induction_lab.results.tables import load_table, save_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 10  # rows of the table in a notebook
 Kind = TypeVar("Kind", bound="Loadable")

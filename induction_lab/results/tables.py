@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 SUFFIXES = (".parquet", ".csv", ".json")
 _PARQUET_KEY = b"induction_lab"
@@ -119,6 +121,8 @@ def check_suffix(path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import pandas as pd
+
     if path.suffix == ".csv":
         beside = path.with_suffix(".csv.json")
         return pd.read_csv(path), json.loads(beside.read_text()) if beside.is_file() else {}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +17,9 @@ from induction_lab.results.saved import Loadable
 from induction_lab.runtime.nearest import did_you_mean
 from induction_lab.scores.registry import words
 from induction_lab.scores.score import ScoreWords
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT = "prefix_matching"
 REDUCTIONS = ("max", "mean", "min")
@@ -215,6 +217,8 @@ class HeadScores(Loadable):
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a layer, head and score."""
+        import pandas as pd
+
         frames: list[pd.DataFrame] = []
         layer, head = (index.ravel() for index in np.meshgrid(self.layers, range(self.n_heads), indexing="ij"))
         for name, value in self.values.items():
@@ -301,6 +305,8 @@ def compare_scores(first: HeadScores, second: HeadScores, score: str | None = No
         for name, part in ((which, each[score]), (f"{which}_error", each.standard_errors[score]))
     }
     labels = [str(Head(*pair)) for pair in zip(layer.tolist(), head.tolist(), strict=True)]
+    import pandas as pd
+
     found = pd.DataFrame({"label": labels, "layer": layer, "head": head, "score": score} | columns)
     found["difference"] = found["second"] - found["first"]
     return found.dropna(subset="difference").sort_values("difference", key=abs, ascending=False, ignore_index=True)

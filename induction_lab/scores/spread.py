@@ -7,8 +7,9 @@ what is found is that of the whole matrix.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -23,6 +24,9 @@ from induction_lab.results.heads import Head
 from induction_lab.results.statistics import mean_and_error
 from induction_lab.runtime.progress import progress_bar
 from induction_lab.scores.chance import visible_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 QUANTITIES = ("entropy", "addresses", "evenness", "largest", "first", "distance", "distance_past_first")
 BLOCK = 128  # queries whose rows are there at a time
@@ -62,6 +66,8 @@ def attention_spread(
     Raises:
         ValueError: If the prompts are not valid, or the model's attention cannot be read.
     """
+    import pandas as pd
+
     prompts = as_prompts(model, prompts)
     read, windows = _read_rows(model, prompts, batch_size, progress)
     asked = queries_read(prompts)

@@ -47,6 +47,20 @@ def test_no_library_of_numbers_is_loaded_for(arguments, said, tmp_path):
 
 NOT_FOR_NUMBERS = ("scipy.stats", "sympy", "matplotlib", "plotly", "ray", "torch._dynamo", "torch._inductor")
 NOT_FOR_NUMBERS += ("transformers", "transformer_lens", "datasets")
+NOT_FOR_SCORES = (*NOT_FOR_NUMBERS, "scipy", "pandas", "pyarrow", "PIL", "rich", "typer")
+
+
+def test_loading_and_scoring_our_own_model_loads_torch_and_little_else():
+    code = (
+        "import sys, induction_lab; model = induction_lab.load_model(); "
+        "scores = induction_lab.score_heads(model); "
+        f"print(*[each for each in {NOT_FOR_SCORES} if each in sys.modules]); "
+        "scores.to_dataframe(); print('pandas' in sys.modules, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["", "True True"]
+
+
 MEASURED = {
     "score": "score_heads(model, prompts, chance_test=True)",
     "circuit": "find_circuit(model, prompts)",
