@@ -33,6 +33,7 @@ from induction_lab.scores.planning import ScorePlan, plan_scores
 from induction_lab.scores.registry import SCORES, find_scores
 from induction_lab.scores.score import Score
 from induction_lab.scores.scoring import run_plan, score_heads
+from induction_lab.weights.folded import FoldedWeights
 from induction_lab.weights.probes_over_training import PROBES, weight_probes
 
 _RESERVED = {score.measured_on for score in SCORES.values() if score.measured_on} | {"weights", "texts", ON}
@@ -179,7 +180,12 @@ class Evaluation:
         """Add all measurements of a model; what it does not allow, or is not finite, goes to `rows.left_out`."""
         if not all(bool(parameter.isfinite().all()) for parameter in model.network.parameters()):
             rows.left_out["everything"] = "its weights are not finite"
-            return rows
+        else:
+            with FoldedWeights(model).shared():
+                self._measured(model, rows)
+        return rows
+
+    def _measured(self, model: HookedModel, rows: Rows) -> None:
         previous = None
         for i, (name, prompts) in enumerate(self.prompts.items()):
             asked = [score for score in self._scores.values() if i == 0 or not score.measured_on]
@@ -191,7 +197,6 @@ class Evaluation:
             self._probed(model, previous, rows)
         if self.kinds:
             measure_kinds(model, self.kinds, rows)
-        return rows
 
     def _scored(
         self, model: HookedModel, name: str, prompts: Prompts, asked: list[Score], rows: Rows

@@ -143,15 +143,15 @@ def measure(
         ValueError: If the prompts do not fit the model, or its attention cannot be read at all.
     """
     prompts = repeated_tokens(model, n_prompts=plan.n_prompts, period=plan.period, seed=plan.seed)
-    attempt, folded = _Attempt(plan.attempts, tick), FoldedWeights(model)
+    attempt = _Attempt(plan.attempts, tick, FoldedWeights(model))
     scores = attempt("scores", lambda: _scored(model, prompts, plan), needed=True)
     attempt.left_out |= scores.provenance["left_out"]
     attempt.left_out |= {f"{name} in part": why for name, why in scores.provenance["out_of_reach"].items()}
     expected = attempt("expected tokens", lambda: lag_profile(model, prompts))
     profiles = attempt("profiles", lambda: attention_profiles(model, prompts), needed=True)
-    eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model, folded=folded))
-    composition = attempt("composition", lambda: _composed(folded)) or {}
-    circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores, folded=folded))
+    eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model))
+    composition = attempt("composition", lambda: _composed(model)) or {}
+    circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores))
     kinds = attempt("kinds of heads", lambda: _classified(model, prompts, plan, scores))
     shown = chosen_heads(scores, plan, circuit, explanation)
     short = _short_prompts(model, plan, attempt.left_out)
@@ -217,16 +217,17 @@ def partners(
 
 
 class _Attempt:
-    """Runs one measurement after another; those that a model does not allow leave their reason behind."""
+    """Runs one measurement after another on the same folded weights; what a model does not allow leaves its reason."""
 
-    def __init__(self, announced: Sequence[str], tick: Ticker) -> None:
-        self.announced, self.tick, self.left_out = announced, tick, {}
+    def __init__(self, announced: Sequence[str], tick: Ticker, folded: FoldedWeights) -> None:
+        self.announced, self.tick, self.folded, self.left_out = announced, tick, folded, {}
 
     def __call__(self, what: str, work: Callable[[], Any], *, needed: bool = False) -> Any:
         assert what in self.announced
         self.tick(0, note=what)
         try:
-            return work()
+            with self.folded.shared():
+                return work()
         except ValueError as error:
             if needed:
                 raise
@@ -247,9 +248,9 @@ def _classified(model: HookedModel, prompts: Prompts, plan: ReportPlan, scores: 
     return classify_heads(model, prompts, kinds=None if plan.all_kinds else QUICK_KINDS, scores=scores)
 
 
-def _composed(folded: FoldedWeights) -> dict[str, Float[Tensor, "layer_1 head_1 layer_2 head_2"]]:
+def _composed(model: HookedModel) -> dict[str, Float[Tensor, "layer_1 head_1 layer_2 head_2"]]:
     """Composition of all pairs of heads, by kind."""
-    return {kind: composition_scores(folded.model, kind, folded=folded) for kind in "KQV"}
+    return {kind: composition_scores(model, kind) for kind in "KQV"}
 
 
 def _short_prompts(

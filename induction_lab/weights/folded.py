@@ -2,7 +2,7 @@
 
 Folding a layer probes its norms with vectors and copies its weights; the rows of the stream run the model on every
 token of its vocabulary. Functions of this package need the same parts again and again, so they take a `FoldedWeights`
-where there is one, and make their own otherwise.
+where there is one, or the one that is shared around them, and make their own otherwise.
 
 Where a norm stands in the stream itself (post-norm: `x -> norm(x + heads(x))`, as in GPT-1 and BERT), no basis is
 common to all layers: what stands in the stream that enters one layer reaches another through all norms between. At
@@ -13,7 +13,9 @@ ratios. The map follows the stream itself: what MLPs and other heads make of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property, partial
 from itertools import chain
 from operator import index
@@ -63,15 +65,29 @@ class FoldedWeights:
         self._bytes = 0
 
     @classmethod
-    def of(cls, model: HookedModel, folded: FoldedWeights | None) -> FoldedWeights:
-        """The given folded weights, or fresh ones where there are none.
+    def of(cls, model: HookedModel, folded: FoldedWeights | None = None) -> FoldedWeights:
+        """The given folded weights; those that are `shared` of this model where none are given; else fresh ones.
 
         Raises:
             ValueError: If the given ones are another model's.
         """
         if folded is not None and folded.model is not model:
             raise ValueError(f"`folded` holds the weights of {folded.model.name}, not those of this {model.name}.")
-        return cls(model) if folded is None else folded
+        around = _SHARED.get()
+        return folded or (around if around is not None and around.model is model else cls(model))
+
+    @contextmanager
+    def shared(self) -> Iterator[FoldedWeights]:
+        """Within it, whatever is given no folded weights of this model reads these: scores among others.
+
+        >>> with FoldedWeights(model).shared():                               # doctest: +SKIP
+        ...     scores, values = score_heads(model, prompts), ov_eigenvalues(model)
+        """
+        before = _SHARED.set(self)
+        try:
+            yield self
+        finally:
+            _SHARED.reset(before)
 
     def layer(self, layer: int, *, start: int | None = None, end: int | None = None) -> HeadWeights:
         """`W_Q`, `W_K`, `W_V`, `W_O` of a layer, norms folded in (`models.frozen_norms.folded_weights`).
@@ -160,3 +176,6 @@ class FoldedWeights:
             self._kept[name] = made
             self._bytes += size
         return made
+
+
+_SHARED: ContextVar[FoldedWeights | None] = ContextVar("shared folded weights", default=None)

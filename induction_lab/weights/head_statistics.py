@@ -45,6 +45,13 @@ def ov_eigenvalues(
         ValueError: If rows or weights are not to be had, or a head is not there.
     """
     folded = FoldedWeights.of(model, folded)
+    if heads is None:
+        return _kept(folded, "OV eigenvalues", source, lambda: _ov_eigenvalues(folded, source, None))
+    return _ov_eigenvalues(folded, source, heads)
+
+
+def _ov_eigenvalues(folded: FoldedWeights, source: Side, heads: Heads) -> Complex[Tensor, "layer head d_head"]:
+    model = folded.model
     through = _kept(folded, "written to embedding", source, lambda: _from_written_to_embedding(folded, source))
     chosen = heads_by_layer(heads, n_layers=model.n_layers, n_heads=model.n_heads, of=model.anatomy.attending)
 

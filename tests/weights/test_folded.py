@@ -2,7 +2,18 @@ import pytest
 import torch
 from families import random_network
 
-from induction_lab import HookedModel, composition_scores, find_circuit, ov_copying, qk_matching, repeated_tokens
+from induction_lab import (
+    HookedModel,
+    composition_scores,
+    find_circuit,
+    ov_copying,
+    qk_matching,
+    repeated_tokens,
+    score_heads,
+    write_report,
+)
+from induction_lab.development.evaluation import Evaluation
+from induction_lab.development.rows import Rows
 from induction_lab.models.frozen_norms import folded_weights, unembedding_readers
 from induction_lab.results.heads import Head
 from induction_lab.weights import folded as module
@@ -42,6 +53,39 @@ def test_a_circuit_folds_every_layer_once(bundled, foldings):
 def test_probes_of_a_checkpoint_fold_every_layer_once(small, foldings):
     weight_probes(small, previous_token=torch.rand(2, 4))
     assert sorted(foldings) == [0, 1]
+
+
+def test_a_report_and_a_checkpoint_fold_every_layer_once(small, foldings, tmp_path):
+    write_report(small, tmp_path / "report.html", n_prompts=2)
+    assert sorted(foldings) == [0, 1]
+    foldings.clear()
+    Evaluation({"repeats": repeated_tokens(small, n_prompts=2)}).measure(small, Rows("run", 0))
+    assert sorted(foldings) == [0, 1]
+
+
+def test_what_is_shared_is_read_by_all_that_are_given_none_with_the_same_numbers(small, bundled, foldings):
+    alone = score_heads(small, repeated_tokens(small, n_prompts=2), scores="ov_copying")["ov_copying"]
+    with FoldedWeights(small).shared() as folded:
+        inside = score_heads(small, repeated_tokens(small, n_prompts=2), scores="ov_copying")["ov_copying"]
+        assert ov_eigenvalues(small) is ov_eigenvalues(small, folded=folded)
+        foldings.clear()
+        ov_copying(bundled)  # another model: its own weights
+        assert sorted(foldings) == list(range(bundled.n_layers))
+    assert torch.equal(inside, alone)
+    assert FoldedWeights.of(small) is not folded
+    with pytest.raises(RuntimeError, match="inside"), folded.shared():
+        raise RuntimeError("inside")
+    assert FoldedWeights.of(small) is not folded  # whatever went wrong
+
+
+def test_trained_on_weights_are_folded_anew_once_nothing_is_shared(foldings):
+    model = HookedModel(random_network("llama"))
+    with FoldedWeights(model).shared():
+        before = ov_copying(model)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert not torch.equal(ov_copying(model), before)
 
 
 def test_what_finds_no_room_is_made_anew_with_the_same_numbers(small, foldings):

@@ -51,7 +51,7 @@ class CopySuppression(WeightScore):
 
     def measure(self, model: HookedModel) -> Float[Tensor, "layer head"]:
         """Rank each token's own logit, some of the vocabulary at a time."""
-        folded, n_real = FoldedWeights(model), n_real_tokens(model)
+        folded, n_real = FoldedWeights.of(model), n_real_tokens(model)
         drawn = torch.randperm(n_real, generator=torch.Generator().manual_seed(0))[:N_TOKENS]
         tokens, readers = drawn.to(model.device), folded.readers[:n_real]
         first, above = (token_vectors(model, layer, tokens) for layer in (0, 1))
