@@ -48,6 +48,7 @@ from induction_lab.scores.scoring import score_heads
 
 REFERENCE = 32  # prompts that means are taken over
 COPYING = 0.01  # p-value of the fall of the loss above which nothing is explained
+RACED = 32  # heads from which on it pays to leave some after few prompts
 MOST_DRAWN = 8  # senders and receivers whose single paths are cut
 _SCORES = ("previous_token", "prefix_matching", "duplicate_token")
 
@@ -77,8 +78,9 @@ def explain(
             the mean is none yet: it still says what they say, and does more harm than it should.
         n_random: Random sets of heads to compare the circuit with.
         seed: Of their choice.
-        exact: Measure every head and path on all prompts. By default those leave early whose effect is certainly too
-            small for any verdict (`screen` of `ablation_sweep`); they keep the estimate of then.
+        exact: Measure every head and path on all prompts. By default, in models of 32 heads or more, those leave early
+            whose effect is certainly too small for any verdict (`screen` of `ablation_sweep`); they keep the estimate
+            of then.
         path: A file (`.csv`, `.json`, `.parquet`) to keep the sweep in, from which a run that is cut off goes on.
         progress: Progress bars on standard error.
 
@@ -101,6 +103,7 @@ def explain(
     left_out: dict[str, str] = {}
     fall = scores.loss_by_copy[0] - scores.loss_by_copy[1]
     whole = _prepared(model, prompts, others if reference is None else reference)
+    exact = exact or model.n_layers * model.n_heads < RACED
     screen = None if exact or fall <= 0 or prompts.period < 3 else LEAST_EFFECT * fall
     prepared = whole if screen is None else staged(whole, screen)
     if not _copies(prepared):

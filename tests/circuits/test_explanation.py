@@ -23,6 +23,7 @@ from induction_lab.behaviour.losses import loss_per_token
 from induction_lab.circuits import explaining
 from induction_lab.interventions.each_head import parse_groups, sweep_prepared
 from induction_lab.interventions.prepared import PreparedPrompts
+from induction_lab.interventions.racing.race import staged
 from induction_lab.models.attention_only.config import AttentionOnlyConfig
 from induction_lab.models.attention_only.network import AttentionOnlyTransformer
 
@@ -91,9 +92,24 @@ def test_prompts_prepared_like_others_are_as_those_prepared_alone(gallery, given
         pd.testing.assert_frame_equal(found, ablation_sweep(gallery, other, method=method, **how).table)
 
 
+@pytest.fixture
+def raced(monkeypatch):
+    """Few heads are raced as well."""
+    monkeypatch.setattr(explaining, "RACED", 0)
+
+
+@pytest.mark.parametrize(("least", "exact", "races"), [(8, False, 1), (9, False, 0), (8, True, 0)])
+def test_few_heads_are_all_measured_on_all_prompts_and_many_are_raced(bundled, monkeypatch, least, exact, races):
+    begun = []
+    monkeypatch.setattr(explaining, "staged", lambda prepared, within: begun.append(within) or staged(prepared, within))
+    monkeypatch.setattr(explaining, "RACED", least)
+    explain(bundled, repeated_tokens(bundled, n_prompts=4, period=20), n_random=0, exact=exact)
+    assert len(begun) == races
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_model_that_does_not_copy_has_bystanders_only_and_it_is_said_why(seed, exact):
+def test_a_model_that_does_not_copy_has_bystanders_only_and_it_is_said_why(seed, exact, raced):
     model = HookedModel(AttentionOnlyTransformer(AttentionOnlyConfig(d_vocab=60, n_ctx=60), seed=seed).eval())
     found = explain(model, repeated_tokens(model, n_prompts=6, period=20, seed=seed), exact=exact, n_random=1)
     assert set(found.heads["verdict"]) == {"bystander"} and not found.circuit
@@ -101,7 +117,7 @@ def test_a_model_that_does_not_copy_has_bystanders_only_and_it_is_said_why(seed,
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_answer_is_that_of_a_whole_sweep(bundled, seed):
+def test_the_answer_is_that_of_a_whole_sweep(bundled, seed, raced):
     prompts = repeated_tokens(bundled, n_prompts=8, seed=seed)
     whole, found = (explain(bundled, prompts, exact=exact, n_random=1) for exact in (True, False))
     assert found.heads["verdict"].tolist() == whole.heads["verdict"].tolist()

@@ -54,8 +54,9 @@ def explain(
 ) -> None:
     """Find by ablation and path patching which heads carry MODEL's copying, and test the circuit they make.
 
-    Each head is ablated by itself, then each path to the induction heads' keys cut; those that certainly do
-    nothing are left after few prompts (not with --exact). With 8 prompts: minutes for 135 million parameters.
+    Each head is ablated by itself, then each path to the induction heads' keys cut; of 32 or more those that
+    certainly do nothing are left after few prompts (not with --exact). With 8 prompts: minutes for 135 million
+    parameters.
     The sweep is kept in the folder; a run that was cut off goes on from there.
     """
     if random_sets < 0:
