@@ -15,13 +15,14 @@
 # make coverage  every decoder of transformers, small and random: what can be measured of it, and the table of it
 # make bench-gpu  the engine, sweeps and training on a GPU, at most nine minutes
 # make bench  the side-by-side comparisons of experiments/benchmarks/, and the page of them
+# make bench-before BEFORE=../before  did anything get slower since? The same jobs by another checkout and by this one
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
 NOTEBOOKS := $(wildcard docs/notebooks/*.py docs/zh/notebooks/*.py)
 
-.PHONY: demo notebooks test package test-browser lint types bench bench-gpu coverage claims essay figures docs links tour clean check-numbers
+.PHONY: demo notebooks test package test-browser lint types bench bench-before bench-gpu coverage claims essay figures docs links tour clean check-numbers
 
 demo: $(READY)
 	$(BIN)/induction-lab score
@@ -68,6 +69,11 @@ bench: $(READY)
 	$(BIN)/python -m experiments report_speed --model smollm2-135m
 	$(BIN)/python -m experiments callback_cost
 	$(BIN)/python -m experiments sweep_overhead
+	$(BIN)/python -m experiments results
+
+bench-before: $(READY)
+	$(BIN)/induction-lab get smollm2-135m
+	$(BIN)/python -m experiments before_after --before $(BEFORE)
 	$(BIN)/python -m experiments results
 
 bench-gpu: $(READY)

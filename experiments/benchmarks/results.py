@@ -44,7 +44,12 @@ SECTIONS = {
     "Computed twice": {
         "computed_twice": "What each command computes, in thousands of tokens that enter a layer, of tokens that are "
         "unembedded, and in layers whose weights are folded; and how much of each was there already "
-        "(`computed_twice.py`).",
+        "(`computed_twice.py`). What `follow` runs again is, nearly all of it, one token at other positions, where "
+        "nothing but its rotation is read.",
+    },
+    "Before and after": {
+        "before_after": "The same jobs by an earlier commit of this library and by this one, in pairs, on one thread "
+        "(`before_after.py`): CPU time, memory above what was held before the job.",
     },
     "Growth": {
         "growth": "How every analysis grows with prompts, context, heads, layers and vocabulary (`growth.py`): "

@@ -1,0 +1,227 @@
+"""Did anything get slower, or take more memory, from one checkout of this library to another?
+
+    git worktree add ../before COMMIT
+    python -m experiments before_after --before ../before                 # all jobs, about 20 minutes of one core
+    python -m experiments before_after --before ../before --job score circuit
+
+Two processes of one thread hold the same models, one for each checkout, and do each job in turn, one after the other,
+so that noise of the machine hits both alike. Time is CPU time; `ratio` is the median over rounds of the time after by
+that before, with the lowest and the highest; memory is the peak of the process above what it held before the job. The
+same file is run in both, so jobs are those that both can do. Writes before_after.csv beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+TEXT = "Mrs. Tolliver kept bees. Every spring Mrs. Tolliver counted the hives, and Mrs. Tolliver sold the honey."
+SMALL, REAL = "induction-2l", "smollm2-135m"
+CHILD = "--as-child"
+
+
+def main(argv: list[str] | None = None) -> None:
+    import pandas as pd
+
+    args = parse_args(argv)
+    if not (args.before / "induction_lab" / "__init__.py").is_file():
+        raise SystemExit(
+            f"--before {args.before} is no checkout of this library: git worktree add {args.before} COMMIT"
+        )
+    before, after = Worker(args.before), Worker(HERE.parents[1])
+    rows = []
+    for job in args.job:
+        for worker in (before, after):
+            worker.does(job)  # what is found out or loaded once
+        pairs = [(before.does(job), after.does(job)) for _ in range(args.rounds)]
+        ratios = sorted(there["seconds"] / here["seconds"] for here, there in pairs)
+        rows.append(
+            {
+                "job": job,
+                "rounds": args.rounds,
+                "seconds_before": round(statistics.median(here["seconds"] for here, _ in pairs), 3),
+                "ratio": round(statistics.median(ratios), 3),
+                "lowest": round(ratios[0], 3),
+                "highest": round(ratios[-1], 3),
+                "mb_before": round(max(here["mb"] for here, _ in pairs), 1),
+                "mb_after": round(max(there["mb"] for _, there in pairs), 1),
+            }
+        )
+        print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
+        pd.DataFrame(rows).to_csv(args.out, index=False)
+    print(f"\nwritten:\n  {args.out}")
+
+
+class Worker:
+    """A process that does jobs with the library of one checkout."""
+
+    def __init__(self, checkout: Path) -> None:
+        """Start it."""
+        self.checkout = checkout
+        environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, CHILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=checkout,
+        )
+
+    def does(self, job: str) -> dict[str, float]:
+        """CPU seconds and peak memory in MB of a job."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(job + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{job} failed with the library in {self.checkout}: see above, or leave it out (--job).")
+        return json.loads(line)
+
+
+def child() -> None:
+    """Do what is asked for, a line a job, with whatever library is found."""
+    models: dict[str, Any] = {}
+    for line in sys.stdin:
+        job = JOBS[line.strip()]
+        if job.model not in models:
+            models[job.model] = _loaded(job.model)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+        held, begin = _peak(), time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            job.run(models[job.model], Path(folder))
+        seconds = time.process_time() - begin
+        print(json.dumps({"seconds": seconds, "mb": (_peak() - held) / 1e6}), file=sys.__stdout__, flush=True)
+
+
+def _loaded(name: str) -> Any:
+    from induction_lab import load_model
+
+    model = load_model(name)
+    _ = model.unembeds_by_parts  # found out once a model
+    return model
+
+
+def _peak() -> float:
+    """The most memory that the process has held, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return float(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+class Job(NamedTuple):
+    """What is done, with which model."""
+
+    model: str
+    run: Callable[[Any, Path], object]
+
+
+def _load(model: Any, folder: Path) -> None:
+    lab().load_model(model.name)
+
+
+def _score(model: Any, folder: Path) -> None:
+    lab().score_heads(model, lab().repeated_tokens(model, n_prompts=8, distinct=True), chance_test=True)
+
+
+def _long(model: Any, folder: Path) -> None:
+    names = ["prefix_matching", "induction_stripe", "previous_token", "duplicate_token", "attention_sink"]
+    lab().score_heads(model, lab().repeated_tokens(model, n_prompts=1, period=1000), scores=names, loss=False)
+
+
+def _capture(model: Any, folder: Path) -> None:
+    lab().capture(model, lab().repeated_tokens(model, n_prompts=8).tokens, ["q", "k", "v", "resid_pre"])
+
+
+def _attribute(model: Any, folder: Path) -> None:
+    lab().attribute_logits(model, lab().repeated_tokens(model, n_prompts=4))
+
+
+def _circuit(model: Any, folder: Path) -> None:
+    lab().find_circuit(model, lab().repeated_tokens(model, n_prompts=4))
+
+
+def _composition(model: Any, folder: Path) -> None:
+    lab().composition_scores(model, "K")
+
+
+def _ablation(model: Any, folder: Path) -> None:
+    heads = [f"L{model.n_layers // 2}H{head}" for head in range(model.n_heads)]
+    lab().ablation_sweep(model, lab().repeated_tokens(model, n_prompts=4), heads=heads)
+
+
+def _paths(model: Any, folder: Path) -> None:
+    senders = [(model.n_layers // 2, head) for head in range(model.n_heads)]
+    prompts = lab().repeated_tokens(model, n_prompts=2)
+    lab().patch_paths(model, prompts, [(model.n_layers - 1, 0)], "k", senders=senders)
+
+
+def _activity(model: Any, folder: Path) -> None:
+    lab().induction_activity(model, TEXT)
+
+
+def _report(model: Any, folder: Path) -> None:
+    lab().write_report(model, folder / "report.html", n_prompts=4)
+
+
+def _explain(model: Any, folder: Path) -> None:
+    lab().explain(model, lab().repeated_tokens(model, n_prompts=4), n_random=4)
+
+
+def _kinds(model: Any, folder: Path) -> None:
+    lab().classify_heads(model, causal=False)
+
+
+def _train(model: Any, folder: Path) -> None:
+    from induction_lab.data.training_streams import TiledBlocks
+    from induction_lab.training.trainer import TrainingPlan, train
+
+    network = lab().AttentionOnlyTransformer(lab().AttentionOnlyConfig(d_vocab=64, n_ctx=64))
+    train(network, TiledBlocks(64), TrainingPlan(steps=40, threads=1))
+
+
+JOBS = {
+    "load": Job(REAL, _load),
+    "score": Job(REAL, _score),
+    "score, 2,001 tokens": Job(REAL, _long),
+    "capture": Job(REAL, _capture),
+    "attribute_logits": Job(REAL, _attribute),
+    "circuit": Job(REAL, _circuit),
+    "composition": Job(REAL, _composition),
+    "ablation of 9 heads": Job(REAL, _ablation),
+    "paths from 9 heads": Job(REAL, _paths),
+    "activity": Job(REAL, _activity),
+    "report": Job(REAL, _report),
+    "explain": Job(SMALL, _explain),
+    "kinds": Job(SMALL, _kinds),
+    "training, 40 steps": Job(SMALL, _train),
+}
+
+
+def lab() -> Any:
+    """The library that is found."""
+    import induction_lab
+
+    return induction_lab
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, required=True, help="a checkout of the commit to compare with")
+    parser.add_argument("--job", nargs="+", default=list(JOBS), choices=JOBS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=HERE / "before_after.csv")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    child() if CHILD in sys.argv[1:] else main()

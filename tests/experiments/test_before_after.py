@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scripts import script
+
+before_after = script("benchmarks.before_after")
+HERE = Path(__file__).parents[2]
+
+
+def test_both_checkouts_do_the_jobs_in_pairs(tmp_path, capsys):
+    out = tmp_path / "before_after.csv"
+    before_after.main(["--before", str(HERE), "--job", "explain", "--rounds", "2", "--out", str(out)])
+    row = pd.read_csv(out).iloc[0]
+    assert row["job"] == "explain" and row["rounds"] == 2
+    assert 0 < row["lowest"] <= row["ratio"] <= row["highest"] and row["seconds_before"] > 0 and row["mb_after"] > 0
+    assert str(out) in capsys.readouterr().out
+
+
+def test_each_process_has_the_library_of_its_checkout(tmp_path):
+    package = tmp_path / "induction_lab"
+    package.mkdir()
+    (package / "__init__.py").write_text("def load_model(name):\n    raise SystemExit('of another checkout')\n")
+    with pytest.raises(SystemExit, match=rf"explain failed with the library in {tmp_path}"):
+        before_after.Worker(tmp_path).does("explain")
+
+
+def test_what_is_no_checkout_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="is no checkout of this library: git worktree add"):
+        before_after.main(["--before", str(tmp_path)])
