@@ -11,7 +11,7 @@ process CPU time (median, lowest, highest) and of wall time. Error: the heads of
 ratios are. `compiled-parts` compiles each block's MLP and norms and, for this script alone, lets them through. At the
 same time a way that takes a share r of it could be given 1 / r as many prompts: `error_same_time` is its standard error
 then, over the exact sweep's (median over heads). Writes below_the_floor.csv and below_the_floor_error.csv beside this
-file. About 20 minutes on one core.
+file. About 15 minutes of one core.
 """
 
 from __future__ import annotations

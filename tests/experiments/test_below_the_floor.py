@@ -1,6 +1,7 @@
 """What a cheaper sweep costs in error: the columns against a plain loop over heads; and what a cut prompt says."""
 
 import math
+import re
 import statistics
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from experiments.benchmarks import below_the_floor
+from experiments.harness import ROOT
 from induction_lab import Effects, ablation_sweep, repeated_tokens
 from induction_lab.behaviour.metrics import Metric
 from induction_lab.interventions.effects import COLUMNS
@@ -123,3 +125,14 @@ def test_the_tables_are_of_the_ways_that_were_asked_for(tmp_path):
     times, errors = pd.read_csv(out), pd.read_csv(tmp_path / "below_error.csv")
     assert times["way"].tolist() == ["autocast", "second-copy-25"] and errors["way"].tolist() == ["second-copy-25"]
     assert times["rounds"].isna().tolist() == [True, False] and errors["heads"].tolist() == [8]
+
+
+def test_the_page_on_causes_says_what_the_tables_say():
+    page = (ROOT / "docs" / "causes.md").read_text()
+    said = page.partition("## How a sweep of ablations saves time")[2].partition("\n## ")[0]
+    numbers = set(re.findall(r"\d+\.\d+", said.replace("screen=0.1", "").replace("0.1 nats", "").replace("± 0.1", "")))
+    tables = [pd.read_csv(below_the_floor.HERE / f"below_the_floor{which}.csv") for which in ("", "_error")]
+    known = [value for table in tables for value in table.select_dtypes("number").to_numpy().ravel().tolist()]
+    assert len(numbers) >= 6
+    stale = [x for x in numbers if all(f"{value:.{len(x.partition('.')[2])}f}" != x for value in known)]
+    assert not stale, f"{stale} are in neither table"
