@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,15 +159,13 @@ class HeadKinds(Loadable):
         `expected` is that of sets of these sizes drawn at random among all heads; `p_value` is the chance of as many
         shared heads or more (hypergeometric).
         """
-        from scipy.stats import hypergeom
-
         n_heads = self.table["label"].nunique()
         members = {kind: set(self.of(kind)) for kind in self.kinds}
         rows = []
         for i, first in enumerate(self.kinds):
             for second in self.kinds[i + 1 :]:
                 a, b = members[first], members[second]
-                by_chance = float(hypergeom.sf(len(a & b) - 1, n_heads, len(a), len(b)))
+                by_chance = _by_chance(len(a & b), n_heads, len(a), len(b))
                 rows.append((first, second, len(a), len(b), len(a & b), len(a) * len(b) / n_heads, by_chance))
         names = ["kind", "other_kind", "n_heads", "n_other_heads", "n_shared", "expected", "p_value"]
         return pd.DataFrame(rows, columns=pd.Index(names))
@@ -174,6 +173,12 @@ class HeadKinds(Loadable):
     @classmethod
     def _from_table(cls, table: pd.DataFrame, facts: dict[str, Any]) -> HeadKinds:
         return cls(facts["model"], table.loc[:, list(COLUMNS)], facts.get("provenance", {}))
+
+
+def _by_chance(shared: int, n_heads: int, a: int, b: int) -> float:
+    """How likely random sets of `a` and of `b` of `n_heads` heads are to share so many or more, in whole numbers."""
+    ways = sum(comb(a, both) * comb(n_heads - a, b - both) for both in range(shared, min(a, b) + 1))
+    return ways / comb(n_heads, b)
 
 
 @takes_names

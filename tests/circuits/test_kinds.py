@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from families import random_network
+from scipy.stats import hypergeom
 
 from induction_lab import (
     HeadKinds,
@@ -19,7 +20,7 @@ from induction_lab import (
     score_heads,
     surviving_kinds,
 )
-from induction_lab.circuits.kinds import BY_NAME, COLUMNS, KINDS, _table
+from induction_lab.circuits.kinds import BY_NAME, COLUMNS, KINDS, _by_chance, _table
 from induction_lab.models.attention_only.by_hand import head_gallery
 from induction_lab.scores.registry import EVERY
 from induction_lab.scores.results import HeadScores
@@ -217,3 +218,11 @@ def test_what_is_no_result_or_no_name_is_refused(small, gallery, unchecked):
     for n_draws in (2.5, "3"):
         with pytest.raises(ValueError, match="`n_draws` must be a whole number"):
             surviving_kinds(small, gallery, n_draws=n_draws)
+
+
+@pytest.mark.parametrize(("n_heads", "a", "b"), [(8, 3, 5), (8, 0, 4), (8, 8, 4), (270, 31, 17), (1024, 200, 300)])
+def test_shared_heads_are_as_likely_by_chance_as_scipy_says(n_heads, a, b):
+    shared = np.arange(min(a, b) + 1)
+    found = [_by_chance(int(each), n_heads, a, b) for each in shared]
+    np.testing.assert_allclose(found, hypergeom.sf(shared - 1, n_heads, a, b), rtol=1e-8)
+    assert found[0] == 1 and (np.diff(found) <= 0).all()

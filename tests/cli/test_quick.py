@@ -65,11 +65,12 @@ MEASURED = {
     "score": "score_heads(model, prompts, chance_test=True)",
     "circuit": "find_circuit(model, prompts)",
     "explain": "explain(model, prompts, n_random=1)",
+    "heads": "classify_heads(model, prompts, causal=False).overlaps()",
 }
 
 
 def test_measuring_loads_no_library_that_it_does_not_need():
-    names = "explain, find_circuit, load_model, repeated_tokens, score_heads"
+    names = "classify_heads, explain, find_circuit, load_model, repeated_tokens, score_heads"
     lines = ["import sys", f"from induction_lab import {names}"]
     lines += ["model = load_model()", "prompts = repeated_tokens(model, n_prompts=2, distinct=True)"]
     for name, call in MEASURED.items():
