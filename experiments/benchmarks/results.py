@@ -41,6 +41,13 @@ SECTIONS = {
         "explain": "Forward passes that `explain` spends, counted in multiplications (`explain_speed.py`): with every "
         "head on all prompts (`passes_exact`) and by default; and in how many heads the answers agree.",
     },
+    "The first second": {
+        "first_second": "Processor seconds of commands on the bundled model, each a fresh process, and of which "
+        "importing each library (`first_second.py`); `rest` is the interpreter, the command line and our own modules, "
+        "`work` what is not importing.",
+        "first_second_ratio": "The same beside a checkout from before TransformerLens, transformers and pandas were "
+        "loaded only where they are used, in alternating pairs (`first_second.py --against`).",
+    },
     "Computed twice": {
         "computed_twice": "What each command computes, in thousands of tokens that enter a layer, of tokens that are "
         "unembedded, and in layers whose weights are folded; and how much of each was there already "

@@ -157,6 +157,9 @@ class Block(nn.Module):
 class AttentionOnlyTransformer(AsTransformerLens):
     """A decoder of attention layers, hooked like a TransformerLens model.
 
+    When its hooks are first used (`hook_dict`, `run_with_cache`, …, `model.hooked`), that library is loaded and the
+    network becomes one of its `HookedRootModule`s, in its place: `isinstance` says so from then on.
+
     Args:
         config: Its shape.
         seed: Of the initial weights; the global random state is left alone.
