@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -120,7 +121,7 @@ def _run(command: str, checkout: Path, cwd: Path, folder: Path) -> dict[str, flo
     return json.loads((folder / "spent.json").read_text())
 
 
-def row(command: str, found: list[dict[str, float]]) -> dict[str, object]:
+def row(command: str, found: list[dict[str, float]]) -> dict[str, Any]:
     """Medians over the processes, and of all seconds the lowest and the highest."""
     seconds = sorted(each["seconds"] for each in found)
     parts = {name: [each[name] for each in found] for name in (*LIBRARIES, "rest")}
@@ -130,7 +131,7 @@ def row(command: str, found: list[dict[str, float]]) -> dict[str, object]:
     return rounded | {name: round(statistics.median(each), 2) for name, each in parts.items()}
 
 
-def ratio(command: str, pairs: list[list[float]]) -> dict[str, object]:
+def ratio(command: str, pairs: list[list[float]]) -> dict[str, Any]:
     """Of pairs of ours and the other's seconds: medians, and the quotients' median, lowest and highest."""
     now, before = zip(*pairs, strict=True)
     quotients = sorted(ours / other for ours, other in pairs)

@@ -159,7 +159,7 @@ class HeadKinds(Loadable):
         `expected` is that of sets of these sizes drawn at random among all heads; `p_value` is the chance of as many
         shared heads or more (hypergeometric).
         """
-        n_heads = self.table["label"].nunique()
+        n_heads = len(set(self.table["label"]))
         members = {kind: set(self.of(kind)) for kind in self.kinds}
         rows = []
         for i, first in enumerate(self.kinds):
