@@ -116,13 +116,26 @@ def preference_and_parts(
     found = []
     for layer in range(model.n_layers):
         scale = _scale(model, layer)
-        q = torch.stack([(read_from_stream(model, layer, "q", part) * scale).mean(1) for part in parts])
-        k = torch.stack([read_from_stream(model, layer, "k", part).mean(1) for part in parts])
-        k = to_query_heads(k, model.n_heads, dim=1)
+        q, k = (torch.stack(means) for means in zip(*(_means(model, layer, part) for part in parts), strict=True))
+        q, k = q * scale, to_query_heads(k, model.n_heads, dim=1)
         q, k = (torch.cat([torch.einsum("p,phi->hi", weights, x)[None], x]) for x in (q, k))
         q, k = as_wide(model, q, k)
         found.append(torch.stack([torch.einsum("hi,oij,hj->oh", a, R[layer], b) for a, b in zip(q, k, strict=True)]))
     return torch.stack(found, 2).cpu()
+
+
+def _means(
+    model: HookedModel, layer: int, rows: Float[Tensor, "row d_model"]
+) -> tuple[Float[Tensor, "head d_head"], Float[Tensor, "kv_head d_head"]]:
+    """The mean query and the mean key of these vectors: the mean is projected, where all behind the norm is linear."""
+    anatomy = model.anatomy
+    if anatomy.latents(layer) is not None or anatomy.head_norm(layer, "q") or anatomy.head_norm(layer, "k"):
+        return read_from_stream(model, layer, "q", rows).mean(1), read_from_stream(model, layer, "k", rows).mean(1)
+    with torch.no_grad():
+        read = anatomy.norm_before(layer)(rows[None].to(model.dtype))[0].to(model.wide).mean(0)
+        (W_Q, b_Q), (W_K, b_K) = (anatomy.projection(layer, component) for component in ("q", "k"))
+        q, k = read.to(W_Q.device) @ W_Q.to(model.wide), read.to(W_K.device) @ W_K.to(model.wide)
+        return q if b_Q is None else q + b_Q.to(model.wide), k if b_K is None else k + b_K.to(model.wide)
 
 
 def _scale(model: HookedModel, layer: int) -> float:
