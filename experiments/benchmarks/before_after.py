@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     for job in args.job:
         for worker in (before, after):
             worker.does(job)  # what is found out or loaded once
-        pairs = [(before.does(job), after.does(job)) for _ in range(args.rounds)]
+        pairs = [pair(before, after, job, turned=round % 2 == 1) for round in range(args.rounds)]
         ratios = sorted(there["seconds"] / here["seconds"] for here, there in pairs)
         rows.append(
             {
@@ -60,6 +60,14 @@ def main(argv: list[str] | None = None) -> None:
         print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
         pd.DataFrame(rows).to_csv(args.out, index=False)
     print(f"\nwritten:\n  {args.out}")
+
+
+def pair(before: Worker, after: Worker, job: str, *, turned: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """What both take for a job, one right after the other; `turned`: the later one first."""
+    if turned:
+        later = after.does(job)
+        return before.does(job), later
+    return before.does(job), after.does(job)
 
 
 class Worker:
@@ -134,7 +142,7 @@ def _score(model: Any, folder: Path) -> None:
 
 
 def _long(model: Any, folder: Path) -> None:
-    names = ["prefix_matching", "induction_stripe", "previous_token", "duplicate_token", "attention_sink"]
+    names = ["prefix_matching", "induction_stripe", "previous_token", "duplicate_token", "resting"]
     lab().score_heads(model, lab().repeated_tokens(model, n_prompts=1, period=1000), scores=names, loss=False)
 
 
