@@ -39,6 +39,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "anchors",
+    "annotations",
     "commands",
     "docstrings",
     "languages",
