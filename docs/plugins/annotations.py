@@ -1,4 +1,4 @@
-"""Annotations name types that only a type checker imports (`if TYPE_CHECKING:`): here their modules have them as well."""
+"""Types that annotations name and only a type checker imports (`if TYPE_CHECKING:`): here their modules have them."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Did anything get slower, or take more memory, from one checkout of this library to another?
+"""Did anything get slower from one checkout of this library to another?
 
     git worktree add ../before COMMIT
     python -m experiments before_after --before ../before                 # all jobs, about 20 minutes of one core
@@ -13,7 +13,6 @@ same file is run in both, so jobs are those that both can do. Writes before_afte
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -44,17 +43,15 @@ def main(argv: list[str] | None = None) -> None:
         for worker in (before, after):
             worker.does(job)  # what is found out or loaded once
         pairs = [pair(before, after, job, turned=round % 2 == 1) for round in range(args.rounds)]
-        ratios = sorted(there["seconds"] / here["seconds"] for here, there in pairs)
+        ratios = sorted(there / here for here, there in pairs)
         rows.append(
             {
                 "job": job,
                 "rounds": args.rounds,
-                "seconds_before": round(statistics.median(here["seconds"] for here, _ in pairs), 3),
+                "seconds_before": round(statistics.median(here for here, _ in pairs), 3),
                 "ratio": round(statistics.median(ratios), 3),
                 "lowest": round(ratios[0], 3),
                 "highest": round(ratios[-1], 3),
-                "mb_before": round(max(here["mb"] for here, _ in pairs), 1),
-                "mb_after": round(max(there["mb"] for _, there in pairs), 1),
             }
         )
         print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
@@ -62,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\nwritten:\n  {args.out}")
 
 
-def pair(before: Worker, after: Worker, job: str, *, turned: bool) -> tuple[dict[str, float], dict[str, float]]:
+def pair(before: Worker, after: Worker, job: str, *, turned: bool) -> tuple[float, float]:
     """What both take for a job, one right after the other; `turned`: the later one first."""
     if turned:
         later = after.does(job)
@@ -86,15 +83,15 @@ class Worker:
             cwd=checkout,
         )
 
-    def does(self, job: str) -> dict[str, float]:
-        """CPU seconds and peak memory in MB of a job."""
+    def does(self, job: str) -> float:
+        """CPU seconds of a job."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(job + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{job} failed with the library in {self.checkout}: see above, or leave it out (--job).")
-        return json.loads(line)
+        return float(line)
 
 
 def child() -> None:
@@ -104,12 +101,10 @@ def child() -> None:
         job = JOBS[line.strip()]
         if job.model not in models:
             models[job.model] = _loaded(job.model)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-        held, begin = _peak(), time.process_time()
+        begin = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             job.run(models[job.model], Path(folder))
-        seconds = time.process_time() - begin
-        print(json.dumps({"seconds": seconds, "mb": (_peak() - held) / 1e6}), file=sys.__stdout__, flush=True)
+        print(time.process_time() - begin, file=sys.__stdout__, flush=True)
 
 
 def _loaded(name: str) -> Any:
@@ -118,12 +113,6 @@ def _loaded(name: str) -> Any:
     model = load_model(name)
     _ = model.unembeds_by_parts  # found out once a model
     return model
-
-
-def _peak() -> float:
-    """The most memory that the process has held, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return float(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 class Job(NamedTuple):
