@@ -62,6 +62,7 @@ bench: $(READY)
 	$(BIN)/python -m experiments explain_speed
 	$(BIN)/python -m experiments computed_twice
 	$(BIN)/python -m experiments first_second
+	$(BIN)/python -m experiments profiles
 	$(BIN)/python -m experiments growth
 	$(BIN)/python -m experiments ablation_speed
 	$(BIN)/python -m experiments below_the_floor

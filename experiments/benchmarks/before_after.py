@@ -6,8 +6,8 @@
 
 Two processes of one thread hold the same models, one for each checkout, and do each job in turn, one after the other,
 so that noise of the machine hits both alike. Time is CPU time; `ratio` is the median over rounds of the time after by
-that before, with the lowest and the highest; memory is the peak of the process above what it held before the job. The
-same file is run in both, so jobs are those that both can do. Writes before_after.csv beside this file.
+that before, with the lowest and the highest. The same file is run in both, so jobs are those that both can do. Writes
+before_after.csv beside this file.
 """
 
 from __future__ import annotations
@@ -32,36 +32,39 @@ CHILD = "--as-child"
 def main(argv: list[str] | None = None) -> None:
     import pandas as pd
 
+    from experiments.harness import show_files, show_line
+
     args = parse_args(argv)
     if not (args.before / "induction_lab" / "__init__.py").is_file():
         raise SystemExit(
             f"--before {args.before} is no checkout of this library: git worktree add {args.before} COMMIT"
         )
-    before, after = Worker(args.before), Worker(HERE.parents[1])
     rows = []
-    for job in args.job:
-        for worker in (before, after):
-            worker.does(job)  # what is found out or loaded once
-        pairs = [pair(before, after, job, turned=round % 2 == 1) for round in range(args.rounds)]
-        ratios = sorted(there / here for here, there in pairs)
-        rows.append(
-            {
-                "job": job,
-                "rounds": args.rounds,
-                "seconds_before": round(statistics.median(here for here, _ in pairs), 3),
-                "ratio": round(statistics.median(ratios), 3),
-                "lowest": round(ratios[0], 3),
-                "highest": round(ratios[-1], 3),
-            }
-        )
-        print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
-        pd.DataFrame(rows).to_csv(args.out, index=False)
-    print(f"\nwritten:\n  {args.out}")
+    with Worker(args.before) as before, Worker(HERE.parents[1]) as after:
+        for job in args.job:
+            rows.append({"job": job} | compared(before, after, job, args.rounds))
+            show_line(pd.DataFrame(rows[-1:]).to_string(index=False))
+            pd.DataFrame(rows).to_csv(args.out, index=False)
+    show_files([args.out])
 
 
-def pair(before: Worker, after: Worker, job: str, *, turned: bool) -> tuple[float, float]:
-    """What both take for a job, one right after the other; `turned`: the later one first."""
-    if turned:
+def compared(before: Worker, after: Worker, job: str, rounds: int) -> dict[str, Any]:
+    """The row of a job."""
+    pair(before, after, job)  # what is found out or loaded once
+    pairs = [pair(before, after, job, later_first=number % 2 == 1) for number in range(rounds)]
+    ratios = sorted(later / earlier for earlier, later in pairs)
+    return {
+        "rounds": rounds,
+        "seconds_before": round(statistics.median(earlier for earlier, _ in pairs), 3),
+        "ratio": round(statistics.median(ratios), 3),
+        "lowest": round(ratios[0], 3),
+        "highest": round(ratios[-1], 3),
+    }
+
+
+def pair(before: Worker, after: Worker, job: str, *, later_first: bool = False) -> tuple[float, float]:
+    """What both take for a job, one right after the other."""
+    if later_first:
         later = after.does(job)
         return before.does(job), later
     return before.does(job), after.does(job)
@@ -82,6 +85,15 @@ class Worker:
             env=environment,
             cwd=checkout,
         )
+
+    def __enter__(self) -> Worker:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.communicate()
 
     def does(self, job: str) -> float:
         """CPU seconds of a job."""

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.harness import show_files, show_line
+from experiments.harness import put_row, show_files, show_line
 from induction_lab import (
     HookedModel,
     classify_heads,
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             if command == "activity" and model.tokenizer is None:
                 continue
             row = {"command": command, "model": name} | counted(model, COMMANDS[command])
-            add(args.out, row)
+            put_row(args.out, row, by={"model": MODELS, "command": list(COMMANDS)})
             show_line(pd.DataFrame([row]).to_string(index=False))
     show_files([args.out])
 
@@ -204,16 +204,6 @@ def repeated(rows: Tensor) -> int:
     for apart in range(1, min(NEIGHBOURS, len(rows) - 1) + 1):
         again[apart:] |= (ordered[apart:] - ordered[:-apart]).abs().amax(1) < TOLERANCE
     return int(again.sum())
-
-
-def add(path: Path, row: dict[str, Any]) -> None:
-    """Write a row, in the place of what was measured of the same before."""
-    rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    kept = [each for each in rows if (each["command"], each["model"]) != (row["command"], row["model"])]
-    order = {"command": list(COMMANDS), "model": list(MODELS)}
-    table = pd.DataFrame([*kept, row])
-    table = table.sort_values(["model", "command"], key=lambda column: column.map(order[str(column.name)].index))
-    table.to_csv(path, index=False)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.harness import show_files, show_line
+from experiments.harness import put_row, show_files, show_line
 from induction_lab import Explanation, HookedModel, Prompts, explain, load_model, repeated_tokens
 
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         model = load_model(name)
         for seed in args.seeds:
             row = {"model": name, "seed": seed, "prompts": args.prompts} | compared(model, args.prompts, seed)
-            add(args.out, row)
+            put_row(args.out, row, by=dict.fromkeys(("model", "seed", "prompts")))
             show_line(pd.DataFrame([row]).to_string(index=False))
     show_files([args.out])
 
@@ -67,14 +67,6 @@ def counted(model: HookedModel, prompts: Prompts, one: int, *, exact: bool) -> t
     with FlopCounterMode(display=False) as counter:
         found = explain(model, prompts, exact=exact)
     return found, counter.get_total_flops() / one
-
-
-def add(path: Path, row: dict[str, Any]) -> None:
-    """Write a row, in the place of what was measured of the same before."""
-    rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    key = ("model", "seed", "prompts")
-    kept = [other for other in rows if any(other[name] != row[name] for name in key)]
-    pd.DataFrame([*kept, row]).sort_values(list(key)).to_csv(path, index=False)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -6,7 +6,7 @@
 One thread; the commands are those of `computed_twice`. PyTorch's profiler says how long each operation took by itself.
 Products are what multiplies matrices (`mm`, `bmm`, …), attention is the fused kernel; `largest_other` is the greatest
 of all other operations, and `outside` what passed between operations: Python. Shares are of the time of all of it. Adds
-its rows to profiles.csv beside this file, or replaces them. About 20 minutes, most of it for `heads`.
+its rows to profiles.csv beside this file, or replaces them. `heads` and `explain` take longest by far.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from experiments.benchmarks.computed_twice import COMMANDS
-from experiments.harness import show_files, show_line
+from experiments.harness import put_row, show_files, show_line
 from induction_lab import HookedModel, load_model, repeated_tokens, score_heads
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
             if command == "activity" and model.tokenizer is None:
                 continue
             row = {"command": command, "model": name} | profiled(model, COMMANDS[command])
-            add(args.out, row)
+            put_row(args.out, row, by={"model": MODELS, "command": list(COMMANDS)})
             show_line(pd.DataFrame([row]).to_string(index=False))
     show_files([args.out])
 
@@ -66,16 +66,6 @@ def profiled(model: HookedModel, run: Callable[[HookedModel], object]) -> dict[s
         "all_others": round(sum(others.values()) / seconds, 3),
         "outside": round(max(0.0, 1 - sum(alone.values()) / seconds), 3),
     }
-
-
-def add(path: Path, row: dict[str, Any]) -> None:
-    """Write a row, in the place of what was measured of the same before."""
-    rows = pd.read_csv(path).to_dict("records") if path.is_file() else []
-    kept = [each for each in rows if (each["command"], each["model"]) != (row["command"], row["model"])]
-    order = {"command": list(COMMANDS), "model": list(MODELS)}
-    table = pd.DataFrame([*kept, row])
-    table = table.sort_values(["model", "command"], key=lambda column: column.map(order[str(column.name)].index))
-    table.to_csv(path, index=False)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

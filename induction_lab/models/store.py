@@ -202,20 +202,22 @@ def quiet_libraries() -> Iterator[None]:
     from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging as hf_logging
 
-    gguf_reader: Any = modeling_gguf_pytorch_utils  # its bar asks nobody whether bars are wanted
-    gguf_bar = gguf_reader.tqdm
+    gguf_reader: Any = modeling_gguf_pytorch_utils
+    gguf_bar = getattr(gguf_reader, "tqdm", None)  # it asks nobody whether bars are wanted
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     disabled = logging.root.manager.disable  # the user's own choice
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    gguf_reader.tqdm = functools.partial(gguf_bar, disable=True)
+    if gguf_bar is not None:
+        gguf_reader.tqdm = functools.partial(gguf_bar, disable=True)
     logging.disable(max(disabled, logging.WARNING))
     try:
         yield
     finally:
         logging.disable(disabled)
         hf_logging.set_verbosity(level)
-        gguf_reader.tqdm = gguf_bar
+        if gguf_bar is not None:
+            gguf_reader.tqdm = gguf_bar
         if bars:
             hf_logging.enable_progress_bar()
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-
 SUFFIXES = (".parquet", ".csv", ".json")
 _PARQUET_KEY = b"induction_lab"
 

@@ -290,6 +290,8 @@ def compare_scores(first: HeadScores, second: HeadScores, score: str | None = No
     Raises:
         ValueError: If the models have other shapes, or one lacks the score.
     """
+    import pandas as pd
+
     score = score or first.default_score
     shapes = [tuple(each[score].shape) for each in (first, second)]
     if shapes[0] != shapes[1]:
@@ -305,8 +307,6 @@ def compare_scores(first: HeadScores, second: HeadScores, score: str | None = No
         for name, part in ((which, each[score]), (f"{which}_error", each.standard_errors[score]))
     }
     labels = [str(Head(*pair)) for pair in zip(layer.tolist(), head.tolist(), strict=True)]
-    import pandas as pd
-
     found = pd.DataFrame({"label": labels, "layer": layer, "head": head, "score": score} | columns)
     found["difference"] = found["second"] - found["first"]
     return found.dropna(subset="difference").sort_values("difference", key=abs, ascending=False, ignore_index=True)

@@ -54,12 +54,12 @@ def ov_circuit(
     Raises:
         ValueError: If head or source are not to be had, or the stream is projected before the unembedding.
     """
+    from transformer_lens import FactoredMatrix
+
     layer, number = _head(model, head)
     folded = FoldedWeights.of(model, folded)
     _, _, W_V, W_O = folded.layer(layer, start=standing(folded, source), end=model.n_layers)
     into = W_V[key_head(number, model.n_heads, len(W_V))]
-    from transformer_lens import FactoredMatrix
-
     return FactoredMatrix(side_rows(folded, source) @ into, W_O[number] @ folded.readers.mT)
 
 
@@ -94,6 +94,8 @@ def qk_circuit(
     Raises:
         ValueError: If head, rows or offset are not to be had.
     """
+    from transformer_lens import FactoredMatrix
+
     layer, number = _head(model, head)
     folded = FoldedWeights.of(model, folded)
     R = folded.rotations(offset)[layer]
@@ -110,8 +112,6 @@ def qk_circuit(
     else:
         W_Q, W_K = folded.layer(layer, start=starts[0]).W_Q, folded.layer(layer, start=starts[1]).W_K
         q, k = rows[0] @ W_Q[number], rows[1] @ W_K[key_head(number, model.n_heads, len(W_K))]
-    from transformer_lens import FactoredMatrix
-
     return FactoredMatrix(q @ R, k.mT)
 
 

@@ -129,13 +129,13 @@ def _means(
 ) -> tuple[Float[Tensor, "head d_head"], Float[Tensor, "kv_head d_head"]]:
     """The mean query and the mean key of these vectors: the mean is projected, where all behind the norm is linear."""
     anatomy = model.anatomy
-    if anatomy.latents(layer) is not None or anatomy.head_norm(layer, "q") or anatomy.head_norm(layer, "k"):
+    if anatomy.latents(layer) is not None or any(anatomy.head_norm(layer, part) is not None for part in ("q", "k")):
         return read_from_stream(model, layer, "q", rows).mean(1), read_from_stream(model, layer, "k", rows).mean(1)
     with torch.no_grad():
-        read = anatomy.norm_before(layer)(rows[None].to(model.dtype))[0].to(model.wide).mean(0)
-        (W_Q, b_Q), (W_K, b_K) = (anatomy.projection(layer, component) for component in ("q", "k"))
-        q, k = read.to(W_Q.device) @ W_Q.to(model.wide), read.to(W_K.device) @ W_K.to(model.wide)
-        return q if b_Q is None else q + b_Q.to(model.wide), k if b_K is None else k + b_K.to(model.wide)
+        mean = anatomy.norm_before(layer)(rows[None].to(model.dtype))[0].to(model.wide).mean(0)
+        maps = (anatomy.projection(layer, "q"), anatomy.projection(layer, "k"))
+        q, k = (mean @ W.to(model.wide) + (0.0 if bias is None else bias.to(model.wide)) for W, bias in maps)
+    return q, k
 
 
 def _scale(model: HookedModel, layer: int) -> float:

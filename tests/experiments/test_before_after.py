@@ -21,8 +21,10 @@ def test_each_process_has_the_library_of_its_checkout(tmp_path):
     package = tmp_path / "induction_lab"
     package.mkdir()
     (package / "__init__.py").write_text("def load_model(name):\n    raise SystemExit('of another checkout')\n")
-    with pytest.raises(SystemExit, match=rf"explain failed with the library in {tmp_path}"):
-        before_after.Worker(tmp_path).does("explain")
+    with before_after.Worker(tmp_path) as worker:
+        with pytest.raises(SystemExit, match=rf"explain failed with the library in {tmp_path}"):
+            worker.does("explain")
+    assert worker.process.returncode is not None  # nothing is left running
 
 
 def test_what_is_no_checkout_is_refused(tmp_path):

@@ -56,8 +56,7 @@ def explain(
 
     Each head is ablated by itself, then each path to the induction heads' keys cut; of 32 or more those that
     certainly do nothing are left after few prompts (not with --exact). With 8 prompts: minutes for 135 million
-    parameters.
-    The sweep is kept in the folder; a run that was cut off goes on from there.
+    parameters. The sweep is kept in the folder; a run that was cut off goes on from there.
     """
     if random_sets < 0:
         raise ValueError(f"--random must not be negative, got {random_sets}.")
