@@ -1,18 +1,20 @@
-"""Did anything get slower from one checkout of this library to another?
+"""Did anything get slower, or larger, from one checkout of this library to another?
 
     git worktree add ../before COMMIT
-    python -m experiments before_after --before ../before                 # all jobs, about 20 minutes of one core
+    python -m experiments before_after --before ../before                 # all jobs, about 30 minutes of one core
     python -m experiments before_after --before ../before --job score circuit
 
 Two processes of one thread hold the same models, one for each checkout, and do each job in turn, one after the other,
 so that noise of the machine hits both alike. Time is CPU time; `ratio` is the median over rounds of the time after by
-that before, with the lowest and the highest. The same file is run in both, so jobs are those that both can do. Writes
-before_after.csv beside this file.
+that before, with the lowest and the highest. Memory is how far the process grows during a job, in two more processes
+whose allocator gives back at once what is freed, so that what was done before leaves no room. The same file is run in
+all of them, so jobs are those that both checkouts can do. Adds its rows to before_after.csv, or replaces them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import subprocess
@@ -21,35 +23,40 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 TEXT = "Mrs. Tolliver kept bees. Every spring Mrs. Tolliver counted the hives, and Mrs. Tolliver sold the honey."
 SMALL, REAL = "induction-2l", "smollm2-135m"
 CHILD = "--as-child"
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}  # of glibc
 
 
 def main(argv: list[str] | None = None) -> None:
     import pandas as pd
 
-    from experiments.harness import show_files, show_line
+    from experiments.harness import put_row, show_files, show_line
 
     args = parse_args(argv)
     if not (args.before / "induction_lab" / "__init__.py").is_file():
         raise SystemExit(
             f"--before {args.before} is no checkout of this library: git worktree add {args.before} COMMIT"
         )
-    rows = []
-    with Worker(args.before) as before, Worker(HERE.parents[1]) as after:
-        for job in args.job:
-            rows.append({"job": job} | compared(before, after, job, args.rounds))
-            show_line(pd.DataFrame(rows[-1:]).to_string(index=False))
-            pd.DataFrame(rows).to_csv(args.out, index=False)
+    after = HERE.parents[1]
+    for job in args.job:
+        row: dict[str, Any] = {"job": job}
+        with Worker(args.before) as one, Worker(after) as other:
+            row |= compared(one, other, job, args.rounds)
+        with Worker(args.before, GIVES_BACK) as one, Worker(after, GIVES_BACK) as other:
+            row |= grown(one, other, job)
+        put_row(args.out, row, by={"job": list(JOBS)})
+        show_line(pd.DataFrame([row]).to_string(index=False))
     show_files([args.out])
 
 
 def compared(before: Worker, after: Worker, job: str, rounds: int) -> dict[str, Any]:
-    """The row of a job."""
+    """The time that a job takes."""
     pair(before, after, job)  # what is found out or loaded once
     pairs = [pair(before, after, job, later_first=number % 2 == 1) for number in range(rounds)]
     ratios = sorted(later / earlier for earlier, later in pairs)
@@ -65,18 +72,32 @@ def compared(before: Worker, after: Worker, job: str, rounds: int) -> dict[str, 
 def pair(before: Worker, after: Worker, job: str, *, later_first: bool = False) -> tuple[float, float]:
     """What both take for a job, one right after the other."""
     if later_first:
-        later = after.does(job)
-        return before.does(job), later
-    return before.does(job), after.does(job)
+        later = after.does(job).seconds
+        return before.does(job).seconds, later
+    return before.does(job).seconds, after.does(job).seconds
+
+
+def grown(before: Worker, after: Worker, job: str) -> dict[str, Any]:
+    """The memory that a job takes when it is done again: what the first time loads for good is not its."""
+    earlier, later = ([worker.does(job) for _ in range(2)][-1].megabytes for worker in (before, after))
+    return {"mb_before": round(earlier), "mb_ratio": round(later / earlier, 3) if earlier >= 1 else None}
+
+
+class Cost(NamedTuple):
+    """What a job took: CPU time, and how far its process grew."""
+
+    seconds: float
+    megabytes: float
 
 
 class Worker:
     """A process that does jobs with the library of one checkout."""
 
-    def __init__(self, checkout: Path) -> None:
+    def __init__(self, checkout: Path, environment: dict[str, str] | None = None) -> None:
         """Start it."""
         self.checkout = checkout
-        environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+        own = {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | own | (environment or {})
         self.process = subprocess.Popen(
             [sys.executable, __file__, CHILD],
             stdin=subprocess.PIPE,
@@ -95,15 +116,16 @@ class Worker:
         self.process.kill()
         self.process.communicate()
 
-    def does(self, job: str) -> float:
-        """CPU seconds of a job."""
+    def does(self, job: str) -> Cost:
+        """Do a job."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(job + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{job} failed with the library in {self.checkout}: see above, or leave it out (--job).")
-        return float(line)
+        seconds, megabytes = map(float, line.split())
+        return Cost(seconds, megabytes)
 
 
 def child() -> None:
@@ -113,10 +135,20 @@ def child() -> None:
         job = JOBS[line.strip()]
         if job.model not in models:
             models[job.model] = _loaded(job.model)
+        gc.collect()
+        there = _resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         begin = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             job.run(models[job.model], Path(folder))
-        print(time.process_time() - begin, file=sys.__stdout__, flush=True)
+        seconds = time.process_time() - begin
+        print(seconds, (_resident("VmHWM") - there) / 1024, file=sys.__stdout__, flush=True)
+
+
+def _resident(which: str) -> int:
+    """Of this process, in kilobytes: `VmRSS` now, `VmHWM` at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which))
 
 
 def _loaded(name: str) -> Any:
@@ -186,6 +218,41 @@ def _explain(model: Any, folder: Path) -> None:
     lab().explain(model, lab().repeated_tokens(model, n_prompts=4), n_random=4)
 
 
+def _follow(model: Any, folder: Path) -> None:
+    checkpoint = SimpleNamespace(name="one checkpoint", steps=(0,), model=lambda step: model)
+    lab().follow_training(checkpoint, texts=lab().repeated_tokens(model, n_prompts=4, seed=9))
+
+
+def _callback(model: Any, folder: Path) -> None:
+    callback = lab().InductionCallback()
+    callback._begin(model.network, model.tokenizer, name="job")
+    callback._measured(1)
+
+
+def _sweep(model: Any, folder: Path) -> None:
+    plan = {
+        "models": [model.name],
+        "prompts": {f"period {period}": {"period": period, "n_prompts": 2} for period in range(4, 12)},
+        "measurements": {"scores": {"kind": "head_scores"}},
+        "seeds": [0, 1],
+        "device": "cpu",
+    }
+    lab().sweep(plan, folder)
+
+
+def _explore(model: Any, folder: Path) -> None:
+    from induction_lab.pages.live.answers import LiveModel
+
+    live = LiveModel(model)
+    for what in ("predict", "map"):
+        live.answer(what, {"text": TEXT, "mode": "looks_at"})
+
+
+def _offloaded(model: Any, folder: Path) -> None:
+    on_disk = lab().load_model(model.name, offload=True)
+    lab().score_heads(on_disk, lab().repeated_tokens(on_disk, n_prompts=1), scores=["prefix_matching"])
+
+
 def _kinds(model: Any, folder: Path) -> None:
     lab().classify_heads(model, causal=False)
 
@@ -210,9 +277,14 @@ JOBS = {
     "paths from 9 heads": Job(REAL, _paths),
     "activity": Job(REAL, _activity),
     "report": Job(REAL, _report),
+    "follow, one checkpoint": Job(REAL, _follow),
+    "callback, one measurement": Job(REAL, _callback),
+    "explore, one text": Job(REAL, _explore),
+    "score, weights on disk": Job(REAL, _offloaded),
     "explain": Job(SMALL, _explain),
     "kinds": Job(SMALL, _kinds),
     "training, 40 steps": Job(SMALL, _train),
+    "sweep, 16 cells": Job(SMALL, _sweep),
 }
 
 

@@ -141,6 +141,8 @@ def capture(
     keys += [(name, layer) for layer in wanted_layers for name in asked if name not in GLOBAL_NAMES]
 
     engine = (model.anatomy.goes_through_interface or model.bridge is None) and not model.anatomy.calls_engine
+    # What the engine is given or makes in a network of ours needs no hooks, and so not the library that brings them.
+    own = model.anatomy.calls_engine and all(_name(key) in ("v", "pattern") for key in keys)
     found: dict[Key, Tensor] = {}
     if engine and not all(_name(key) in _BY_ENGINE for key in keys):
         # A bridge that leaves attention to transformers (OPT) shows the pattern as hook_attn_scores, and all bridges
@@ -149,10 +151,10 @@ def capture(
         beside = {"attn_scores", "z"} if changed else {"attn_scores"}
         run = _by_modules if model.bridge is None else _by_hooks
         found = run(model, prompts.tokens, [key for key in keys if _name(key) not in beside], cut)
-    elif not engine:
+    elif not engine and not own:
         found = _by_hooks(model, prompts.tokens, keys, cut)
     missing = [key for key in keys if key not in found]
-    if missing and engine:
+    if missing and (engine or own):
         found |= _by_engine(model, prompts.tokens, missing, cut)
     absent = sorted({_name(key) for key in keys if key not in found})
     if absent:

@@ -66,17 +66,27 @@ MEASURED = {
     "circuit": "find_circuit(model, prompts)",
     "explain": "explain(model, prompts, n_random=1)",
     "heads": "classify_heads(model, prompts, causal=False).overlaps()",
+    "patterns": "capture(model, prompts, ['pattern', 'v'], heads='L1H0')",
 }
 
 
 def test_measuring_loads_no_library_that_it_does_not_need():
-    names = "classify_heads, explain, find_circuit, load_model, repeated_tokens, score_heads"
+    names = "capture, classify_heads, explain, find_circuit, load_model, repeated_tokens, score_heads"
     lines = ["import sys", f"from induction_lab import {names}"]
     lines += ["model = load_model()", "prompts = repeated_tokens(model, n_prompts=2, distinct=True)"]
     for name, call in MEASURED.items():
         lines += [call, f"print({name!r}, *[each for each in {NOT_FOR_NUMBERS} if each in sys.modules])"]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == list(MEASURED)
+
+
+def test_a_report_of_our_own_model_loads_neither_transformers_nor_matplotlib(tmp_path):
+    code = (
+        "import sys, induction_lab; induction_lab.write_report(induction_lab.load_model(), 'report.html', n_prompts=2); "
+        f"print(*[each for each in {NOT_FOR_NUMBERS} if each in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] in ("", "plotly")  # which draws the page
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from families import D_VOCAB, FAMILIES, random_network
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from induction_lab import HookedModel, capture
+from induction_lab import HookedModel, ablate, capture
 from induction_lab.internals.activations import NAMES
 
 TOKENS = torch.randint(3, D_VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))
@@ -167,6 +169,34 @@ def test_our_own_models_show_everything(small):
     )
     assert acts["result", 1].shape == (2, 9, 4, 64) and acts["logits"].shape == (2, 9, 100)
     torch.testing.assert_close(acts["logits"], small.logits(TOKENS[:, :9] % 100), atol=1e-5, rtol=1e-4)
+
+
+def patterns(model, **how):
+    """Of our own model by the engine, and by hooks, which other names need."""
+    tokens = TOKENS[:, :9] % 100
+    return [capture(model, tokens, ["pattern", "v", *more], **how) for more in ([], ["resid_pre"])]
+
+
+@pytest.mark.parametrize("how", [{}, {"heads": ["L1H3", "L0H0"]}, {"positions": [2, 5]}, {"layers": 1}])
+@pytest.mark.parametrize("method", [None, "zero", "ideal_previous_token"])
+def test_patterns_and_values_of_our_own_models_are_those_at_their_hooks(small, how, method):
+    with nullcontext() if method is None else ablate(small, ["L0H0", "L1H3"], method=method):
+        by_engine, by_hooks = patterns(small, **how)
+    assert all(name in ("pattern", "v") for name, _ in by_engine)
+    for key in by_engine:
+        torch.testing.assert_close(by_engine[key], by_hooks[key], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["v", "pattern"])
+def test_what_a_user_s_hook_changes_is_what_is_captured(small, name):
+    def silenced(tensor, hook):
+        return torch.zeros_like(tensor)
+
+    with small.hooked.hooks(fwd_hooks=[(f"blocks.0.attn.hook_{name}", silenced)]):
+        by_engine, by_hooks = patterns(small)
+    assert not by_hooks[name, 0].any() and by_hooks[name, 1].any()
+    for key in by_engine:
+        torch.testing.assert_close(by_engine[key], by_hooks[key], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
