@@ -56,12 +56,13 @@ SECTIONS = {
     },
     "Before and after": {
         "before_after": "The same jobs by an earlier commit of this library and by this one, in pairs, on one thread "
-        "(`before_after.py`): CPU time. `activity` does more than it did: "
+        "(`before_after.py`): CPU time, and how far the process grows in memory. `activity` does more than it did: "
         "it sets random heads of the same layers beside the induction heads.",
     },
     "Profiles": {
-        "profiles": "Where the time of each command goes (`profiles.py`): shares of products, of the fused attention, "
-        "of the largest other operation, of all others, and of Python between them.",
+        "profiles": "Where the time of each command goes, with an earlier commit of this library and now "
+        "(`profiles.py`): shares of products, of the fused attention, of the largest other operation, of all others, "
+        "and of Python between them.",
     },
     "Growth": {
         "growth": "How every analysis grows with prompts, context, heads, layers and vocabulary (`growth.py`): "

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lab.behaviour.expected_tokens import lag_profile
+from induction_lab.behaviour.expected_tokens import ExpectedTokens, lag_profile
 from induction_lab.circuits.explanation import Explanation
 from induction_lab.circuits.kinds import HeadKinds, classify_heads
 from induction_lab.circuits.search import InductionCircuit, find_circuit
@@ -50,7 +50,7 @@ QUICK_KINDS = (  # three are read off the page's scores, two have 64 prompts of 
 )  # fmt: skip
 _ABLATION = "ablation"
 _ATTEMPTS = (  # what `measure` measures, in order
-    "scores", "expected tokens", "profiles", "OV eigenvalues", "composition", "circuit", "kinds of heads",
+    "scores", "profiles", "OV eigenvalues", "composition", "circuit", "kinds of heads",
     "patterns", _ABLATION,
 )  # fmt: skip
 
@@ -147,8 +147,7 @@ def measure(
     scores = attempt("scores", lambda: _scored(model, prompts, plan), needed=True)
     attempt.left_out |= scores.provenance["left_out"]
     attempt.left_out |= {f"{name} in part": why for name, why in scores.provenance["out_of_reach"].items()}
-    expected = attempt("expected tokens", lambda: lag_profile(model, prompts))
-    profiles = attempt("profiles", lambda: attention_profiles(model, prompts), needed=True)
+    expected, profiles = attempt("profiles", lambda: _profiled(model, prompts), needed=True)
     eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model))
     composition = attempt("composition", lambda: _composed(model)) or {}
     circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores))
@@ -241,6 +240,15 @@ def _scored(model: HookedModel, prompts: Prompts, plan: ReportPlan) -> HeadScore
     """All scores that can be had, and those of a user's own."""
     scores = plan_scores(model, prompts, [*SCORES, *plan.scores])
     return run_plan(model, scores, chance_test=plan.n_prompts > 1)
+
+
+def _profiled(model: HookedModel, prompts: Prompts) -> tuple[Any, AttentionProfiles]:
+    """What the model expects around the earlier occurrence, and where its heads look: by one run where it can be."""
+    if not model.unembeds_by_parts:
+        return lag_profile(model, prompts), attention_profiles(model, prompts)
+    expected = ExpectedTokens(prompts)
+    profiles = attention_profiles(model, prompts, at_end=lambda start, end: expected.add(start, end, model.unembed))
+    return expected.table(), profiles
 
 
 def _classified(model: HookedModel, prompts: Prompts, plan: ReportPlan, scores: HeadScores) -> HeadKinds:

@@ -7,8 +7,8 @@ duplicate-token head at 0. The profiles of what a model *expects* there: `behavi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -49,13 +49,20 @@ class AttentionProfiles(NamedTuple):
     lag_errors: Float[Tensor, "layer head lag"]
 
 
-def attention_profiles(model: HookedModel, prompts: PromptsLike, *, lags: Sequence[int] = LAGS) -> AttentionProfiles:
+def attention_profiles(
+    model: HookedModel,
+    prompts: PromptsLike,
+    *,
+    lags: Sequence[int] = LAGS,
+    at_end: Callable[[int, Float[Tensor, "prompt pos d_model"]], None] | None = None,
+) -> AttentionProfiles:
     """Read the profiles of all heads in one forward pass.
 
     Args:
         model: Any supported model.
         prompts: `Prompts`, tokens or text.
         lags: Distances from the earlier occurrence.
+        at_end: Shown each batch of prompts: the number of its first, and the normalised stream before the unembedding.
 
     Raises:
         ValueError: If no lag is given.
@@ -76,7 +83,9 @@ def attention_profiles(model: HookedModel, prompts: PromptsLike, *, lags: Sequen
             at_position[name] += torch.bincount(query, minlength=n_pos)
         for count, (prompt, _, _) in zip(at_lag, around, strict=True):
             count[rows] = torch.bincount(prompt, minlength=len(some))
-        _add_attention(model, some, places, by_position, around, by_lag[..., rows])
+        normalised = _add_attention(model, some, places, by_position, around, by_lag[..., rows], at_end is not None)
+        if at_end is not None:
+            at_end(start, normalised)
     absent = sorted(set(range(model.n_layers)) - set(attention_layers(model)))
     for values in (*by_position.values(), by_lag):
         values[absent] = torch.nan
@@ -97,8 +106,12 @@ def _add_attention(
     by_position: dict[str, Float[Tensor, "layer head pos"]],
     around: Sequence[Pairs],
     by_lag: Float[Tensor, "layer head lag prompt"],
-) -> None:
-    """Add the attention of some prompts at the pairs of `places` to `by_position`, at those of `around` to `by_lag`."""
+    to_the_end: bool,
+) -> Any:
+    """Add the attention of some prompts at the pairs of `places` to `by_position`, at those of `around` to `by_lag`.
+
+    Gives the normalised stream at the end, where the run goes so far.
+    """
     every = [*places.values(), *around]
     prompt, query, key = (torch.cat(part).to(model.device) for part in zip(*every, strict=True))
     sizes = [len(pairs[0]) for pairs in every]
@@ -109,11 +122,12 @@ def _add_attention(
             by_position[name][layer].index_add_(1, position, part.T)
         for i, ((row, _, _), part) in enumerate(zip(around, parts[len(places) :], strict=True)):
             by_lag[layer, :, i].index_add_(1, row, part.T)
-        if layer == model.n_layers - 1:
+        if layer == model.n_layers - 1 and not to_the_end:
             raise Enough
 
-    if sum(sizes):
-        read_attention(model, prompts.tokens.to(model.device), look)
+    if sum(sizes) or to_the_end:
+        return read_attention(model, prompts.tokens.to(model.device), look).normalised
+    return None
 
 
 def _pairs(seen: Recurrences, lags: Sequence[int]) -> tuple[dict[str, Pairs], list[Pairs]]:

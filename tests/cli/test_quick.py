@@ -82,7 +82,7 @@ def test_measuring_loads_no_library_that_it_does_not_need():
 
 def test_a_report_of_our_own_model_loads_neither_transformers_nor_matplotlib(tmp_path):
     code = (
-        "import sys, induction_lab; induction_lab.write_report(induction_lab.load_model(), 'report.html', n_prompts=2); "
+        "import sys, induction_lab as lab; lab.write_report(lab.load_model(), 'report.html', n_prompts=2); "
         f"print(*[each for each in {NOT_FOR_NUMBERS} if each in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from families import publish
@@ -25,6 +26,7 @@ from induction_lab import (
     composition_scores,
     explain,
     find_circuit,
+    lag_profile,
     ov_eigenvalues,
     repeated_tokens,
     score_heads,
@@ -230,6 +232,17 @@ def test_without_the_libraries_the_error_says_what_to_install(tmp_path, bundled,
     monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(ValueError, match=r"plotly, which is not installed: pip install 'induction-lab\[report\]'"):
         write_report(bundled, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("by_parts", [True, False])
+def test_what_is_expected_and_where_heads_look_are_read_as_by_themselves(bundled, monkeypatch, by_parts):
+    monkeypatch.setitem(vars(bundled), "unembeds_by_parts", by_parts)
+    found = measure(bundled, ReportPlan(period=10, n_prompts=3, ablate=False))
+    prompts = repeated_tokens(bundled, n_prompts=3, period=10)
+    pd.testing.assert_frame_equal(found.expected, lag_profile(bundled, prompts), rtol=1e-5)
+    alone = attention_profiles(bundled, prompts)
+    torch.testing.assert_close(found.profiles.by_lag, alone.by_lag, equal_nan=True)
+    torch.testing.assert_close(found.profiles.by_position, alone.by_position, equal_nan=True)
 
 
 def test_what_a_model_does_not_allow_is_left_out_with_the_reason():
