@@ -85,8 +85,9 @@ bench-gpu: $(READY)
 coverage: $(READY)
 	$(BIN)/python -m experiments coverage
 
-CLAIMS := ablate_heads path_to_induction table_of_subjects initial_scale markov_chains ov_eigenvalues match_length \
-	lag_profile clamping phase_change idealised_patterns composition skip_trigrams term_importance smeared_keys \
+# longest first, but for path_to_induction, which reads the paths that ablate_heads has cut and kept
+CLAIMS := ablate_heads markov_chains initial_scale clamping path_to_induction table_of_subjects ov_eigenvalues \
+	match_length phase_change lag_profile idealised_patterns composition skip_trigrams term_importance smeared_keys \
 	one_layer_cannot
 
 CLAIM_SCRIPTS := $(CLAIMS:%=claims-%)
@@ -106,8 +107,8 @@ $(CLAIM_SCRIPTS): claims-%: $(READY)
 	$(BIN)/python -m experiments $*
 
 # two scripts at a time with one thread each, the longest first
-ESSAY := pronouns distance harry_potter context_fusion kept soft_addressing dynamic subspaces residual_stream \
-	abstraction layers asked towards queries_by_layer geometry detective irony_negation landmarks
+ESSAY := pronouns distance harry_potter context_fusion soft_addressing residual_stream detective kept layers dynamic \
+	asked towards queries_by_layer subspaces geometry abstraction irony_negation landmarks
 ESSAY_SCRIPTS := $(ESSAY:%=essay-%)
 .PHONY: $(ESSAY_SCRIPTS)
 
