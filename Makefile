@@ -4,8 +4,8 @@
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts. Brings Gemma 3 270M, under its own terms,
 #             which are printed. Not among them: text_phase_change (an hour and a half on 2 cores)
-# make essay  the experiments that measure the essay's claims, and the same page (75 minutes of one core by its parts, two
-#             at a time); one of them: make essay-layers. Brings Gemma 3 270M, under its own terms, which are printed.
+# make essay  the experiments that measure the essay's claims, and the same page (79 minutes of one core, two scripts at a
+#             time); one of them: make essay-layers. Brings Gemma 3 270M, under its own terms, which are printed.
 #             Not among them: prose_between, namesakes (20 minutes more)
 # make check-numbers  every number of README, pages and tables is the one in its file, or what the command prints
 # make tour   lists of rooms, files and public names in the pages, from the docstrings
