@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,12 +12,12 @@ from torch import Tensor
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.attention.hooks import Enough
-from induction_lab.internals.activations import capture
 from induction_lab.internals.reading import read_attention
 from induction_lab.models.frozen_norms import as_wide
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
 from induction_lab.weights.folded import FoldedWeights
+from induction_lab.weights.normalised_rows import NormalisedMeans
 from induction_lab.weights.rotary import relative_rotations
 from induction_lab.weights.stream_sources import Source, stream_rows
 
@@ -39,7 +39,7 @@ def queries_and_keys(
             architecture does not go through the attention interface of transformers.
     """
     q, k = read_from_stream(model, layer, "q", query_rows), read_from_stream(model, layer, "k", key_rows)
-    return q * _scale(model, layer), k
+    return q * _scales(model, [layer])[layer], k
 
 
 def read_from_stream(
@@ -111,60 +111,75 @@ def preference_and_parts(
             f"{model.name} is not rotary: what it prefers at a distance lies in its position vectors. "
             "See qk_circuit(model, head, query='positions', key='positions')."
         )
-    R, parts = relative_rotations(model, offsets), rows.split(n_each)
+    R, parts, means = relative_rotations(model, offsets), rows.split(n_each), NormalisedMeans(model, rows, n_each)
     weights = torch.tensor([len(part) / len(rows) for part in parts], dtype=rows.dtype, device=rows.device)
-    found = []
+    scales, found = _scales(model, range(model.n_layers)), []
     for layer in range(model.n_layers):
-        scale = _scale(model, layer)
-        q, k = (torch.stack(means) for means in zip(*(_means(model, layer, part) for part in parts), strict=True))
-        q, k = q * scale, to_query_heads(k, model.n_heads, dim=1)
+        q, k = _mean_queries_and_keys(model, layer, parts, means)
+        q, k = q * scales[layer], to_query_heads(k, model.n_heads, dim=1)
         q, k = (torch.cat([torch.einsum("p,phi->hi", weights, x)[None], x]) for x in (q, k))
         q, k = as_wide(model, q, k)
         found.append(torch.stack([torch.einsum("hi,oij,hj->oh", a, R[layer], b) for a, b in zip(q, k, strict=True)]))
     return torch.stack(found, 2).cpu()
 
 
-def _means(
-    model: HookedModel, layer: int, rows: Float[Tensor, "row d_model"]
-) -> tuple[Float[Tensor, "head d_head"], Float[Tensor, "kv_head d_head"]]:
-    """The mean query and the mean key of these vectors: the mean is projected, where all behind the norm is linear."""
+def _mean_queries_and_keys(
+    model: HookedModel, layer: int, parts: Sequence[Float[Tensor, "_ d_model"]], means: NormalisedMeans
+) -> tuple[Float[Tensor, "part head d_head"], Float[Tensor, "part kv_head d_head"]]:
+    """The mean query and key of each part: its mean is projected, where all behind the norm is linear."""
     anatomy = model.anatomy
     if anatomy.latents(layer) is not None or any(anatomy.head_norm(layer, part) is not None for part in ("q", "k")):
-        return read_from_stream(model, layer, "q", rows).mean(1), read_from_stream(model, layer, "k", rows).mean(1)
+        q, k = (
+            torch.stack([read_from_stream(model, layer, which, part).mean(1) for part in parts]) for which in ("q", "k")
+        )
+        return q, k
     with torch.no_grad():
-        mean = anatomy.norm_before(layer)(rows[None].to(model.dtype))[0].to(model.wide).mean(0)
         maps = (anatomy.projection(layer, "q"), anatomy.projection(layer, "k"))
-        q, k = (mean @ W.to(model.wide) + (0.0 if bias is None else bias.to(model.wide)) for W, bias in maps)
+        mean = means.of(layer)
+        q, k = (
+            torch.einsum("pm,hmd->phd", mean, W.to(model.wide)) + (0.0 if bias is None else bias.to(model.wide))
+            for W, bias in maps
+        )
     return q, k
 
 
-def _scale(model: HookedModel, layer: int) -> float:
-    """By what the model multiplies the products, wherever it does so: seen on one token, on which all must agree."""
+def _scales(model: HookedModel, layers: Iterable[int]) -> dict[int, float]:
+    """By what each layer multiplies the products, wherever it does so: seen on one token, on which all must agree."""
     if model.anatomy.smeared_keys:
         raise ValueError("Smeared keys mix two positions, so no single row has a key.")
     if not model.anatomy.goes_through_interface:
         raise ValueError(f"{type(model.network).__name__} adds positions to its scores or scales them out of sight.")
-    token = torch.full((1, 2), model.bos_token_id)
-    row = capture(model, token, "resid_pre", layers=layer)["resid_pre", layer][0, :1]
+    token, wanted = torch.full((1, 2), model.bos_token_id), set(layers)
+    rows: dict[int, Tensor] = {}
+    seen: dict[int, Attention] = {}
+
+    def enter(layer: int, stream: Tensor) -> None:
+        if layer in wanted:
+            rows[layer] = stream[0, :1].clone()
+
+    def read(attention: AttentionReading) -> None:
+        if attention.layer in wanted:
+            assert isinstance(attention, Attention)
+            seen[attention.layer] = attention
+        if attention.layer == max(wanted):
+            raise Enough
+
+    read_attention(model, token, read, enter=enter)
+    return {layer: _scale(model, layer, rows[layer], seen[layer]) for layer in sorted(wanted)}
+
+
+def _scale(model: HookedModel, layer: int, row: Float[Tensor, "1 d_model"], seen: Attention) -> float:
+    """The scale of one layer, given what entered it, and what it made of that."""
     position = stream_rows(model, "positions")[:1] if model.anatomy.positions_beside_stream else 0.0
     before, behind = (0.0, position) if model.anatomy.positions_after_norm else (position, 0.0)
     expected = (
         read_from_stream(model, layer, "q", row + before, behind_norm=behind),
         read_from_stream(model, layer, "k", row + before, behind_norm=behind),
     )
-    seen: list[Attention] = []
-
-    def read(attention: AttentionReading) -> None:
-        if attention.layer == layer:
-            assert isinstance(attention, Attention)
-            seen.append(attention)
-            raise Enough
-
-    read_attention(model, token, read)
-    scale = seen[0].scale
-    if not (seen[0].q.isfinite().all() and seen[0].k.isfinite().all()):
+    scale = seen.scale
+    if not (seen.q.isfinite().all() and seen.k.isfinite().all()):
         raise ValueError(f"{model.name} has queries or keys in layer {layer} that are not finite.")
-    for actual, ours in zip((seen[0].q[0, :, :1], seen[0].k[0, :, :1]), expected, strict=True):  # not turned
+    for actual, ours in zip((seen.q[0, :, :1], seen.k[0, :, :1]), expected, strict=True):  # not turned
         factor = float((actual * ours).sum() / ours.square().sum())
         if not torch.allclose(actual.to(ours), factor * ours, atol=1e-2 * float(actual.abs().max())):
             raise ValueError(f"{model.name} makes its queries and keys in a way that is not known here.")
