@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -107,16 +108,27 @@ def test_the_order_of_solutions_is_read_off_the_divergences():
     module = script("claims.formation.markov_chains")
 
     def rows(kind: str, unigram: list[float], bigram: list[float]) -> pd.DataFrame:
-        some = {"run": kind, "step": range(0, 100, 25), "unigram": unigram, "bigram": bigram}
+        some = {"run": kind, "step": range(0, 100, 25), "unigram": unigram, "bigram": bigram, "uniform": 0.13}
         return pd.concat([pd.DataFrame(some).assign(seed=seed) for seed in range(5)])
 
     first_unigrams = rows("two layers", [0.3, 0.01, 0.2, 0.3], [0.4, 0.3, 0.1, 0.01])
     at_once = rows("two layers, doubly stochastic", [0.3, 0.3, 0.3, 0.3], [0.4, 0.1, 0.05, 0.01])
+    as_near = rows("two layers, doubly stochastic", [0.3, 0.02, 0.3, 0.3], [0.4, 0.1, 0.05, 0.01])
+    from_uniform = rows("two layers", [0.6, 0.13, 0.13, 0.14], [0.7, 0.23, 0.23, 0.01])
     one = rows("one layer", [0.3, 0.01, 0.01, 0.01], [0.4, 0.3, 0.3, 0.3])
     table = pd.concat([first_unigrams, at_once, one])
     assert module.order_verdict(table).outcome == module.plateau_verdict(table).outcome == HELD
-    swapped = table.rename(columns={"unigram": "bigram", "bigram": "unigram"})
-    assert module.order_verdict(swapped).outcome == "does not hold here"
+    swapped = first_unigrams.rename(columns={"unigram": "bigram", "bigram": "unigram"})
+    assert module.order_verdict(pd.concat([swapped, at_once, one])).outcome == "does not hold here"
+    assert module.order_verdict(pd.concat([from_uniform, at_once, one])).outcome == "does not hold here"
+    assert module.order_verdict(pd.concat([first_unigrams, as_near, one])).outcome == "not decided"
+
+
+def test_a_uniform_prediction_is_as_far_from_unigrams_as_these_are_from_even():
+    module = script("claims.formation.markov_chains")
+    even, sure = torch.full((2, 20, 3), 1 / 3), torch.eye(3)[0].expand(2, 20, 3)
+    assert module.uniform(even) == pytest.approx(0.0, abs=1e-6)
+    assert module.uniform(sure) == pytest.approx(float(np.log(3)))
 
 
 def test_text_decides_nothing_while_heads_are_forming_and_decides_when_they_have():
