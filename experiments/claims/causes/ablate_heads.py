@@ -6,7 +6,8 @@ Every head of every model is mean-ablated by itself; then induction heads togeth
 previous-token head with and without its effect on patterns; on text the in-context-learning score; and along the way
 that training took. Writes to figures/: ablate_heads.csv (single heads, swept and estimated), ablate_heads_groups.csv,
 ablate_heads.json (verdicts), ablate_heads_MODEL.png (heatmaps), ablate_heads_groups.png, ablate_heads_estimate.png (the
-quick estimate from gradients beside it). About 8 minutes on 2 CPU cores, and 10 more to train the snapshots once.
+quick estimate from gradients beside it). About 40 minutes on one CPU core, half of it text, and 10 more to train the
+snapshots once.
 """
 
 from __future__ import annotations
