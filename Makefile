@@ -3,7 +3,7 @@
 # make package  wheel and sdist in dist/, checked; the wheel without extras in a clean environment runs README's example
 # make test-browser  the report in a real Chromium, which is installed where that is permitted
 # make claims the experiments that test claims, and the page of their verdicts. Brings Gemma 3 270M, under its own terms,
-#             which are printed. 147 minutes of one core, two scripts at a time. Not among them: text_phase_change (an
+#             which are printed. 150 minutes of one core, two scripts at a time. Not among them: text_phase_change (an
 #             hour and a half on 2 cores)
 # make essay  the experiments that measure the essay's claims, and the same page (79 minutes of one core, two scripts at a
 #             time); one of them: make essay-layers. Brings Gemma 3 270M, under its own terms, which are printed.

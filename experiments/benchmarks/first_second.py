@@ -2,12 +2,14 @@
 
     python -m experiments first_second
     python -m experiments first_second --against ../before    # and beside another checkout, in alternating pairs
+    python -m experiments first_second --against ../before --cold     # what people wait when nothing is in memory yet
 
 Processor seconds (user and system, one thread) of fresh processes on the bundled model, files in the cache of the disk.
 What a library imports is counted as its own, unless that is another library of the table; `rest` is the interpreter,
-the command line and our own modules; `work` is what is not importing. Writes first_second.csv beside this file, and
-with `--against` first_second_ratio.csv: the other checkout's seconds, and ours over them, pair by pair. About 5
-minutes, with `--against` 15.
+the command line and our own modules; `work` is what is not importing. Adds its rows to first_second.csv here, and
+with `--against` first_second_ratio.csv: the other checkout's seconds, and ours over them, pair by pair; with `--cold`
+first_second_cold.csv alone: the same of seconds by the clock, all files being read from the disk again, for which
+nothing else should run. About 5 minutes, with `--against` 15.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.harness import show_files, show_line
+from experiments.harness import put_row, show_files, show_line
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "transformer_lens", "matplotlib", "pandas", "scipy")
@@ -80,27 +83,52 @@ finally:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     checkouts = [HERE.parents[1], *([args.against] if args.against else [])]
-    rows, ratios = [], []
+    written: dict[Path, None] = {}
+
+    def put(name: str, row: dict[str, Any]) -> None:
+        put_row(args.out / name, row, by={"command": list(COMMANDS)})
+        written[args.out / name] = None
+        show_line(pd.DataFrame([row]).to_string(index=False))
+
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder)
         _run("score", checkouts[0], made, made)  # what `plot` draws; files are in the cache from now on
         for command in args.command or COMMANDS:
-            pairs = [[measure(command, each, made) for each in checkouts] for _ in range(args.rounds)]
-            rows.append(row(command, [pair[0] for pair in pairs]))
-            show_line(pd.DataFrame(rows[-1:]).to_string(index=False))
+            pairs = [_pair(command, checkouts, made, args.cold, number) for number in range(args.rounds)]
+            if args.cold:
+                put("first_second_cold.csv", ratio(command, _seconds(pairs, "by the clock")))
+                continue
+            put("first_second.csv", row(command, [pair[0] for pair in pairs]))
             if args.against:
-                ratios.append(ratio(command, [[each["seconds"] for each in pair] for pair in pairs]))
-                show_line(pd.DataFrame(ratios[-1:]).to_string(index=False))
-    written = [args.out / "first_second.csv"]
-    pd.DataFrame(rows).to_csv(written[0], index=False)
-    if ratios:
-        written.append(args.out / "first_second_ratio.csv")
-        pd.DataFrame(ratios).to_csv(written[1], index=False)
-    show_files(written)
+                put("first_second_ratio.csv", ratio(command, _seconds(pairs, "seconds")))
+    show_files(list(written))
+
+
+def _seconds(pairs: list[list[dict[str, float]]], which: str) -> list[list[float]]:
+    return [[each[which] for each in pair] for pair in pairs]
+
+
+def _pair(command: str, checkouts: list[Path], made: Path, cold: bool, number: int) -> list[dict[str, float]]:
+    """One process of each checkout, in the order of `checkouts`; every second time the last one is run first."""
+    found = {}
+    for checkout in checkouts[:: -1 if number % 2 else 1]:
+        if cold:
+            for folder in (checkout, Path(sys.prefix), Path(sys.base_prefix)):
+                forget(folder)
+        found[checkout] = measure(command, checkout, made)
+    return [found[checkout] for checkout in checkouts]
+
+
+def forget(folder: Path) -> None:
+    """Let the system forget what it keeps in memory of a folder's files: they are read from the disk again."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def measure(command: str, checkout: Path, folder: Path) -> dict[str, float]:
-    """Processor seconds of a fresh process that runs the code of a checkout: in all, and importing each library.
+    """Seconds of a fresh process that runs the code of a checkout: in all, by the clock, and importing each library.
 
     What is drawn lies in `folder`; other commands begin in an empty one, for some go on with what they find.
     """
@@ -115,10 +143,12 @@ def _run(command: str, checkout: Path, cwd: Path, folder: Path) -> dict[str, flo
     arguments = [] if command == LIBRARY_CALL else command.split()
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     run = [sys.executable, "-c", MEASURED, given, *arguments]
+    begin = time.perf_counter()
     done = subprocess.run(run, cwd=cwd, env=environment, capture_output=True, text=True)
+    waited = time.perf_counter() - begin
     if done.returncode:
         raise ValueError(f"{command} of {checkout} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads((folder / "spent.json").read_text())
+    return json.loads((folder / "spent.json").read_text()) | {"by the clock": waited}
 
 
 def row(command: str, found: list[dict[str, float]]) -> dict[str, Any]:
@@ -150,8 +180,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--command", nargs="+", choices=COMMANDS, help="only these")
     parser.add_argument("--rounds", type=int, default=5, help="fresh processes of each command")
     parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--cold", action="store_true", help="with all files read from the disk again, by the clock")
     parser.add_argument("--out", type=Path, default=HERE)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.cold and not args.against:
+        parser.error("--cold is measured beside another checkout: give --against CHECKOUT as well.")
+    return args
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ SECTIONS = {
         "`work` what is not importing.",
         "first_second_ratio": "The same beside a checkout from before TransformerLens, transformers and pandas were "
         "loaded only where they are used, in alternating pairs (`first_second.py --against`).",
+        "first_second_cold": "The same by the clock, every file being read from the disk again (`--cold`).",
     },
     "Computed twice": {
         "computed_twice": "What each command computes, in thousands of tokens that enter a layer, of tokens that are "

@@ -35,3 +35,27 @@ def test_the_tables_name_every_command_that_is_measured():
     for name in ("first_second.csv", "first_second_ratio.csv"):
         table = pd.read_csv(first_second.HERE / name)
         assert list(table["command"]) == list(first_second.COMMANDS)
+    cold = pd.read_csv(first_second.HERE / "first_second_cold.csv")
+    assert {first_second.LIBRARY_CALL, "score", "report"} <= set(cold["command"]) <= set(first_second.COMMANDS)
+
+
+def test_cold_processes_are_timed_by_the_clock_in_alternating_order(tmp_path, monkeypatch):
+    forgotten, run = [], []
+    monkeypatch.setattr(first_second, "forget", forgotten.append)
+    found = {"seconds": 1.0, "by the clock": 3.0, "rest": 0.25} | dict.fromkeys(first_second.LIBRARIES, 0.0)
+    monkeypatch.setattr(first_second, "measure", lambda *given: run.append(given[1]) or found)
+    arguments = ["--command", "models", "--cold", "--rounds", "3", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        first_second.main(arguments)
+    first_second.main([*arguments, "--against", str(tmp_path)])
+    assert run == [ROOT, tmp_path, tmp_path, ROOT, ROOT, tmp_path] and len(forgotten) == 3 * len(run)
+    table = pd.read_csv(tmp_path / "first_second_cold.csv")
+    assert table[["before", "now", "ratio"]].to_numpy().tolist() == [[3.0, 3.0, 1.0]]
+    assert [path.name for path in tmp_path.iterdir()] == ["first_second_cold.csv"]
+
+
+def test_what_is_forgotten_is_still_there(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "file").write_text("text")
+    first_second.forget(tmp_path)
+    assert (tmp_path / "below" / "file").read_text() == "text"
