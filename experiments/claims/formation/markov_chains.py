@@ -188,7 +188,7 @@ def step(value: float) -> str:
 def draw(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(KINDS), figsize=(12, 3.8), sharey=True, layout="constrained")
     for ax, kind in zip(axes, KINDS, strict=True):
-        rows = table[table["run"] == kind]
+        rows: Any = table[table["run"] == kind]
         for strategy, colour in (("unigram", "C1"), ("bigram", "C0")):
             for seed, some in rows.groupby("seed"):
                 label = f"from {strategy}s" if seed == 0 else None
