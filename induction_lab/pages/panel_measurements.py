@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ QUICK_KINDS = (  # three are read off the page's scores, two have 64 prompts of 
 )  # fmt: skip
 _ABLATION = "ablation"
 _ATTEMPTS = (  # what `measure` measures, in order
-    "scores", "profiles", "OV eigenvalues", "composition", "circuit", "kinds of heads",
+    "scores", "profiles", "expected tokens", "OV eigenvalues", "composition", "circuit", "kinds of heads",
     "patterns", _ABLATION,
 )  # fmt: skip
 
@@ -147,7 +148,10 @@ def measure(
     scores = attempt("scores", lambda: _scored(model, prompts, plan), needed=True)
     attempt.left_out |= scores.provenance["left_out"]
     attempt.left_out |= {f"{name} in part": why for name, why in scores.provenance["out_of_reach"].items()}
-    expected, profiles = attempt("profiles", lambda: _profiled(model, prompts), needed=True)
+    seen = ExpectedTokens(prompts) if model.unembeds_by_parts else None  # read by the run that shows the attention
+    at_end = None if seen is None else partial(seen.add, logits_of=model.unembed)
+    profiles = attempt("profiles", lambda: attention_profiles(model, prompts, at_end=at_end), needed=True)
+    expected = attempt("expected tokens", lambda: lag_profile(model, prompts) if seen is None else seen.table())
     eigenvalues = attempt("OV eigenvalues", lambda: ov_eigenvalues(model))
     composition = attempt("composition", lambda: _composed(model)) or {}
     circuit = attempt("circuit", lambda: find_circuit(model, prompts, n=20, scores=scores))
@@ -240,15 +244,6 @@ def _scored(model: HookedModel, prompts: Prompts, plan: ReportPlan) -> HeadScore
     """All scores that can be had, and those of a user's own."""
     scores = plan_scores(model, prompts, [*SCORES, *plan.scores])
     return run_plan(model, scores, chance_test=plan.n_prompts > 1)
-
-
-def _profiled(model: HookedModel, prompts: Prompts) -> tuple[Any, AttentionProfiles]:
-    """What the model expects around the earlier occurrence, and where its heads look: by one run where it can be."""
-    if not model.unembeds_by_parts:
-        return lag_profile(model, prompts), attention_profiles(model, prompts)
-    expected = ExpectedTokens(prompts)
-    profiles = attention_profiles(model, prompts, at_end=lambda start, end: expected.add(start, end, model.unembed))
-    return expected.table(), profiles
 
 
 def _classified(model: HookedModel, prompts: Prompts, plan: ReportPlan, scores: HeadScores) -> HeadKinds:

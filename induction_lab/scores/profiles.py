@@ -8,7 +8,7 @@ duplicate-token head at 0. The profiles of what a model *expects* there: `behavi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -84,7 +84,7 @@ def attention_profiles(
         for count, (prompt, _, _) in zip(at_lag, around, strict=True):
             count[rows] = torch.bincount(prompt, minlength=len(some))
         normalised = _add_attention(model, some, places, by_position, around, by_lag[..., rows], at_end is not None)
-        if at_end is not None:
+        if at_end is not None and normalised is not None:
             at_end(start, normalised)
     absent = sorted(set(range(model.n_layers)) - set(attention_layers(model)))
     for values in (*by_position.values(), by_lag):
@@ -107,7 +107,7 @@ def _add_attention(
     around: Sequence[Pairs],
     by_lag: Float[Tensor, "layer head lag prompt"],
     to_the_end: bool,
-) -> Any:
+) -> Float[Tensor, "prompt pos d_model"] | None:
     """Add the attention of some prompts at the pairs of `places` to `by_position`, at those of `around` to `by_lag`.
 
     Gives the normalised stream at the end, where the run goes so far.

@@ -34,13 +34,14 @@ class NormalisedMeans:
 
     def of(self, layer: int) -> Float[Tensor, "part d_model"]:
         """`norm(rows).mean(0)` of each part, by this layer's norm."""
-        if self.model.dtype not in (torch.float32, torch.float64):
-            return self._run(layer)  # which rounds every row
+        few = self._normalised(layer, self.few)
+        if self.model.dtype not in (torch.float32, torch.float64) or few.device != self.few.device:
+            return self._run(layer)  # which rounds every row, or stands on another GPU
         try:
             norm = attention_norm(self.model, layer)
         except ValueError:  # none that is linear at a held scale
             return self._run(layer)
-        scale = norm.scale(self.few, self._normalised(layer, self.few))
+        scale = norm.scale(self.few, few)
         if self.known is None:
             divided = [x / norm.scale(x, self._normalised(layer, x))[:, None] for x in self.parts]
             self.known = scale, torch.stack([x.mean(0) for x in divided])

@@ -12,7 +12,7 @@ from torch import Tensor
 from induction_lab.attention.exact import Attention, AttentionReading
 from induction_lab.attention.grouped import to_query_heads
 from induction_lab.attention.hooks import Enough
-from induction_lab.internals.reading import read_attention
+from induction_lab.internals.reading import attention_layers, read_attention
 from induction_lab.models.frozen_norms import as_wide
 from induction_lab.models.hooked_model import HookedModel
 from induction_lab.models.loading import takes_names
@@ -111,11 +111,11 @@ def preference_and_parts(
             f"{model.name} is not rotary: what it prefers at a distance lies in its position vectors. "
             "See qk_circuit(model, head, query='positions', key='positions')."
         )
-    R, parts, means = relative_rotations(model, offsets), rows.split(n_each), NormalisedMeans(model, rows, n_each)
-    weights = torch.tensor([len(part) / len(rows) for part in parts], dtype=rows.dtype, device=rows.device)
+    R, means = relative_rotations(model, offsets), NormalisedMeans(model, rows, n_each)
+    weights = torch.tensor([len(part) / len(rows) for part in means.parts], dtype=rows.dtype, device=rows.device)
     scales, found = _scales(model, range(model.n_layers)), []
     for layer in range(model.n_layers):
-        q, k = _mean_queries_and_keys(model, layer, parts, means)
+        q, k = _mean_queries_and_keys(model, layer, means)
         q, k = q * scales[layer], to_query_heads(k, model.n_heads, dim=1)
         q, k = (torch.cat([torch.einsum("p,phi->hi", weights, x)[None], x]) for x in (q, k))
         q, k = as_wide(model, q, k)
@@ -124,23 +124,25 @@ def preference_and_parts(
 
 
 def _mean_queries_and_keys(
-    model: HookedModel, layer: int, parts: Sequence[Float[Tensor, "_ d_model"]], means: NormalisedMeans
+    model: HookedModel, layer: int, means: NormalisedMeans
 ) -> tuple[Float[Tensor, "part head d_head"], Float[Tensor, "part kv_head d_head"]]:
     """The mean query and key of each part: its mean is projected, where all behind the norm is linear."""
     anatomy = model.anatomy
     if anatomy.latents(layer) is not None or any(anatomy.head_norm(layer, part) is not None for part in ("q", "k")):
-        q, k = (
-            torch.stack([read_from_stream(model, layer, which, part).mean(1) for part in parts]) for which in ("q", "k")
-        )
-        return q, k
-    with torch.no_grad():
-        maps = (anatomy.projection(layer, "q"), anatomy.projection(layer, "k"))
+
+        def read(which: Literal["q", "k"]) -> Tensor:
+            return torch.stack([read_from_stream(model, layer, which, part).mean(1) for part in means.parts])
+
+    else:
         mean = means.of(layer)
-        q, k = (
-            torch.einsum("pm,hmd->phd", mean, W.to(model.wide)) + (0.0 if bias is None else bias.to(model.wide))
-            for W, bias in maps
-        )
-    return q, k
+
+        def read(which: Literal["q", "k"]) -> Tensor:
+            W, bias = anatomy.projection(layer, which)
+            found = torch.einsum("pm,hmd->phd", mean.to(W.device), W.to(model.wide))
+            return found if bias is None else found + bias.to(model.wide)
+
+    with torch.no_grad():
+        return read("q"), read("k")
 
 
 def _scales(model: HookedModel, layers: Iterable[int]) -> dict[int, float]:
@@ -150,6 +152,9 @@ def _scales(model: HookedModel, layers: Iterable[int]) -> dict[int, float]:
     if not model.anatomy.goes_through_interface:
         raise ValueError(f"{type(model.network).__name__} adds positions to its scores or scales them out of sight.")
     token, wanted = torch.full((1, 2), model.bos_token_id), set(layers)
+    absent = wanted - set(attention_layers(model))
+    if absent:
+        raise ValueError(f"Layer {min(absent)} of {model.name} has no heads of its own.")
     rows: dict[int, Tensor] = {}
     seen: dict[int, Attention] = {}
 

@@ -20,12 +20,15 @@ from induction_lab import (
     input_shares,
     ov_copying,
     patch_paths,
+    positional_preference,
     repeated_tokens,
     score_heads,
     score_shares,
     temper,
 )
 from induction_lab.internals.reading import attention_layers
+from induction_lab.weights.probes_over_training import weight_probes
+from induction_lab.weights.queries_keys import queries_and_keys
 
 HYBRIDS = {
     "lfm2": lambda: hf.Lfm2Config(
@@ -164,3 +167,15 @@ def test_circuits_of_hybrids_run_between_the_layers_that_attend():
 def test_models_without_attention_heads_are_refused(config):
     with pytest.raises(ValueError, match="has no attention heads"):
         HookedModel(small_network(config, hf.AutoModelForCausalLM._model_mapping[config]))
+
+
+@pytest.mark.parametrize("name", ["lfm2", "qwen3_next"])  # rotary
+def test_what_is_asked_of_every_layer_is_refused_where_some_have_no_heads_and_left_out_of_probes(name):
+    hybrid = hybrid_of(name)
+    with pytest.raises(ValueError, match="Layer 0 of .* has no heads of its own"):
+        positional_preference(hybrid, range(3))
+    attends = attention_layers(hybrid)[0]
+    q, k = queries_and_keys(hybrid, attends, torch.randn(2, hybrid.d_model), torch.randn(3, hybrid.d_model))
+    assert q.shape[1] == 2 and k.shape[1] == 3
+    left_out = weight_probes(hybrid, ["preferred_offset"]).left_out
+    assert "has no heads of its own" in left_out["preferred_offset"]

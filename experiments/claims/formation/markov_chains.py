@@ -83,8 +83,7 @@ def divergences(run: Run, kind: str, seed: int) -> pd.DataFrame:
 
 def uniform(unigrams: Float[Tensor, "prompt pos state"]) -> float:
     """The divergence from unigrams of who knows nothing and finds every state as likely."""
-    right = unigrams[:, FROM:]
-    return float((right * (right.clamp(min=1e-12).log() + np.log(STATES))).sum(-1).mean())
+    return float(np.log(STATES) - torch.special.entr(unigrams[:, FROM:]).sum(-1).mean())
 
 
 def milestones(table: pd.DataFrame, kind: str, seed: int) -> dict[str, float]:
